@@ -1,0 +1,134 @@
+"""Relative geometry of boxes, and its sinusoidal embedding.
+
+Source: Hu et al., "Relation Networks for Object Detection", CVPR 2018, section 3.1 and eq. 5; the released MXNet code
+(`extract_position_matrix`, `extract_position_embedding`) where the two differ.
+
+Shapes: Nq queries (index n, rows), Nk keys (index m, columns), boxes `(., 4)` x1, y1, x2, y2 in pixels.
+Width and height follow the legacy "+1" convention of the released code (w = x2 - x1 + 1), which also keeps boxes of
+zero width finite. Everything is float32 or wider, whatever autocast says: phases reach 691 rad, where one bfloat16
+step is larger than a period.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+NormalizeBy = Literal["query", "key"]
+
+# Displacements below 1e-3 box sizes are one class of "same place" (released code).
+MIN_DISPLACEMENT = 1e-3
+
+
+def _widen(x: Tensor) -> Tensor:
+    """float16 and bfloat16 to float32; float32 and float64 stay."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def box_sizes(boxes: Tensor) -> Tensor:
+    """(N, 4) boxes to (N, 2) widths and heights, w = x2 - x1 + 1, never below 1 pixel."""
+    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0) + 1
+
+
+def displacement(query_boxes: Tensor, key_boxes: Tensor, normalize_by: NormalizeBy) -> Tensor:
+    """Centre of the key minus centre of the query, in box sizes: (Nq, Nk, 2) as (x, y).
+
+    Args:
+        query_boxes: (Nq, 4).
+        key_boxes: (Nk, 4).
+        normalize_by: whose width and height is the unit: "query" as in the released code (and its numbers),
+            "key" as in the paper's text.
+
+    Raises:
+        ValueError: `normalize_by` is neither.
+    """
+    # (x1_m - x1_n) + (x2_m - x2_n) rounds far less than a difference of rounded centres.
+    doubled = (key_boxes[None, :, :2] - query_boxes[:, None, :2]) + (
+        key_boxes[None, :, 2:] - query_boxes[:, None, 2:]
+    )  # (Nq, Nk, 2)
+    if normalize_by == "query":
+        return doubled / (2 * box_sizes(query_boxes))[:, None]
+    if normalize_by == "key":
+        return doubled / (2 * box_sizes(key_boxes))[None]
+    raise ValueError(f"normalize_by must be 'query' or 'key', got {normalize_by!r}.")
+
+
+def log_size_ratio(query_boxes: Tensor, key_boxes: Tensor) -> Tensor:
+    """log(w_n / w_m), log(h_n / h_m): (Nq, Nk, 2)."""
+    return box_sizes(query_boxes).log()[:, None] - box_sizes(key_boxes).log()[None]
+
+
+def relative_geometry(
+    query_boxes: Tensor,
+    key_boxes: Tensor,
+    *,
+    signed: bool = False,
+    normalize_by: NormalizeBy = "query",
+) -> Tensor:
+    """Four numbers for every pair of boxes: (Nq, Nk, 4) as (dx, dy, dw, dh).
+
+    Published form (eq. 5 and the text before it), invariant to translation, scale (up to the +1) and flips:
+    `dx = log(max(|cx_n - cx_m| / w_n, 1e-3))`, `dw = log(w_n / w_m)`, likewise for y and h.
+
+    Signed form (not in the paper): `dx = sign(t) log(1 + 4|t|)` with `t = (cx_m - cx_n) / w_n`. The published form
+    takes |.|, so it cannot tell left from right or above from below; this one can.
+
+    Args:
+        query_boxes: (Nq, 4) pixels.
+        key_boxes: (Nk, 4) pixels.
+        signed: which form of dx and dy.
+        normalize_by: see `displacement`.
+    """
+    query_boxes, key_boxes = _widen(query_boxes), _widen(key_boxes)
+    offset = displacement(query_boxes, key_boxes, normalize_by)
+    if signed:
+        offset = offset.sign() * torch.log1p(4 * offset.abs())
+    else:
+        offset = offset.abs().clamp(min=MIN_DISPLACEMENT).log()
+    return torch.cat([offset, log_size_ratio(query_boxes, key_boxes)], dim=-1)
+
+
+def sinusoidal_embedding(
+    values: Tensor, num_wavelengths: int, *, scale: float, wavelength: float = 1000.0
+) -> Tensor:
+    """Sines and cosines of every value at geometrically spaced wavelengths: (..., C) to (..., C * 2 * num_wavelengths).
+
+    `z_k = scale * value / wavelength^(k / num_wavelengths)`, k = 0 .. num_wavelengths - 1. Channel order, per value:
+    all sines, then all cosines (as released, so that released weights fit).
+    """
+    k = torch.arange(num_wavelengths, device=values.device, dtype=values.dtype)
+    phases = values[..., None] * (scale / wavelength ** (k / num_wavelengths))  # (..., C, K)
+    return torch.cat([phases.sin(), phases.cos()], dim=-1).flatten(-2)  # (..., C * 2K)
+
+
+def pair_embedding(
+    query_boxes: Tensor,
+    key_boxes: Tensor,
+    *,
+    dim: int = 64,
+    signed: bool = False,
+    normalize_by: NormalizeBy = "query",
+) -> Tensor:
+    """The embedding E_G of the relative geometry (eq. 5): (Nq, Nk, dim), without gradient.
+
+    Four values, dim / 8 wavelengths each, scale 100: E = [sin, cos](100 d / 1000^(8k / dim)).
+    """
+    with torch.no_grad():
+        deltas = relative_geometry(query_boxes, key_boxes, signed=signed, normalize_by=normalize_by)
+        return sinusoidal_embedding(deltas, dim // 8, scale=100.0)
+
+
+def box_embedding(boxes: Tensor, dim: int) -> Tensor:
+    """Embedding of single boxes, the paper's "unary" ablation: (N, 4) to (N, dim), without gradient.
+
+    Values (cx / 4, cy / 4, w, h) in pixels, dim / 8 wavelengths each, scale 1 (released code,
+    `extract_unary_multi_position_embedding`).
+    """
+    with torch.no_grad():
+        boxes = _widen(boxes)
+        centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+        return sinusoidal_embedding(
+            torch.cat([centers / 4, box_sizes(boxes)], dim=1), dim // 8, scale=1.0
+        )

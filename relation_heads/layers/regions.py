@@ -1,0 +1,96 @@
+"""`Regions`: the one value that every relational layer sees beside the features.
+
+A batch of B images has a ragged number of regions, N = sum of N_b. Features are `(N, D)`, all images concatenated;
+`Regions` carries the boxes of the same N rows and says where one image ends and the next begins. Projections run once
+on the concatenation, only the N_b x N_b part of a layer is computed per image, so nothing is padded and no image can
+see another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """The regions of a batch of images; row n of every field belongs to row n of the features.
+
+    Attributes:
+        boxes: (N, 4) x1, y1, x2, y2 in input-image pixels, floating point, without gradient.
+        splits: N_b for each of the B images, in order.
+        image_sizes: (height, width) in pixels of each image.
+        is_key: (N,) bool, False for regions that may ask but may not answer: ground-truth boxes appended during
+            training exist only then, and keys should be distributed as they are at test time. None: all are keys.
+    """
+
+    boxes: Tensor
+    splits: tuple[int, ...]
+    image_sizes: tuple[tuple[int, int], ...]
+    is_key: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.boxes.dim() != 2 or self.boxes.shape[1] != 4 or not self.boxes.is_floating_point():
+            raise ValueError(
+                f"Regions.boxes must be floating point of shape (N, 4), got {self.boxes.dtype} "
+                f"of shape {tuple(self.boxes.shape)}."
+            )
+        if len(self.splits) != len(self.image_sizes):
+            raise ValueError(
+                f"Regions.splits names {len(self.splits)} images, image_sizes {len(self.image_sizes)}."
+            )
+        if torch.jit.is_tracing():  # sizes are tensors there; comparing them would bake them in
+            return
+        if sum(self.splits) != len(self):
+            raise ValueError(
+                f"Regions.splits {self.splits} sums to {sum(self.splits)}, but there are {len(self)} boxes."
+            )
+        if self.is_key is not None and (
+            self.is_key.dtype != torch.bool or self.is_key.shape != self.boxes.shape[:1]
+        ):
+            raise ValueError(
+                f"Regions.is_key must be bool of shape ({len(self)},), got {self.is_key.dtype} "
+                f"of shape {tuple(self.is_key.shape)}."
+            )
+
+    @classmethod
+    def from_boxes(
+        cls,
+        boxes: Sequence[Tensor],
+        image_sizes: Sequence[tuple[int, int]],
+        is_key: Sequence[Tensor] | None = None,
+    ) -> Regions:
+        """Concatenates per-image boxes.
+
+        Args:
+            boxes: B tensors (N_b, 4); N_b may be 0.
+            image_sizes: B pairs (height, width).
+            is_key: B bool tensors (N_b,), or None when every region is a key.
+        """
+        if len(boxes) == 0:
+            raise ValueError("Regions.from_boxes needs the boxes of at least one image, got none.")
+        return cls(
+            boxes=torch.cat(list(boxes)).detach(),
+            splits=tuple(b.shape[0] for b in boxes),
+            image_sizes=tuple(image_sizes),
+            is_key=None if is_key is None else torch.cat(list(is_key)),
+        )
+
+    def __len__(self) -> int:
+        return self.boxes.shape[0]
+
+    def split(self, rows: Tensor) -> Sequence[Tensor]:
+        """Cuts (N, ...) into B tensors (N_b, ...)."""
+        # One image needs no sizes, which keeps traced models free of a fixed number of regions.
+        return (rows,) if len(self.splits) == 1 else rows.split(list(self.splits))
+
+    def split_keys(self, rows: Tensor) -> Sequence[Tensor]:
+        """Cuts (N, ...) into B tensors (K_b, ...) that hold the keys only, in their order."""
+        if self.is_key is None:
+            return self.split(rows)
+        return [
+            r[k] for r, k in zip(self.split(rows), self.split(self.is_key), strict=True)
+        ]

@@ -1,0 +1,13 @@
+"""Detectron2 adapters of `relation_heads.layers`; importing this registers them."""
+
+from .c5_backbone import C5Backbone
+from .roi_heads import RelationBoxHead, RelationROIHeads, Res5RelationROIHeads
+from .shallow_backbone import ShallowBackbone
+
+__all__ = [
+    "C5Backbone",
+    "RelationBoxHead",
+    "RelationROIHeads",
+    "Res5RelationROIHeads",
+    "ShallowBackbone",
+]

@@ -1,0 +1,122 @@
+"""What every relational ROI head needs: regions from proposals, and which of them train.
+
+Detectron2's heads see one pooled region at a time. A relational head sees all regions of an image at once, so three
+things change: it must know the boxes and where an image ends (`regions_of`), proposals that are not in the loss
+should still be there to relate to (`RegionSampling`), and rows without a label leave before the loss (`labelled`).
+
+Detectron2's convention: `gt_classes` is in [0, K) for objects, K for background, -1 for regions outside the loss.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal, get_args
+
+import torch
+from detectron2.modeling.roi_heads import StandardROIHeads
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage, get_event_storage
+from torch import Tensor
+
+from ...layers import Regions
+
+Sampling = Literal["loss", "regions", "off"]
+SAMPLINGS: tuple[str, ...] = get_args(Sampling)
+
+
+def regions_of(proposals: list[Instances]) -> Regions:
+    """The `Regions` of a batch of proposals; a field `is_key`, where there is one, says which may answer."""
+    return Regions.from_boxes(
+        [p.proposal_boxes.tensor for p in proposals],
+        [p.image_size for p in proposals],
+        [p.is_key for p in proposals] if proposals[0].has("is_key") else None,
+    )
+
+
+def labelled(features: Tensor, proposals: list[Instances]) -> tuple[Tensor, list[Instances]]:
+    """The rows (N, ...) and proposals that are in the loss (`gt_classes` is not -1)."""
+    keep = [p.gt_classes >= 0 for p in proposals]
+    return features[torch.cat(keep)], [p[k] for p, k in zip(proposals, keep, strict=True)]
+
+
+def _with_is_key(instances: list[Instances], value: bool) -> list[Instances]:
+    """Shallow copies with a field `is_key`."""
+    marked = []
+    for per_image in instances:
+        copy = Instances(per_image.image_size, **per_image.get_fields())
+        boxes = copy.proposal_boxes if copy.has("proposal_boxes") else copy.gt_boxes
+        copy.is_key = torch.full((len(copy),), value, dtype=torch.bool, device=boxes.device)
+        marked.append(copy)
+    return marked
+
+
+class RegionSampling:
+    """Mix-in for `ROIHeads`: which regions are keys, and which are in the loss.
+
+    `sampling` "regions" is Detectron2's: the head sees a random sample, in random order. With "loss" and "off" it sees
+    every proposal; rows outside the loss are labelled -1, which the mask and keypoint branches already pass over.
+    """
+
+    sampling: Sampling
+    gt_as_keys: bool
+
+    def _init_sampling(self, sampling: Sampling, gt_as_keys: bool) -> None:
+        if sampling not in SAMPLINGS:
+            raise ValueError(f"sampling must be one of {', '.join(SAMPLINGS)}, got {sampling!r}.")
+        self.sampling = sampling
+        self.gt_as_keys = gt_as_keys
+        if sampling == "off":
+            self.batch_size_per_image, self.positive_fraction = sys.maxsize >> 11, 1.0
+
+    def _sample_proposals(
+        self, matched_idxs: Tensor, matched_labels: Tensor, gt_classes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """All regions in their order, labelled -1 outside the sample (see `ROIHeads._sample_proposals`)."""
+        sampled, classes = super()._sample_proposals(matched_idxs, matched_labels, gt_classes)
+        if self.sampling == "regions":
+            return sampled, classes
+        labels = torch.full_like(matched_idxs, -1)
+        labels[sampled] = classes
+        return torch.arange(len(labels), device=labels.device), labels
+
+    @torch.no_grad()
+    def label_and_sample_proposals(
+        self, proposals: list[Instances], targets: list[Instances]
+    ) -> list[Instances]:
+        """`ROIHeads.label_and_sample_proposals`, with the field `is_key` unless ground truth may answer as well."""
+        if self.proposal_append_gt and not self.gt_as_keys:
+            proposals, targets = _with_is_key(proposals, True), _with_is_key(targets, False)
+        with EventStorage():  # the inherited counts would take -1 for foreground
+            proposals = super().label_and_sample_proposals(proposals, targets)
+        classes = torch.cat([p.gt_classes for p in proposals])
+        background = int((classes == self.num_classes).sum())
+        foreground = int((classes >= 0).sum()) - background
+        storage = get_event_storage()
+        storage.put_scalar("roi_head/num_fg_samples", foreground / len(proposals))
+        storage.put_scalar("roi_head/num_bg_samples", background / len(proposals))
+        return proposals
+
+
+class RelationalROIHeads(RegionSampling, StandardROIHeads):
+    """`StandardROIHeads` whose box head is called with the regions: pool, embed and relate, predict."""
+
+    def _forward_box(
+        self, features: dict[str, Tensor], proposals: list[Instances]
+    ) -> dict[str, Tensor] | list[Instances]:
+        """See `StandardROIHeads._forward_box`. In training `proposals` is reduced, in place, to those in the loss."""
+        x = self.box_pooler(
+            [features[f] for f in self.box_in_features], [p.proposal_boxes for p in proposals]
+        )  # (N, C, h, w)
+        x = self.box_head(x, regions_of(proposals))  # (N, D)
+        if not self.training:
+            return self.box_predictor.inference(self.box_predictor(x), proposals)[0]
+
+        x, proposals[:] = labelled(x, proposals)
+        predictions = self.box_predictor(x)
+        losses = self.box_predictor.losses(predictions, proposals)
+        if self.train_on_pred_boxes:
+            with torch.no_grad():
+                boxes = self.box_predictor.predict_boxes_for_gt_classes(predictions, proposals)
+                for per_image, boxes_per_image in zip(proposals, boxes, strict=True):
+                    per_image.proposal_boxes = Boxes(boxes_per_image)
+        return losses

@@ -1,0 +1,266 @@
+"""Object relation modules inside Faster / Mask R-CNN (Hu et al., CVPR 2018, eq. 10); the maths is `layers.object_relation`.
+
+FPN, DC5:   pool -> fc1 -> {+ relation}^r1 -> ReLU -> fc2 -> {+ relation}^r2 -> ReLU -> class scores, box deltas
+C4:         pool -> res5 -> mean -> {+ relation}^r1 -> ReLU -> {+ relation}^r2 -> ReLU -> class scores, box deltas
+
+The paper defines r > 1 without saying where its ReLU goes; here r modules follow one another, each with its residual,
+and the ReLU comes once after them. With r1 = r2 = 0 both heads are Detectron2's own, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.roi_heads import (
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    FastRCNNConvFCHead,
+    Res5ROIHeads,
+    select_foreground_proposals,
+)
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+
+from ...config.defaults import relation_node
+from ...layers import ObjectRelation, Regions, regions_embedding
+from ...layers.object_relation import GEOMETRIES, INITS
+from .base import SAMPLINGS, RegionSampling, RelationalROIHeads, labelled, regions_of
+
+NORMALIZE_BY = ("query", "key")
+
+
+def _relation_config(cfg: CfgNode) -> CfgNode:
+    """`cfg.MODEL.RELATION`, checked.
+
+    Raises:
+        ValueError: a value is not allowed; names the key, the value and what is.
+    """
+    node = relation_node(cfg)
+    for key, allowed in {
+        "GEOMETRY": GEOMETRIES,
+        "NORMALIZE_BY": NORMALIZE_BY,
+        "INIT": INITS,
+        "SAMPLING": SAMPLINGS,
+    }.items():
+        if node[key] not in allowed:
+            raise ValueError(
+                f"MODEL.RELATION.{key} must be one of {', '.join(allowed)}, got {node[key]!r}."
+            )
+    counts = node.NUM_RELATIONS
+    if not (len(counts) == 2 and all(isinstance(r, int) and r >= 0 for r in counts)):
+        raise ValueError(
+            f"MODEL.RELATION.NUM_RELATIONS must be two numbers [r1, r2] >= 0, got {counts}."
+        )
+    return node
+
+
+def _build_relations(cfg: CfgNode, dim: int) -> list[nn.ModuleList]:
+    """The modules after the first and the second stage of the box features, both of `dim` channels."""
+    node = _relation_config(cfg)
+    if any(node.NUM_RELATIONS) and (node.NUM_HEADS < 1 or dim % node.NUM_HEADS):
+        raise ValueError(
+            f"MODEL.RELATION.NUM_HEADS {node.NUM_HEADS} must divide the {dim} channels of the box features "
+            "(MODEL.ROI_BOX_HEAD.FC_DIM, or the width of res5 in a C4 model)."
+        )
+    return [
+        nn.ModuleList(
+            ObjectRelation(
+                dim,
+                num_heads=node.NUM_HEADS,
+                key_dim=node.KEY_DIM,
+                geometry=node.GEOMETRY,
+                normalize_by=node.NORMALIZE_BY,
+                init=node.INIT,
+            )
+            for _ in range(count)
+        )
+        for count in node.NUM_RELATIONS
+    ]
+
+
+def _shared_embedding(relations: Sequence[nn.ModuleList], regions: Regions) -> list[Tensor] | None:
+    """The geometric embedding, computed once for all modules of a head."""
+    for module in (m for stage in relations for m in stage):
+        return regions_embedding(regions, module.geometry, module.normalize_by)
+    return None
+
+
+@ROI_BOX_HEAD_REGISTRY.register()
+class RelationBoxHead(FastRCNNConvFCHead):
+    """`FastRCNNConvFCHead` with relation modules between a fc and its ReLU; stock parameter names are kept.
+
+    New parameters: `relation1.*` after `fc1`, `relation2.*` after `fc2`. Called by `RelationROIHeads`.
+    """
+
+    @configurable
+    def __init__(
+        self, input_shape: ShapeSpec, *, relations: Sequence[nn.ModuleList], **kwargs: Any
+    ) -> None:
+        """
+        Args:
+            input_shape: of the pooled features (C, h, w).
+            relations: for fc k = 1, 2, ... the modules that follow it, each called `module(x, regions, embedding)`.
+            kwargs: see `FastRCNNConvFCHead`.
+        """
+        super().__init__(input_shape, **kwargs)
+        needed = max((k for k, stage in enumerate(relations, 1) if len(stage)), default=0)
+        if needed > len(self.fcs):
+            raise ValueError(
+                f"MODEL.RELATION.NUM_RELATIONS {[len(r) for r in relations]} needs MODEL.ROI_BOX_HEAD.NUM_FC >= "
+                f"{needed}, got {len(self.fcs)}."
+            )
+        for k, stage in enumerate(relations, 1):
+            self.add_module(f"relation{k}", stage)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        relations = _build_relations(cfg, cfg.MODEL.ROI_BOX_HEAD.FC_DIM)
+        return {**super().from_config(cfg, input_shape), "relations": relations}
+
+    @property
+    def relations(self) -> list[nn.ModuleList]:
+        """The modules after fc 1, 2."""
+        return [self.relation1, self.relation2]
+
+    def forward(self, x: Tensor, regions: Regions | None = None) -> Tensor:
+        """
+        Args:
+            x: (N, C, h, w) pooled features.
+            regions: of the same N rows.
+
+        Returns:
+            (N, FC_DIM) box features.
+        """
+        if regions is None:
+            raise ValueError(
+                "RelationBoxHead was called without regions: set MODEL.ROI_HEADS.NAME to RelationROIHeads, "
+                "which calls it with them."
+            )
+        for conv in self.conv_norm_relus:
+            x = conv(x)
+        embedding = _shared_embedding(self.relations, regions)
+        x = self.flatten(x)  # (N, C * h * w)
+        for k, fc in enumerate(self.fcs, 1):
+            x = fc(x)  # (N, FC_DIM)
+            for module in getattr(self, f"relation{k}", ()):
+                x = module(x, regions, embedding)
+            x = getattr(self, f"fc_relu{k}")(x)
+        return x
+
+
+@ROI_HEADS_REGISTRY.register()
+class RelationROIHeads(RelationalROIHeads):
+    """`StandardROIHeads` (FPN, DC5) with `RelationBoxHead`; mask and keypoint branches are the stock ones.
+
+    `MODEL.ROI_HEADS.NAME RelationROIHeads` on any stock config is enough.
+    """
+
+    @configurable
+    def __init__(self, *, sampling: str = "loss", gt_as_keys: bool = False, **kwargs: Any) -> None:
+        """
+        Args:
+            sampling, gt_as_keys: see `MODEL.RELATION.SAMPLING`, `.GT_AS_KEYS`. Without relation modules the sampling
+                is Detectron2's, since no other region is looked at.
+            kwargs: see `StandardROIHeads`; `box_head` is called with (features, regions).
+        """
+        super().__init__(**kwargs)
+        related = any(len(stage) for stage in self.box_head.relations)
+        self._init_sampling(sampling if related else "regions", gt_as_keys)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        node = _relation_config(cfg)
+        return {
+            **super().from_config(cfg, input_shape),
+            "sampling": node.SAMPLING,
+            "gt_as_keys": node.GT_AS_KEYS,
+        }
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        name = cfg.MODEL.ROI_BOX_HEAD.NAME
+        if name not in ("", "FastRCNNConvFCHead", "RelationBoxHead"):
+            raise ValueError(
+                "RelationROIHeads puts relation modules into FastRCNNConvFCHead: MODEL.ROI_BOX_HEAD.NAME must be "
+                f"that or RelationBoxHead, got {name!r}."
+            )
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.ROI_BOX_HEAD.NAME = "RelationBoxHead"
+        return super()._init_box_head(cfg, input_shape)
+
+
+@ROI_HEADS_REGISTRY.register()
+class Res5RelationROIHeads(RegionSampling, Res5ROIHeads):
+    """`Res5ROIHeads` (C4) with relation modules on the pooled res5 features. New parameters: `relation1.*`, `relation2.*`."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        relations: Sequence[nn.ModuleList],
+        sampling: str = "loss",
+        gt_as_keys: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Args:
+            relations: two stages of modules, each called `module(x, regions, embedding)`.
+            sampling, gt_as_keys: as in `RelationROIHeads`.
+            kwargs: see `Res5ROIHeads`.
+        """
+        super().__init__(**kwargs)
+        self.relation1, self.relation2 = relations
+        related = any(len(stage) for stage in relations)
+        self._init_sampling(sampling if related else "regions", gt_as_keys)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        node = _relation_config(cfg)
+        args = super().from_config(cfg, input_shape)
+        return {
+            **args,
+            "relations": _build_relations(cfg, args["box_predictor"].cls_score.in_features),
+            "sampling": node.SAMPLING,
+            "gt_as_keys": node.GT_AS_KEYS,
+        }
+
+    def _relate(self, x: Tensor, regions: Regions) -> Tensor:
+        """(N, D) pooled res5 features to (N, D)."""
+        stages = [self.relation1, self.relation2]
+        embedding = _shared_embedding(stages, regions)
+        for stage in stages:
+            for module in stage:
+                x = module(x, regions, embedding)
+            x = torch.relu(x)  # changes nothing where no module stands: means of ReLUs are not negative
+        return x
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """See `Res5ROIHeads.forward`, whose only difference is `_relate` (and rows that leave before the loss)."""
+        if self.training:
+            proposals = self.label_and_sample_proposals(proposals, targets)
+        maps = self._shared_roi_transform(
+            [features[f] for f in self.in_features], [p.proposal_boxes for p in proposals]
+        )  # (N, D, h, w)
+        x = self._relate(maps.mean(dim=[2, 3]), regions_of(proposals))  # (N, D)
+        if not self.training:
+            instances, _ = self.box_predictor.inference(self.box_predictor(x), proposals)
+            return self.forward_with_given_boxes(features, instances), {}
+
+        maps, _ = labelled(maps, proposals)
+        x, proposals = labelled(x, proposals)
+        losses = self.box_predictor.losses(self.box_predictor(x), proposals)
+        if self.mask_on:
+            proposals, foreground = select_foreground_proposals(proposals, self.num_classes)
+            losses.update(self.mask_head(maps[torch.cat(foreground)], proposals))
+        return [], losses

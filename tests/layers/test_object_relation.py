@@ -1,0 +1,226 @@
+import pytest
+import torch
+from relation_heads.layers import ObjectRelation, Regions, regions_embedding
+from relation_heads.layers.object_relation import GEOMETRIES, relation_weights
+
+from tests.layers.reference_object_relation import relate_image
+
+SIZE = (300, 400)
+DIM = 16
+
+
+def random_boxes(n: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(n, 2, 2, generator=generator) * torch.tensor([400.0, 300.0])
+    return torch.cat([corners.amin(1), corners.amax(1)], dim=1)
+
+
+def make(geometry: str = "relation", **kwargs) -> ObjectRelation:
+    module = ObjectRelation(DIM, num_heads=4, key_dim=8, geometry=geometry, **kwargs)
+    for layer in module.children():  # biases matter: W_V's survives the sum
+        torch.nn.init.normal_(layer.bias, std=0.1)
+    return module
+
+
+def make_regions(counts, keys=None) -> Regions:
+    boxes = [random_boxes(n, seed) for seed, n in enumerate(counts)]
+    return Regions.from_boxes(boxes, [SIZE] * len(counts), keys)
+
+
+@pytest.mark.parametrize("normalize_by", ["query", "key"])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_equals_the_slow_reference(geometry, normalize_by):
+    module = make(geometry, normalize_by=normalize_by).double()
+    keys = [torch.tensor([True, True, False, True, False]), torch.tensor([False, True, True])]
+    boxes = [random_boxes(5, 0).double(), random_boxes(3, 1).double()]
+    regions = Regions.from_boxes(boxes, [SIZE, SIZE], keys)
+    features = torch.randn(8, DIM, dtype=torch.float64)
+    expected = torch.cat(
+        [
+            relate_image(module, f, b, k.tolist())
+            for f, b, k in zip(regions.split(features), boxes, keys, strict=True)
+        ]
+    )
+    torch.testing.assert_close(module(features, regions), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_gradients(geometry):
+    module = make(geometry).double()
+    regions = Regions.from_boxes([random_boxes(4).double()], [SIZE])
+    features = torch.randn(4, DIM, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda f: module(f, regions), (features,))
+    module(features, regions).square().sum().backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, name
+        if name != "key.bias":  # a softmax does not see what is added to all keys: exactly 0 in theory
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_parameter_count_of_the_paper():
+    module = ObjectRelation(1024, num_heads=16, key_dim=64)
+    assert sum(p.numel() for p in module.parameters()) == 3_149_840
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_batch_equals_image_by_image(geometry):
+    module = make(geometry)
+    regions = make_regions((6, 0, 1, 4))
+    features = torch.randn(11, DIM)
+    alone = [
+        module(f, Regions.from_boxes([b], [SIZE]))
+        for f, b in zip(regions.split(features), regions.split(regions.boxes), strict=True)
+    ]
+    torch.testing.assert_close(module(features, regions), torch.cat(alone), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_permutation_equivariance(geometry):
+    module = make(geometry).double()
+    boxes, features = random_boxes(7).double(), torch.randn(7, DIM, dtype=torch.float64)
+    order = torch.randperm(7)
+    straight = module(features, Regions.from_boxes([boxes], [SIZE]))
+    permuted = module(features[order], Regions.from_boxes([boxes[order]], [SIZE]))
+    torch.testing.assert_close(permuted, straight[order])
+
+
+def test_output_depends_on_the_other_boxes_and_their_features():
+    """A known port weights each region's own value only: its output is f + W_V f, whatever stands around."""
+    module = make()
+    boxes, features = random_boxes(5), torch.randn(5, DIM)
+    before = module(features, Regions.from_boxes([boxes], [SIZE]))[0]
+    assert not torch.allclose(before, features[0] + module.value(features[0]), atol=1e-3)
+    moved = boxes.clone()
+    moved[1] += 40
+    after = module(features, Regions.from_boxes([moved], [SIZE]))[0]
+    assert (after - before).abs().max() > 1e-4
+    changed = features.clone()
+    changed[1] += 1
+    after = module(changed, Regions.from_boxes([boxes], [SIZE]))[0]
+    assert (after - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_appended_queries_leave_the_others_bit_identical(geometry):
+    module = make(geometry)
+    boxes, features = random_boxes(40), torch.randn(40, DIM)
+    without = module(features[:33], Regions.from_boxes([boxes[:33]], [SIZE]))
+    is_key = torch.arange(40) < 33
+    regions = Regions.from_boxes([boxes], [SIZE], [is_key])
+    assert torch.equal(module(features, regions)[:33], without)
+    assert not torch.equal(
+        module(features, Regions.from_boxes([boxes], [SIZE]))[:33], without
+    )  # as keys they would be heard
+
+
+def test_no_keys_is_the_identity():
+    module = make()
+    regions = make_regions((3, 2), [torch.zeros(3).bool(), torch.ones(2).bool()])
+    features = torch.randn(5, DIM, requires_grad=True)
+    out = module(features, regions)
+    assert torch.equal(out[:3], features[:3]) and not torch.equal(out[3:], features[3:])
+    out.sum().backward()
+    assert features.grad.isfinite().all()
+
+
+def test_no_regions_still_reach_every_parameter():
+    module = make()
+    out = module(torch.zeros(0, DIM), make_regions((0, 0)))
+    assert out.shape == (0, DIM)
+    out.sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in module.parameters())
+
+
+def test_one_region_relates_to_itself():
+    module = make()
+    features = torch.randn(1, DIM)
+    out = module(features, make_regions((1,)))
+    torch.testing.assert_close(out, features + module.value(features))
+
+
+def test_dead_gate_falls_back_to_appearance():
+    module = make("relation")
+    torch.nn.init.zeros_(module.gate.weight)
+    torch.nn.init.constant_(module.gate.bias, -1.0)
+    blind = make("none")
+    blind.load_state_dict({k: v for k, v in module.state_dict().items() if "gate" not in k})
+    features, regions = torch.randn(6, DIM), make_regions((6,))
+    torch.testing.assert_close(module(features, regions), blind(features, regions))
+
+
+def test_weights_sum_to_one_over_keys():
+    keys = [torch.tensor([True, False, True, True])]
+    (weights,) = make().weights(torch.randn(4, DIM), make_regions((4,), keys))
+    assert weights.shape == (4, 4, 3)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(4, 4))
+
+
+def test_degenerate_boxes_train():
+    boxes = torch.tensor([[5, 5, 5, 5], [5, 5, 5, 5], [9, 0, 9, 300], [0, 0, 400, 300.0]])
+    module = make()
+    out = module(torch.randn(4, DIM), Regions.from_boxes([boxes], [SIZE]))
+    out.sum().backward()
+    assert all(p.grad.isfinite().all() for p in module.parameters())
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_bfloat16_autocast_stays_close(geometry):
+    module, features, regions = make(geometry), torch.randn(30, DIM), make_regions((18, 12))
+    expected = module(features, regions)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        weights = module.weights(features, regions)
+        out = module(features, regions)
+    assert weights[0].dtype == torch.float32
+    assert (out - expected).norm() / expected.norm() < 0.02
+
+
+def test_geometry_is_float32_under_autocast():
+    """Equal appearance leaves the gate alone to decide; its phases would be noise in bfloat16."""
+    module, regions = make("relation"), make_regions((12,))
+    torch.nn.init.zeros_(module.query.weight)
+    torch.nn.init.zeros_(module.query.bias)
+    features = torch.zeros(12, DIM)
+    expected = module.weights(features, regions)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        weights = module.weights(features, regions)[0]
+    torch.testing.assert_close(weights, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_shared_embedding_changes_nothing():
+    module, features, regions = make("signed"), torch.randn(9, DIM), make_regions((5, 4))
+    embedding = regions_embedding(regions, "signed")
+    assert torch.equal(module(features, regions, embedding), module(features, regions))
+    assert regions_embedding(regions, "none") is None
+
+
+def test_inits():
+    features, regions = torch.randn(6, DIM), make_regions((6,))
+    zero = ObjectRelation(DIM, num_heads=4, key_dim=8, init="zero")
+    assert torch.equal(zero(features, regions), features)
+    normal = ObjectRelation(512, num_heads=4, init="normal")
+    assert normal.query.weight.std().item() == pytest.approx(0.01, rel=0.02)
+    assert all(not layer.bias.any() for layer in normal.children())
+
+
+def test_relation_weights_of_large_logits_are_finite():
+    query = torch.full((2, 1, 4), 1e4)
+    weights = relation_weights(query, query, None)
+    torch.testing.assert_close(weights, torch.full((1, 2, 2), 0.5))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(geometry="polar"), "geometry must be one of none, unary, relation, signed"),
+        (dict(init="ones"), "init must be one of xavier, normal, zero"),
+        (dict(num_heads=5), "dim=16 must be a multiple of num_heads=5"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ObjectRelation(DIM, **{"num_heads": 4, **arguments})
+
+
+def test_wrong_features_are_named():
+    with pytest.raises(ValueError, match=r"must be \(3, 16\) for these regions, got \(4, 16\)"):
+        make()(torch.randn(4, DIM), make_regions((3,)))
