@@ -1,0 +1,88 @@
+"""From a command line to a checked, frozen config."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import detectron2
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from ..data.coco_format import register_coco_folder
+from .checks import check_cfg
+from .defaults import add_relation_heads_config
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Where a config given by name is looked up: an installed package, a checkout, Detectron2's own stock configs.
+CONFIG_ROOTS = (
+    _PACKAGE / "configs",
+    _PACKAGE.parent / "configs",
+    Path(detectron2.__file__).resolve().parent / "model_zoo" / "configs",
+)
+
+
+def get_cfg() -> CfgNode:
+    """Detectron2's default config with the keys of this package."""
+    cfg = get_detectron2_cfg()
+    add_relation_heads_config(cfg)
+    return cfg
+
+
+def find_config(name: str) -> str:
+    """The path of a YAML given as a path, or as a name below our `configs/` or Detectron2's.
+
+    Raises:
+        FileNotFoundError: there is none; lists where it was looked for.
+    """
+    candidates = [Path(name).expanduser(), *(root / name for root in CONFIG_ROOTS)]
+    for path in candidates:
+        if path.is_file():
+            return str(path)
+    raise FileNotFoundError(
+        f"Config file {name!r} was not found; looked for {', '.join(str(path) for path in candidates)}."
+    )
+
+
+def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
+    """Detectron2's arguments, and `--dataset` to register a COCO-format folder for this run."""
+    parser = default_argument_parser(epilog)
+    parser.add_argument(
+        "--dataset",
+        action="append",
+        default=[],
+        nargs=3,
+        metavar=("NAME", "JSON", "IMAGES"),
+        help="register a dataset in COCO format under NAME, for use in DATASETS.TRAIN / DATASETS.TEST; repeatable. "
+        "Relative paths are also looked up under $DETECTRON2_DATASETS",
+    )
+    return parser
+
+
+def setup_cfg(args: argparse.Namespace) -> CfgNode:
+    """Registers the datasets, merges the config, checks it, and sets up logging, seed and output folder.
+
+    Args:
+        args: of `argument_parser()`; a config given by name becomes a path.
+
+    Raises:
+        FileNotFoundError, KeyError, ValueError: a file, key or value is wrong; says which and what is allowed.
+    """
+    for name, json_file, images in args.dataset:
+        register_coco_folder(name, json_file, images)
+    cfg = get_cfg()
+    if args.config_file:
+        args.config_file = find_config(args.config_file)
+        cfg.merge_from_file(args.config_file)
+    try:
+        cfg.merge_from_list(args.opts)
+    except AssertionError as error:  # yacs: an unknown key, or a key without a value
+        raise KeyError(f"{error} (config overrides on the command line)") from error
+    check_cfg(cfg)
+    cfg.freeze()
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="relation_heads")
+    return cfg

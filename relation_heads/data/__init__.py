@@ -1,0 +1,1 @@
+"""Data sets, vocabularies and mappers; import the submodule that is needed."""

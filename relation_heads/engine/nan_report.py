@@ -1,0 +1,111 @@
+"""What can be said about a training that diverged, from what is in memory when it stops.
+
+Detectron2 stops with `FloatingPointError`, either in the RPN (boxes that are not finite) or after
+the backward pass (a loss that is not finite). Nothing is computed for this report while all is
+well; then parameters, gradients, the losses logged last and the batch are looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+REMEDIES = (
+    "Usual remedies: a lower SOLVER.BASE_LR or more SOLVER.WARMUP_ITERS; "
+    "SOLVER.CLIP_GRADIENTS.ENABLED True; pretrained MODEL.WEIGHTS, or without them "
+    "MODEL.RESNETS.NORM other than FrozenBN; a look at the boxes of these images."
+)
+
+
+class RememberBatch:
+    """Iterates over a loader and keeps a reference to the batch that it gave last."""
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.loader = loader
+        self.batch: Sequence[Mapping[str, Any]] = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            self.batch = batch
+            yield batch
+
+    def __getattr__(self, name: str) -> Any:
+        """`dataset`, `batch_sampler` and so on are those of the loader."""
+        if name == "loader":  # not set yet, while unpickling
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+
+def divergence_report(
+    error: FloatingPointError,
+    model: nn.Module,
+    *,
+    iteration: int,
+    lr: float,
+    losses: Mapping[str, tuple[float, int]],
+    batch: Sequence[Mapping[str, Any]],
+) -> str:
+    """One paragraph about a training that diverged.
+
+    Args:
+        error: as raised by Detectron2.
+        model: after the failed step.
+        iteration: of the failed step, from 0.
+        lr: learning rate of the failed step.
+        losses: name -> (value, iteration) as last logged.
+        batch: the images of the failed step, Detectron2's dicts.
+    """
+    sentences = [
+        f"Training diverged at iteration {iteration} with learning rate {lr:g}: {_plain(error)}",
+        _losses(losses),
+        _weights(model),
+        _gradients(model),
+        f"Images of the batch: {', '.join(map(_image_name, batch)) or 'unknown'}.",
+        REMEDIES,
+    ]
+    return " ".join(sentences)
+
+
+def _plain(error: FloatingPointError) -> str:
+    text = " ".join(str(error).split())
+    return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def _losses(losses: Mapping[str, tuple[float, int]]) -> str:
+    if not losses:
+        return "No loss was logged before."
+    iteration = max(i for _, i in losses.values())
+    values = ", ".join(f"{name} {value:.4g}" for name, (value, _) in losses.items())
+    return f"Losses logged last, at iteration {iteration}: {values}."
+
+
+def _weights(model: nn.Module) -> str:
+    tensors = chain(model.named_parameters(), model.named_buffers())
+    return _non_finite(tensors, "parameter or buffer", "All parameters and buffers are finite.")
+
+
+def _gradients(model: nn.Module) -> str:
+    """About the last backward pass, that of the step before if the forward pass failed."""
+    gradients = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+    if not gradients:
+        return "There was no backward pass yet."
+    norm = math.hypot(*(float(g.float().norm()) for _, g in gradients))
+    found = _non_finite(gradients, "gradient", "All gradients are finite.")
+    return f"{found} The norm of the gradients of the last backward pass is {norm:.4g}."
+
+
+def _non_finite(tensors: Iterable[tuple[str, Tensor]], what: str, otherwise: str) -> str:
+    bad = [name for name, tensor in tensors if not bool(torch.isfinite(tensor).all())]
+    if not bad:
+        return otherwise
+    more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+    return f"First {what} that is not finite: {bad[0]}{more}."
+
+
+def _image_name(record: Mapping[str, Any]) -> str:
+    return str(record.get("file_name", record.get("image_id", "unnamed")))

@@ -1,0 +1,142 @@
+"""`DefaultTrainer` with the evaluators, mappers and reports of this package.
+
+It trains any Detectron2 model, stock or relational, on GPUs or on several processes of a CPU.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_train_loader
+from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import defaults as detectron2_defaults
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import GeneralizedRCNNWithTTA
+from torch import nn
+
+from ..data.mapper import build_mapper
+from ..evaluation import build_evaluator
+from .checkpoint import ReportingCheckpointer
+from .nan_report import RememberBatch, divergence_report
+
+logger = logging.getLogger(__name__)
+
+
+class RelationTrainer(DefaultTrainer):
+    """See `DefaultTrainer`.
+
+    What is different: an evaluator for every data set type, by group where the data set has groups;
+    classes that swap in a horizontal flip; a report of what a checkpoint gave, and one of the
+    circumstances when training diverges; several processes on a CPU.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """
+        Args:
+            cfg: the config.
+        """
+        with _ddp_on(cfg.MODEL.DEVICE):
+            super().__init__(cfg)
+        self.data_loader = RememberBatch(self.data_loader)
+
+    def build_hooks(self) -> list[HookBase]:
+        """The default hooks, around a checkpointer that reports."""
+        # Called at the end of `__init__`: the hooks are to save with the checkpointer that loads.
+        self.checkpointer = ReportingCheckpointer(
+            self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        return super().build_hooks()
+
+    def run_step(self) -> None:
+        """One iteration.
+
+        Raises:
+            FloatingPointError: training diverged; says what is known about it.
+        """
+        try:
+            super().run_step()
+        except FloatingPointError as error:
+            raise FloatingPointError(self._divergence_report(error)) from error
+
+    def _divergence_report(self, error: FloatingPointError) -> str:
+        return divergence_report(
+            error,
+            self._trainer.model,
+            iteration=self.iter,
+            lr=self.optimizer.param_groups[0]["lr"],
+            losses={k: v for k, v in self.storage.latest().items() if "loss" in k},
+            batch=getattr(self.data_loader, "batch", ()),
+        )
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        """The default loader, with a mapper that knows about flips where classes have a side."""
+        return build_detection_train_loader(cfg, mapper=build_mapper(cfg))
+
+    @classmethod
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
+    ) -> DatasetEvaluator:
+        """See `relation_heads.evaluation.build_evaluator`."""
+        try:
+            return build_evaluator(cfg, dataset_name, output_folder)
+        except NotImplementedError as error:
+            logger.warning(error)  # `DefaultTrainer.test` goes on without saying why
+            raise
+
+    @classmethod
+    def evaluate(cls, cfg: CfgNode, *, resume: bool = False) -> dict[str, Any]:
+        """Builds the model, loads it completely and evaluates it on `DATASETS.TEST`.
+
+        Args:
+            cfg: the config; `TEST.AUG.ENABLED` adds an evaluation with test-time augmentation.
+            resume: take the last checkpoint in `OUTPUT_DIR` instead of `MODEL.WEIGHTS`.
+
+        Returns:
+            the results, empty in all processes but the main one.
+
+        Raises:
+            ValueError: the checkpoint does not have all parameters of the model.
+        """
+        model = cls.build_model(cfg)
+        checkpointer = ReportingCheckpointer(model, cfg.OUTPUT_DIR, complete=True)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        results = cls.test(cfg, model)
+        if cfg.TEST.AUG.ENABLED:
+            results.update(cls.test_with_TTA(cfg, model))
+        return results
+
+    @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+        """Evaluates with test-time augmentation (`TEST.AUG`); keys end in `_TTA`."""
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
+        evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
+        results = cls.test(cfg, GeneralizedRCNNWithTTA(cfg, model), evaluators)
+        return OrderedDict((f"{key}_TTA", value) for key, value in results.items())
+
+
+@contextmanager
+def _ddp_on(device: str) -> Iterator[None]:
+    """While open, `DefaultTrainer` can build its model for several processes on `device`.
+
+    `DefaultTrainer.__init__` builds `DistributedDataParallel(device_ids=[rank])`, which refuses a
+    model on the CPU, and leaves no way to say otherwise. Its function is exchanged for this moment;
+    the alternative would be a copy of the whole method. With one process it returns the bare model.
+    """
+    if device != "cpu":
+        yield
+        return
+    create_ddp_model = detectron2_defaults.create_ddp_model
+    detectron2_defaults.create_ddp_model = partial(create_ddp_model, device_ids=None)
+    try:
+        yield
+    finally:
+        detectron2_defaults.create_ddp_model = create_ddp_model

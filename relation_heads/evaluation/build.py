@@ -1,0 +1,87 @@
+"""The evaluator of a data set, by its metadata `evaluator_type` as in Detectron2's train_net.py.
+
+Two things differ. Data sets whose metadata has `class_groups` also get results by group. And
+`TEST.DETECTIONS_PER_IMAGE` above COCO's limit of 100 (LVIS: 300) is given to the evaluator, which
+would drop the detections beyond its limit silently.
+"""
+
+from __future__ import annotations
+
+import os
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import (
+    CityscapesInstanceEvaluator,
+    CityscapesSemSegEvaluator,
+    COCOEvaluator,
+    COCOPanopticEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    LVISEvaluator,
+    PascalVOCDetectionEvaluator,
+    SemSegEvaluator,
+)
+
+from .grouped_coco import GroupedCOCOEvaluator
+
+EVALUATOR_TYPES = (
+    "coco",
+    "coco_panoptic_seg",
+    "sem_seg",
+    "lvis",
+    "pascal_voc",
+    "cityscapes_instance",
+    "cityscapes_sem_seg",
+)
+
+
+def build_evaluator(
+    cfg: CfgNode, dataset_name: str, output_folder: str | None = None
+) -> DatasetEvaluator:
+    """The evaluator of a data set.
+
+    Args:
+        cfg: for `TEST.DETECTIONS_PER_IMAGE` and `OUTPUT_DIR`.
+        dataset_name: a registered data set.
+        output_folder: for predictions; `OUTPUT_DIR/inference` by default.
+
+    Raises:
+        NotImplementedError: the metadata has no `evaluator_type` or an unknown one.
+    """
+    folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind not in EVALUATOR_TYPES:
+        raise NotImplementedError(
+            f"The data set {dataset_name} has evaluator_type {kind!r} in its metadata; "
+            f"there are evaluators for {', '.join(EVALUATOR_TYPES)}."
+        )
+    if kind == "lvis":
+        return LVISEvaluator(dataset_name, output_dir=folder, max_dets_per_image=_limit(cfg, 300))
+    if kind == "pascal_voc":
+        return PascalVOCDetectionEvaluator(dataset_name)
+    if kind == "cityscapes_instance":
+        return CityscapesInstanceEvaluator(dataset_name)
+    if kind == "cityscapes_sem_seg":
+        return CityscapesSemSegEvaluator(dataset_name)
+    evaluators: list[DatasetEvaluator] = []
+    if kind in ("sem_seg", "coco_panoptic_seg"):
+        evaluators.append(SemSegEvaluator(dataset_name, output_dir=folder))
+    if kind in ("coco", "coco_panoptic_seg"):
+        evaluators.append(_coco_evaluator(cfg, dataset_name, folder))
+    if kind == "coco_panoptic_seg":
+        evaluators.append(COCOPanopticEvaluator(dataset_name, folder))
+    return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
+
+
+def _coco_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> COCOEvaluator:
+    grouped = MetadataCatalog.get(dataset_name).get("class_groups")
+    evaluator = GroupedCOCOEvaluator if grouped else COCOEvaluator
+    # Above 100, Detectron2 counts with `COCOevalMaxDets`, which is pycocotools' slow evaluation.
+    return evaluator(dataset_name, output_dir=folder, max_dets_per_image=_limit(cfg, 100))
+
+
+def _limit(cfg: CfgNode, default: int) -> int | None:
+    """The limit for an evaluator that counts `default` detections per image, None to leave that."""
+    detections = cfg.TEST.DETECTIONS_PER_IMAGE
+    return detections if detections > default else None

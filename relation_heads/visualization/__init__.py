@@ -1,0 +1,21 @@
+"""Relations and detections drawn on images."""
+
+from relation_heads.visualization.relations import (
+    class_color,
+    draw_detections,
+    draw_relations,
+    merge_overlapping,
+    side_by_side,
+    strongest,
+    upscale,
+)
+
+__all__ = [
+    "class_color",
+    "draw_detections",
+    "draw_relations",
+    "merge_overlapping",
+    "side_by_side",
+    "strongest",
+    "upscale",
+]

@@ -1,0 +1,140 @@
+"""What a trained detector's regions listened to: relation weights of one image, read from an `ObjectRelation` module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from ..layers import ObjectRelation, Regions
+from .relations import draw_detections, draw_relations, side_by_side, upscale
+
+
+@dataclass(frozen=True)
+class ImageRelations:
+    """One image: R regions (the proposals), D detections.
+
+    Attributes:
+        image: (H, W, 3) uint8 BGR, the network's input.
+        boxes: (R, 4) regions in its pixels.
+        labels: R names, each region's most probable object class.
+        weights: (heads, R, R) how much each region (row) listened to each other one; rows sum to 1.
+        detections: in the same pixels.
+        detection_labels: D names.
+        queries: for each detection the region that it came from.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: list[str]
+    weights: np.ndarray
+    detections: Instances
+    detection_labels: list[str]
+    queries: list[int]
+
+
+def relation_modules(model: nn.Module) -> dict[str, ObjectRelation]:
+    """The relation modules of a model by name, in the order in which they stand in it."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, ObjectRelation)}
+
+
+@contextmanager
+def _recorded(module: nn.Module) -> Iterator[list[tuple[Any, Any]]]:
+    """(inputs, output) of every call of `module` while open."""
+    calls: list[tuple[Any, Any]] = []
+    handle = module.register_forward_hook(lambda _, inputs, output: calls.append((inputs, output)))
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def inspect_image(
+    model: nn.Module, image: Tensor, class_names: Sequence[str], module: str | None = None
+) -> ImageRelations:
+    """Runs a `GeneralizedRCNN` on one image and reads the weights of one relation module.
+
+    Args:
+        model: in evaluation mode, with a single-stage relational head.
+        image: (3, H, W) as the data loader gives it, BGR.
+        class_names: K names.
+        module: its name, see `relation_modules`; by default the last, whose output is classified.
+
+    Raises:
+        ValueError: the model has no such module.
+    """
+    modules = relation_modules(model)
+    if not modules or (module is not None and module not in modules):
+        raise ValueError(
+            f"The model has no relation module{'' if module is None else f' {module!r}'}; "
+            f"it has: {', '.join(modules) or 'none'}."
+        )
+    relation = modules[module or list(modules)[-1]]
+    predictor = model.roi_heads.box_predictor
+    with ExitStack() as stack:
+        relation_calls = stack.enter_context(_recorded(relation))
+        predictor_calls = stack.enter_context(_recorded(predictor))
+        (detections,) = model.inference([{"image": image}], do_postprocess=False)
+    (inputs, _), (_, predictions) = relation_calls[0], predictor_calls[0]
+    regions: Regions = inputs[1]
+    proposals = Instances(regions.image_sizes[0], proposal_boxes=Boxes(regions.boxes))
+    _, (kept,) = predictor.inference(predictions, [proposals])
+    (probabilities,) = predictor.predict_probs(predictions, [proposals])
+    return ImageRelations(
+        image=np.ascontiguousarray(image.numpy().transpose(1, 2, 0)),
+        boxes=regions.boxes.cpu().numpy(),
+        labels=[class_names[k] for k in probabilities[:, : len(class_names)].argmax(1).tolist()],
+        weights=relation.weights(*inputs)[0].cpu().numpy(),
+        detections=detections.to("cpu"),
+        detection_labels=[class_names[k] for k in detections.pred_classes.tolist()],
+        queries=kept.tolist(),
+    )
+
+
+def picture(
+    seen: ImageRelations,
+    detection: int,
+    *,
+    head: int | None = None,
+    top: int = 5,
+    min_score: float = 0.5,
+    min_side: int = 640,
+) -> np.ndarray:
+    """Detections beside what one of them listened to: (H', W', 3) uint8 BGR.
+
+    Args:
+        seen: of `inspect_image`.
+        detection: index of the detection that is asked.
+        head: which head's weights, None for the mean.
+        top: number of objects to draw lines to.
+        min_score: detections below are not drawn.
+        min_side: small images are enlarged until their shorter side has so many pixels.
+    """
+    query = seen.queries[detection]
+    weights = seen.weights[:, query].mean(0) if head is None else seen.weights[head, query]
+    shown = seen.detections.scores.numpy() >= min_score
+    found = seen.detections.pred_boxes.tensor.numpy()
+    image, boxes = upscale(seen.image, np.concatenate([found, seen.boxes]), min_side)
+    found, boxes = boxes[: len(found)], boxes[len(found) :]
+    name = seen.detection_labels[detection]
+    return side_by_side(
+        [
+            draw_detections(
+                image,
+                found[shown],
+                [n for n, s in zip(seen.detection_labels, shown, strict=True) if s],
+                seen.detections.scores.numpy()[shown],
+            ),
+            draw_relations(
+                image, boxes[query], name, boxes, seen.labels, weights, top=top
+            ),
+        ],
+        ["detections", f"{name} listens to"],
+    )

@@ -1,0 +1,56 @@
+"""Packaging of relation_heads. Imports nothing but setuptools, so that build isolation works.
+
+Detectron2 is not listed: it is not on the package index and is compiled against the installed
+torch. `make setup` or the command in the error message of `relation_heads` installs it.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def read_version() -> str:
+    text = (ROOT / "relation_heads" / "__init__.py").read_text(encoding="utf-8")
+    version = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
+    assert version, "relation_heads/__init__.py has no line __version__ = ..."
+    return version.group(1)
+
+
+def read_long_description() -> str:
+    readme = ROOT / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+setup(
+    name="relation_heads",
+    version=read_version(),
+    description="Relational reasoning heads and blocks for object detection with Detectron2",
+    long_description=read_long_description(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    # The configs live beside the package in the repository and inside it when installed.
+    packages=[*find_packages(include=["relation_heads*"]), "relation_heads.configs"],
+    package_dir={"relation_heads.configs": "configs"},
+    package_data={"relation_heads.configs": ["*.yaml", "**/*.yaml"]},
+    install_requires=[
+        "torch>=2.1",
+        "torchvision>=0.16",
+        "numpy",
+        "fvcore",
+        "pycocotools>=2.0.6",
+    ],
+    extras_require={
+        # Detectron2 and the drawing need one of the two OpenCV packages; both together clash.
+        "opencv": ["opencv-python-headless"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "mypy"],
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)

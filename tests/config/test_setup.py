@@ -1,0 +1,81 @@
+import pytest
+
+pytest.importorskip("detectron2")
+
+from pathlib import Path  # noqa: E402
+
+import detectron2  # noqa: E402
+import torch  # noqa: E402
+from detectron2.modeling import build_model  # noqa: E402
+from relation_heads.config import add_relation_heads_config, find_config, get_cfg  # noqa: E402
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+AXES = {"heads", "blocks", "data", "schedules"}
+LEAVES = sorted(
+    str(p.relative_to(CONFIGS)) for p in CONFIGS.glob("*/*.yaml") if p.parent.name not in AXES
+)
+
+
+def load(name):
+    cfg = get_cfg()
+    cfg.merge_from_file(find_config(name))
+    return cfg
+
+
+def build_without_memory(cfg):
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        return build_model(cfg)
+
+
+def parameters(model):
+    return {name: tuple(p.shape) for name, p in model.named_parameters()}
+
+
+def test_adding_the_config_twice_changes_nothing():
+    cfg = get_cfg()
+    cfg.MODEL.RELATION.NUM_HEADS = 3
+    add_relation_heads_config(cfg)
+    assert cfg.MODEL.RELATION.NUM_HEADS == 3
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_every_config_builds(leaf):
+    model = build_without_memory(load(leaf))
+    assert sum(p.numel() for p in model.parameters()) > 1e5
+
+
+@pytest.mark.parametrize("leaf", [name for name in LEAVES if "_relation" in name])
+def test_every_relational_config_is_its_stock_twin_and_more(leaf):
+    twin = leaf.replace("_relation_signed", "").replace("_relation", "")
+    stock, ours = load(twin), load(leaf)
+    assert stock.SOLVER == ours.SOLVER and stock.INPUT == ours.INPUT
+    assert stock.DATASETS == ours.DATASETS and stock.TEST == ours.TEST
+    stock, ours = (parameters(build_without_memory(cfg)) for cfg in (stock, ours))
+    assert stock.items() <= ours.items()
+    assert all(".relation" in name for name in ours.keys() - stock.keys())
+
+
+@pytest.mark.parametrize(
+    ("ours", "stock", "depth"),
+    [
+        ("faster_rcnn_R_50_FPN_1x", "faster_rcnn_R_50_FPN_1x", 50),
+        ("faster_rcnn_R_101_FPN_1x", "faster_rcnn_R_50_FPN_1x", 101),  # stock has no 1x for it
+        ("faster_rcnn_R_50_C4_1x", "faster_rcnn_R_50_C4_1x", 50),
+    ],
+)
+def test_coco_twins_are_detectron2s_own(ours, stock, depth):
+    ours = load(f"COCO-Detection/{ours}.yaml")
+    folder = Path(detectron2.__file__).parent / "model_zoo" / "configs" / "COCO-Detection"
+    expected = get_cfg()
+    expected.merge_from_file(str(folder / f"{stock}.yaml"))
+    expected.MODEL.WEIGHTS = ours.MODEL.WEIGHTS
+    expected.MODEL.RESNETS.DEPTH = depth
+    assert ours == expected
+
+
+def test_a_config_is_found_by_name_and_a_missing_one_is_named():
+    assert Path(find_config("RelationalScenes/faster_rcnn_shallow.yaml")).is_file()
+    assert "detectron2" in find_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml")
+    with pytest.raises(FileNotFoundError, match="'none.yaml' was not found; looked for .*none.yaml"):
+        find_config("none.yaml")

@@ -1,0 +1,73 @@
+"""The data sets of this package are registered, with what evaluators and mappers need to know."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("detectron2")
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from relation_heads.data.builtin import register_builtin
+from relation_heads.data.coco_format import ENV_VARIABLE
+from relation_heads.data.relational_scenes import CLASS_GROUPS, CLASSES, HFLIP_PAIRS
+from tests.helpers import tiny_coco, unregister, write_json
+
+NAMES = ("relational_scenes_train", "relational_scenes_val")
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Registers the data sets below `tmp_path`; afterwards as they were."""
+    unregister(*NAMES)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    register_builtin()
+    yield tmp_path
+    unregister(*NAMES)
+    monkeypatch.undo()
+    register_builtin()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metadata_is_there_without_the_files(root, name):
+    metadata = MetadataCatalog.get(name)
+    assert metadata.thing_classes == list(CLASSES)
+    assert metadata.class_groups == CLASS_GROUPS
+    assert set(metadata.class_groups) == set(CLASSES)
+    assert metadata.hflip_pairs == HFLIP_PAIRS
+    assert metadata.evaluator_type == "coco"
+    split = name.rsplit("_", 1)[1]
+    assert metadata.json_file == str(root / "relational_scenes" / "annotations" / f"{split}.json")
+    assert metadata.image_root == str(root / "relational_scenes" / split)
+
+
+def test_missing_files_come_with_the_command_that_makes_them(root):
+    with pytest.raises(FileNotFoundError, match=r"python datasets/make_relational_scenes\.py"):
+        DatasetCatalog.get("relational_scenes_val")
+
+
+def test_loads_from_the_folder(root):
+    coco = tiny_coco(root / "relational_scenes", num_classes=len(CLASSES))
+    coco.dataset["categories"] = [{"id": k, "name": c} for k, c in enumerate(CLASSES, 1)]
+    (root / "relational_scenes" / "annotations").mkdir()
+    write_json(root / "relational_scenes" / "annotations" / "train.json", coco.dataset)
+    records = DatasetCatalog.get("relational_scenes_train")
+    assert [a["category_id"] for r in records for a in r["annotations"]] == list(range(12))
+    assert records[0]["file_name"] == str(root / "relational_scenes" / "train" / "000001.png")
+
+
+def test_registering_again_changes_nothing(root, monkeypatch):
+    before = MetadataCatalog.get(NAMES[0]).as_dict()
+    monkeypatch.setenv("DETECTRON2_DATASETS", "elsewhere")
+    register_builtin()
+    assert MetadataCatalog.get(NAMES[0]).as_dict() == before
+
+
+def test_data_sets_of_the_environment_are_registered(root, monkeypatch):
+    coco = tiny_coco(root / "set")
+    monkeypatch.setenv(ENV_VARIABLE, f"builtin_test={coco.json_file},{coco.image_root}")
+    try:
+        register_builtin()
+        assert len(DatasetCatalog.get("builtin_test")) == 4
+    finally:
+        unregister("builtin_test")

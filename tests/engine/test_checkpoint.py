@@ -1,0 +1,140 @@
+"""Loading a checkpoint says what became of every tensor; an evaluation wants them all."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+pytest.importorskip("detectron2")
+
+import torch
+from torch import nn
+
+from relation_heads.engine.checkpoint import ReportingCheckpointer
+
+
+class Detector(nn.Module):
+    """Names as in a detector: 2 + 5 tensors in the backbone, 2 per layer in the heads."""
+
+    def __init__(self, num_classes=3, relation=False):
+        super().__init__()
+        self.backbone = nn.ModuleDict({"stem": nn.Conv2d(3, 4, 1), "norm": nn.BatchNorm2d(4)})
+        self.roi_heads = nn.ModuleDict({"box_predictor": nn.Linear(4, num_classes)})
+        if relation:
+            self.roi_heads["relation1"] = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(model, drop=()):
+        state = {k: v for k, v in model.state_dict().items() if k not in drop}
+        torch.save({"model": state}, tmp_path / "model.pth")
+        return str(tmp_path / "model.pth")
+
+    return save
+
+
+@pytest.fixture
+def log(caplog, monkeypatch):
+    """The report as it is logged."""
+    logger = logging.getLogger("fvcore.common.checkpoint")
+    monkeypatch.setattr(logging.getLogger("fvcore"), "propagate", True)  # as before `setup_logger`
+    caplog.set_level(logging.INFO, logger=logger.name)
+
+    def lines():
+        (message,) = [r.getMessage() for r in caplog.records if "in tensors" in r.getMessage()]
+        return message.splitlines()[1:]
+
+    return lines
+
+
+def test_a_complete_checkpoint(save, log):
+    old, new = Detector(), Detector()
+    checkpointer = ReportingCheckpointer(new, complete=True)
+    checkpointer.load(save(old))
+    assert log() == [
+        "loaded:           9 tensors",
+        "new, untrained:   0 tensors",
+        "skipped by shape: 0 tensors",
+        "not in the model: 0 tensors",
+    ]
+    assert all((a == b).all() for a, b in zip(old.parameters(), new.parameters(), strict=True))
+    assert checkpointer.report.untrained == ()
+
+
+def test_four_lines_about_everything_at_once(save, log):
+    old = Detector(num_classes=2)
+    old.backbone["fc"] = nn.Linear(1, 1)
+    checkpointer = ReportingCheckpointer(Detector(relation=True))
+    checkpointer.load(save(old))
+    assert log() == [
+        "loaded:           7 tensors",
+        "new, untrained:   4 tensors: roi_heads.relation1 (4)",
+        "skipped by shape: 2 tensors: roi_heads.box_predictor.weight [2, 4] -> [3, 4], "
+        "roi_heads.box_predictor.bias [2] -> [3]",
+        "not in the model: 2 tensors: backbone.fc (2)",
+    ]
+    report = checkpointer.report
+    assert len(report.loaded) == 7
+    assert [name for name, _, _ in report.skipped] == [
+        "roi_heads.box_predictor.weight",
+        "roi_heads.box_predictor.bias",
+    ]
+    assert len(report.untrained) == 6
+
+
+def test_long_lists_are_cut(save):
+    model = nn.ModuleDict({f"part{k}": nn.Linear(1, 1) for k in range(7)})
+    checkpointer = ReportingCheckpointer(model)
+    checkpointer.load(save(nn.ModuleDict()))
+    assert "14 tensors: part0.weight (1), part0.bias (1), " in str(checkpointer.report)
+    assert str(checkpointer.report).splitlines()[1].endswith(" and 10 more")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "match"),
+    [
+        (Detector(), Detector(relation=True), r"lacks 4 tensors .*: roi_heads.relation1 \(4\)"),
+        (Detector(2), Detector(3), r"lacks 2 tensors .*: roi_heads.box_predictor \(2\)"),
+    ],
+)
+def test_an_untrained_part_is_not_evaluated(save, old, new, match):
+    path = save(old)
+    ReportingCheckpointer(new).load(path)  # to train it is fine
+    checkpointer = ReportingCheckpointer(new, complete=True)
+    with pytest.raises(ValueError, match=match) as caught:
+        checkpointer.load(path)
+    assert path in str(caught.value)
+    checkpointer.load(save(new))  # a refusal leaves the checkpointer usable
+
+
+def test_without_a_checkpoint_there_is_nothing_to_evaluate():
+    assert ReportingCheckpointer(Detector()).load("") == {}
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        ReportingCheckpointer(Detector(), complete=True).load("")
+
+
+def test_buffers_may_be_missing_and_tensors_left_over(save):
+    path = save(Detector(relation=True), drop=["backbone.norm.running_var"])
+    checkpointer = ReportingCheckpointer(Detector(), complete=True)
+    checkpointer.load(path)
+    assert checkpointer.report.new == ("backbone.norm.running_var",)
+    assert len(checkpointer.report.unexpected) == 4
+
+
+def test_a_parameter_loaded_under_another_name_is_not_missing(save):
+    def tied():
+        model = Detector()
+        model.roi_heads["copy"] = model.roi_heads["box_predictor"]
+        return model
+
+    path = save(tied(), drop=["roi_heads.box_predictor.weight", "roi_heads.box_predictor.bias"])
+    ReportingCheckpointer(tied(), complete=True).load(path)
+
+
+def test_the_report_is_of_the_last_load(save):
+    checkpointer = ReportingCheckpointer(Detector())
+    checkpointer.load(save(Detector()))
+    checkpointer.load("")
+    assert checkpointer.report is None

@@ -1,0 +1,151 @@
+"""`RelationTrainer` trains, evaluates, resumes, and does so on several processes of a CPU."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("detectron2")
+
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.engine import defaults
+
+from relation_heads.data.mapper import FlipAwareMapper
+from relation_heads.engine import RelationTrainer, ReportingCheckpointer, trainer
+from tests.helpers import registered, tiny_cfg, tiny_coco
+
+METADATA = {
+    "class_groups": {"class0": "round", "class1": "square", "class2": "square"},
+    "hflip_pairs": (("class0", "class1"),),
+}
+
+
+@pytest.fixture(scope="module")
+def name(tmp_path_factory):
+    with registered(tiny_coco(tmp_path_factory.mktemp("data")), **METADATA) as name:
+        yield name
+
+
+@pytest.fixture(scope="module")
+def trained(name, tmp_path_factory):
+    """A trainer after two iterations and an evaluation."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("out")
+    # Low enough that the untrained model has something to say.
+    cfg = tiny_cfg([name], [name], 3, folder, ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 1e-6])
+    trainer = RelationTrainer(cfg)
+    trainer.train()
+    return trainer
+
+
+@pytest.fixture
+def cfg(trained, tmp_path):
+    cfg = trained.cfg.clone()
+    cfg.OUTPUT_DIR = str(tmp_path / "out")
+    return cfg
+
+
+def test_trains_and_evaluates_by_group(trained):
+    results = trained._last_eval_results["bbox"]
+    assert {"AP", "AP-class0", "AP/round", "AP50/square", "AR/square"} <= results.keys()
+    assert results["AP/round"] == pytest.approx(results["AP-class0"])
+    square = (results["AP-class1"] + results["AP-class2"]) / 2
+    assert results["AP/square"] == pytest.approx(square)
+
+
+def test_results_reach_the_metrics_file(trained):
+    metrics = Path(trained.cfg.OUTPUT_DIR, "metrics.json").read_text()
+    assert '"bbox/AP50/square"' in metrics
+
+
+def test_the_trainer_can_be_resumed_from_what_its_hooks_saved(trained, cfg):
+    assert isinstance(trained.checkpointer, ReportingCheckpointer)
+    cfg.OUTPUT_DIR = trained.cfg.OUTPUT_DIR
+    resumed = RelationTrainer(cfg)
+    resumed.resume_or_load(resume=True)
+    assert resumed.start_iter == 2
+    assert len(resumed.checkpointer.report.loaded) == len(resumed.model.state_dict())
+    for mine, theirs in zip(resumed.model.parameters(), trained.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    momentum = resumed.optimizer.state_dict()["state"][0]["momentum_buffer"]
+    assert torch.equal(momentum, trained.optimizer.state_dict()["state"][0]["momentum_buffer"])
+
+
+def test_evaluate_loads_and_evaluates(trained, cfg):
+    cfg.MODEL.WEIGHTS = os.path.join(trained.cfg.OUTPUT_DIR, "model_final.pth")
+    results = RelationTrainer.evaluate(cfg)["bbox"]
+    expected = trained._last_eval_results["bbox"]
+    assert results.keys() == expected.keys()
+    for key, value in expected.items():
+        assert results[key] == pytest.approx(value, nan_ok=True)
+    cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = trained.cfg.OUTPUT_DIR, ""
+    assert RelationTrainer.evaluate(cfg, resume=True)["bbox"]["AP"] == expected["AP"]
+
+
+def test_evaluate_refuses_an_untrained_part(trained, cfg):
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        RelationTrainer.evaluate(cfg)
+    cfg.MODEL.WEIGHTS = os.path.join(trained.cfg.OUTPUT_DIR, "model_final.pth")
+    cfg.MODEL.ROI_BOX_HEAD.NUM_FC = 3
+    with pytest.raises(ValueError, match=r"lacks 2 tensors .*roi_heads.box_head \(2\)"):
+        RelationTrainer.evaluate(cfg)
+
+
+def test_test_time_augmentation_has_results_of_its_own(trained, cfg):
+    cfg.TEST.AUG.MIN_SIZES, cfg.TEST.AUG.FLIP = (64,), True
+    results = RelationTrainer.test_with_TTA(cfg, trained.model)
+    assert list(results) == ["bbox_TTA"]
+    assert math.isfinite(results["bbox_TTA"]["AP/round"])
+    assert os.path.isdir(os.path.join(cfg.OUTPUT_DIR, "inference_TTA"))
+
+
+def test_the_loader_has_the_mapper_of_the_data_set(trained, cfg, tmp_path, monkeypatch):
+    def mapper_of(cfg):
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer, "build_detection_train_loader", lambda _, mapper: mapper)
+            return RelationTrainer.build_train_loader(cfg)
+
+    assert isinstance(mapper_of(cfg), FlipAwareMapper)
+    with registered(tiny_coco(tmp_path)) as plain:
+        cfg.DATASETS.TRAIN = (plain,)
+        assert mapper_of(cfg) is None
+        (batch,) = [next(iter(RelationTrainer.build_train_loader(cfg)))]  # Detectron2's own mapper
+    assert len(batch) == 2 and len(batch[0]["instances"]) == 3
+
+
+def test_a_data_set_without_an_evaluator_is_passed_over_aloud(trained, cfg, tmp_path, caplog):
+    monkey = logging.getLogger("relation_heads")
+    monkey.propagate, before = True, monkey.propagate
+    try:
+        with registered(tiny_coco(tmp_path)) as name:
+            vars(MetadataCatalog.get(name))["evaluator_type"] = "mine"
+            cfg.DATASETS.TEST = (name,)
+            assert RelationTrainer.test(cfg, trained.model) == {}
+    finally:
+        monkey.propagate = before
+    assert any("evaluator_type 'mine'" in r.getMessage() for r in caplog.records)
+
+
+def test_detectron2_is_left_as_it_was(trained):
+    assert defaults.create_ddp_model.__module__ == "detectron2.engine.defaults"
+
+
+def test_two_processes_on_a_cpu(tmp_path):
+    """One of them has no object in its images; both end with the same gradients and parameters."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.engine.two_processes", str(tmp_path)],
+        cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("equal parameters after 2 steps") == 2

@@ -1,0 +1,113 @@
+"""Imports only point down, and importing the package is all it takes."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "relation_heads"
+ABOVE_LAYERS = {"config", "modeling", "data", "evaluation", "engine", "visualization"}
+
+# Detectron2, and what comes with it, cannot be imported in a process that starts like this.
+WITHOUT_DETECTRON2 = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("detectron2", "fvcore", "iopath"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Block())
+import importlib.util
+original = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *a: None if name == "detectron2" else original(name, *a)
+"""
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Absolute names of everything that a file imports, at any depth of its code."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            names.add(".".join([*base, *(node.module or "").split(".")]).strip("."))
+    return names
+
+
+def test_layers_import_torch_and_each_other_alone():
+    files = list((PACKAGE / "layers").rglob("*.py"))
+    assert files
+    for path in files:
+        for name in imported_modules(path):
+            top, *rest = name.split(".")
+            allowed = top in {"torch", *sys.stdlib_module_names} or rest[:1] == ["layers"]
+            assert allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_nothing_imports_what_todays_setuptools_broke():
+    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "tools").glob("*.py")]:
+        for name in imported_modules(path):
+            assert not name.startswith(("detectron2.model_zoo", "detectron2.utils.testing")), path
+
+
+def run_python(code: str, **environment: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_layers_work_without_detectron2():
+    code = (
+        WITHOUT_DETECTRON2
+        + """
+import torch
+from relation_heads.layers import ObjectRelation, Regions
+regions = Regions.from_boxes([torch.rand(3, 4) * 100], [(100, 100)])
+print(tuple(ObjectRelation(16, num_heads=4)(torch.randn(3, 16), regions).shape))
+import relation_heads
+try:
+    relation_heads.get_cfg
+except ImportError as error:
+    print(error)
+"""
+    )
+    shape, message = run_python(code).splitlines()
+    assert shape == "(3, 16)"
+    assert "pip install --no-build-isolation" in message and message.count("\n") == 0
+
+
+def test_importing_the_package_registers_everything():
+    pytest.importorskip("detectron2")
+    code = """
+import relation_heads
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import BACKBONE_REGISTRY, ROI_HEADS_REGISTRY
+print("RelationROIHeads" in ROI_HEADS_REGISTRY, "Res5RelationROIHeads" in ROI_HEADS_REGISTRY,
+      "build_shallow_backbone" in BACKBONE_REGISTRY, "relational_scenes_train" in DatasetCatalog)
+"""
+    assert run_python(code) == "True True True True"
+
+
+@pytest.mark.parametrize("first", ["detectron2.config", "relation_heads"])
+def test_detectron2_env_module_teaches_stock_tools(first):
+    pytest.importorskip("detectron2")
+    code = f"""
+import {first}
+from detectron2.config import get_cfg
+from detectron2.modeling import ROI_HEADS_REGISTRY
+print(get_cfg().MODEL.RELATION.NUM_RELATIONS, "RelationROIHeads" in ROI_HEADS_REGISTRY)
+"""
+    assert run_python(code, DETECTRON2_ENV_MODULE="relation_heads.d2_env") == "[1, 1] True"

@@ -1,0 +1,148 @@
+#!/usr/bin/env python
+"""The main job, end to end on a CPU: make Relational Scenes, train three detectors, compare them, draw what one listened to.
+
+    tools/demo.py [--output output/demo] [--iterations 1500]
+
+Trains the stock head, object relation modules with the published geometry, and with signed geometry, on the same scenes
+with the same schedule; two at a time, one thread each. Leaves checkpoints, logs, a table and pictures in the output folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = "RelationalScenes/faster_rcnn_shallow{}.yaml"
+RUNS = {
+    "stock": CONFIG.format(""),
+    "relation": CONFIG.format("_relation"),
+    "relation, signed": CONFIG.format("_relation_signed"),
+}
+DRAWN = "relation, signed"
+ASKED = ("left_of_pole", "square_with_sun", "smaller_than_castle")
+PARALLEL = 2
+
+
+@dataclass
+class Run:
+    """A training process and where it writes."""
+
+    name: str
+    folder: Path
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+
+    def metrics(self) -> dict[str, float]:
+        """The latest values of everything that was logged."""
+        latest: dict[str, float] = {}
+        path = self.folder / "metrics.json"
+        if path.exists():
+            for line in path.read_text().splitlines():
+                latest.update(json.loads(line))
+        return latest
+
+
+def start(name: str, output: Path, options: list[str]) -> Run:
+    """Starts one training in the background."""
+    folder = output / name.replace(", ", "_")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").unlink(missing_ok=True)
+    log = (folder / "stdout.txt").open("wb")
+    command = [sys.executable, "-W", "ignore", str(ROOT / "tools" / "train_net.py")]
+    command += ["--config-file", RUNS[name], "OUTPUT_DIR", str(folder), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, env=environment)
+    return Run(name, folder, process, log)
+
+
+def show_progress(runs: list[Run], iterations: int, began: float) -> None:
+    """One line: where every run is. On a terminal it replaces itself."""
+    parts = []
+    for run in runs:
+        m = run.metrics()
+        if "bbox/AP50" in m:
+            state = "done"
+        else:
+            state = f"{int(m.get('iteration', -1)) + 1}/{iterations}"
+            state += f" loss {m['total_loss']:.2f}" if "total_loss" in m else ""
+        parts.append(f"{run.name}: {state}")
+    line = f"[{time.time() - began:4.0f} s] " + " | ".join(parts)
+    if sys.stdout.isatty():
+        print(f"\r\033[K{line}", end="", flush=True)
+    else:
+        print(line, flush=True)
+
+
+def train_all(output: Path, options: list[str], iterations: int) -> list[Run]:
+    """Runs all trainings, `PARALLEL` at a time; stops with the end of the log when one fails."""
+    began, waiting, runs = time.time(), list(RUNS), []
+    interval = 2 if sys.stdout.isatty() else 20
+    while True:
+        active = [r for r in runs if r.process.poll() is None]
+        for run in runs:
+            if run.process.returncode:
+                for other in active:
+                    other.process.terminate()
+                tail = (run.folder / "stdout.txt").read_text(errors="replace").splitlines()[-15:]
+                sys.exit(f"\nTraining of {run.name!r} failed, see {run.folder / 'stdout.txt'}:\n" + "\n".join(tail))
+        while waiting and len(active) < PARALLEL:
+            active.append(start(waiting.pop(0), output, options))
+            runs.append(active[-1])
+        show_progress(runs, iterations, began)
+        if not active:
+            print()
+            return runs
+        time.sleep(interval)
+
+
+def table(runs: list[Run], groups: list[str]) -> str:
+    """AP50 per group of classes, one column per run."""
+    rows = ["| group | " + " | ".join(r.name for r in runs) + " |", "|:--|" + "--:|" * len(runs)]
+    metrics = [run.metrics() for run in runs]
+    for group in groups:
+        values = [m.get(f"bbox/AP50/{group}", float("nan")) for m in metrics]
+        rows.append(f"| {group} | " + " | ".join(f"{v:.1f}" for v in values) + " |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """Runs the demo."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "demo")
+    parser.add_argument("--iterations", type=int, default=1500, help="fewer for a quick look; the schedule shrinks with it")
+    args = parser.parse_args()
+    output = args.output.resolve()
+    sys.path.insert(0, str(ROOT))
+    os.environ["DETECTRON2_DATASETS"] = str(output / "datasets")
+    from relation_heads.data.relational_scenes import GROUPS, write_dataset
+
+    print("Writing 2,300 scenes ...", flush=True)
+    write_dataset(output / "datasets" / "relational_scenes")
+    n = args.iterations
+    options = ["SOLVER.MAX_ITER", str(n), "SOLVER.STEPS", f"({int(0.7 * n)}, {int(0.9 * n)})"]
+    print(f"Training {len(RUNS)} detectors, {n} iterations each:", flush=True)
+    runs = train_all(output, options, n)
+
+    result = table(runs, list(GROUPS))
+    (output / "table.md").write_text(result + "\n")
+    print(f"\nAP50 by group of classes, on 300 scenes the detectors have not seen:\n\n{result}\n")
+    pictures = output / "pictures"
+    for name in ASKED:
+        command = [sys.executable, "-W", "ignore", str(ROOT / "tools" / "visualize_relations.py")]
+        command += ["--config-file", RUNS[DRAWN], "--output", str(pictures), "--num", "2", "--class", name]
+        command += ["MODEL.WEIGHTS", str(output / DRAWN.replace(", ", "_") / "model_final.pth")]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    print(f"What the detections listened to: {pictures}")
+    print(f"Checkpoints and logs:            {output}")
+
+
+if __name__ == "__main__":
+    main()
