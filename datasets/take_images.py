@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Cuts a COCO-format JSON down to a few images, with all categories kept: to see a model memorise them, or to debug.
+"""Cuts a COCO-format JSON down to a few images, with all categories kept: to see a model memorise
+them, or to debug.
 
-    datasets/take_images.py annotations/instances_val2017.json four.json --num 4
-    datasets/take_images.py annotations/instances_val2017.json mine.json --ids 139 285
+datasets/take_images.py annotations/instances_val2017.json four.json --num 4
+datasets/take_images.py annotations/instances_val2017.json mine.json --ids 139 285
 """
 
 from __future__ import annotations
@@ -29,10 +30,14 @@ def take_images(dataset: dict, ids: list[int]) -> dict:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("json", type=Path, help="annotations in COCO format")
     parser.add_argument("output", type=Path, help="where the smaller JSON goes")
-    parser.add_argument("--num", type=int, default=4, help="the first so many images that have an annotation")
+    parser.add_argument(
+        "--num", type=int, default=4, help="the first so many images that have an annotation"
+    )
     parser.add_argument("--ids", type=int, nargs="+", help="these images instead")
     args = parser.parse_args(argv)
     dataset = json.loads(args.json.read_text())

@@ -1,12 +1,14 @@
 #!/usr/bin/env python
-"""Relational layers without Detectron2: classify the boxes of Relational Scenes, with and without relations.
+"""Relational layers without Detectron2: classify given boxes, with and without relations.
 
     examples/without_detectron2.py [--output output/without_detectron2] [--iterations 600]
 
-torch, torchvision's RoIAlign, OpenCV and `relation_heads.layers`, nothing else. Boxes are given (the true ones, jittered),
-so this asks one question only: what can a head say about a box whose class depends on another box? Three heads on the same
-scenes with the same schedule, two at a time: two fc layers, the same with object relation modules (published geometry), and
-with signed geometry. Prints the accuracy per group and leaves it, with pictures of what a box listened to, in the output folder.
+torch, torchvision's RoIAlign, OpenCV and `relation_heads.layers`, nothing else. The boxes of
+Relational Scenes are given (the true ones, jittered), so it asks one question: what can a head say
+about a box whose class depends on another box? Three heads train on the same scenes with the same
+schedule, two at a time: two fc layers; the same with object relation modules (published geometry);
+the same with signed geometry. Prints the accuracy per group, and leaves it in the output folder
+with pictures of what a box listened to.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
 from relation_heads.data.relational_scenes import (
     CLASS_GROUPS,
     CLASSES,
@@ -36,8 +41,6 @@ from relation_heads.data.relational_scenes import (
 )
 from relation_heads.layers import ObjectRelation, Regions, regions_embedding
 from relation_heads.visualization import draw_relations, side_by_side, upscale
-from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 HEADS = {
     "stock": None,
@@ -51,25 +54,37 @@ SCENES: dict[str, list[tuple[Scene, np.ndarray]]] = {}  # filled before the proc
 
 
 class Classifier(nn.Module):
-    """Four convolutions (receptive field 31 px), RoIAlign, two fc layers, each followed by a relation module or not."""
+    """Four convolutions (receptive field 31 px), RoIAlign, two fc layers, each followed by a
+    relation module or not."""
 
     def __init__(self, relation: dict | None) -> None:
         super().__init__()
         layers, channels = [], 3
         for width, stride in ((24, 2), (48, 2), (64, 2), (64, 1)):
-            layers += [nn.Conv2d(channels, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [
+                nn.Conv2d(channels, width, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+            ]
             channels = width
         self.backbone = nn.Sequential(*layers)
         self.fc = nn.ModuleList([nn.Linear(channels * POOL * POOL, WIDTH), nn.Linear(WIDTH, WIDTH)])
-        self.relation = nn.ModuleList(ObjectRelation(WIDTH, **relation) for _ in self.fc if relation)
+        self.relation = nn.ModuleList(
+            ObjectRelation(WIDTH, **relation) for _ in self.fc if relation
+        )
         self.scores = nn.Linear(WIDTH, len(CLASSES))
 
     def forward(self, images: Tensor, regions: Regions) -> tuple[Tensor, list[Tensor]]:
-        """(B, 3, H, W) images and N regions to (N, K) class scores, and the last module's weights per image."""
+        """(B, 3, H, W) images and N regions to (N, K) class scores, and the last module's weights
+        per image."""
         maps = self.backbone(images)
-        x = roi_align(maps, list(regions.split(regions.boxes)), POOL, 1 / STRIDE, 2, aligned=True).flatten(1)
+        x = roi_align(
+            maps, list(regions.split(regions.boxes)), POOL, 1 / STRIDE, 2, aligned=True
+        ).flatten(1)
         weights: list[Tensor] = []
-        embedding = regions_embedding(regions, self.relation[0].geometry) if len(self.relation) else None
+        embedding = (
+            regions_embedding(regions, self.relation[0].geometry) if len(self.relation) else None
+        )
         for k, fc in enumerate(self.fc):
             x = fc(x)
             if len(self.relation):
@@ -119,8 +134,12 @@ def draw(model: Classifier, folder: Path) -> None:
         query = scene.classes.tolist().index(CLASSES.index(name))
         labels = [CLASSES[c] for c in scores.argmax(1).tolist()]
         big, boxes = upscale(image, scene.boxes, 640)
-        drawn = draw_relations(big, boxes[query], labels[query], boxes, labels, weights[0][:, query].mean(0).numpy())
-        picture = side_by_side([big, drawn], ["scene", f"{labels[query]} listens to (true class: {name})"])
+        drawn = draw_relations(
+            big, boxes[query], labels[query], boxes, labels, weights[0][:, query].mean(0).numpy()
+        )
+        picture = side_by_side(
+            [big, drawn], ["scene", f"{labels[query]} listens to (true class: {name})"]
+        )
         cv2.imwrite(str(folder / f"{name}.png"), picture)
 
 
@@ -144,7 +163,8 @@ def train(job: tuple[str, int, str]) -> tuple[str, dict[str, float]]:
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         if (i + 1) % 100 == 0:
-            print(f"[{time.time() - began:4.0f} s] {name}: {i + 1}/{iterations} loss {loss.item():.2f}", flush=True)
+            done = f"{i + 1}/{iterations} loss {loss.item():.2f}"
+            print(f"[{time.time() - began:4.0f} s] {name}: {done}", flush=True)
     if name == "relation, signed":
         draw(model, Path(output) / "pictures")
     return name, accuracy(model)
@@ -152,7 +172,9 @@ def train(job: tuple[str, int, str]) -> tuple[str, dict[str, float]]:
 
 def main() -> None:
     """Runs the example."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, default=Path("output/without_detectron2"))
     parser.add_argument("--iterations", type=int, default=600)
     args = parser.parse_args()
@@ -160,13 +182,18 @@ def main() -> None:
     print("Drawing 2,300 scenes ...", flush=True)
     for split, count, seed in (("train", 2000, 0), ("val", 300, 1)):
         SCENES[split] = [(scene, render(scene)) for scene in compose_scenes(count, seed, mix=MIX)]
-    print(f"Training {len(HEADS)} heads on given boxes, {args.iterations} iterations each:", flush=True)
+    print(
+        f"Training {len(HEADS)} heads on given boxes, {args.iterations} iterations each:",
+        flush=True,
+    )
     jobs = [(name, args.iterations, str(args.output)) for name in HEADS]
     with multiprocessing.get_context("fork").Pool(2) as pool:
         results = dict(pool.map(train, jobs, chunksize=1))
     rows = ["| group | " + " | ".join(HEADS) + " |", "|:--|" + "--:|" * len(HEADS)]
     for group in GROUPS:
-        rows.append(f"| {group} | " + " | ".join(f"{results[name][group]:.1f}" for name in HEADS) + " |")
+        rows.append(
+            f"| {group} | " + " | ".join(f"{results[name][group]:.1f}" for name in HEADS) + " |"
+        )
     table = "\n".join(rows)
     (args.output / "table.md").write_text(table + "\n")
     print(f"\nAccuracy by group of classes, boxes given, 300 scenes not seen before:\n\n{table}\n")

@@ -1,7 +1,7 @@
 """Detectors that reason over their regions: relational heads and blocks for Detectron2.
 
-Importing this package registers its heads, backbones and datasets in Detectron2. Without Detectron2 the plain PyTorch
-part, `relation_heads.layers`, works alone.
+Importing this package registers its heads, backbones and datasets in Detectron2. Without Detectron2
+the plain PyTorch part, `relation_heads.layers`, works alone.
 """
 
 from importlib.util import find_spec
@@ -9,9 +9,9 @@ from importlib.util import find_spec
 __version__ = "0.1.0"
 
 DETECTRON2_HELP = (
-    "relation_heads needs Detectron2 for its heads, configs and tools, and it is not installed. It is not on the "
-    "package index; after torch, install it with: pip install --no-build-isolation "
-    "'git+https://github.com/facebookresearch/detectron2.git' (relation_heads.layers works without it)."
+    "relation_heads needs Detectron2 for its heads, configs and tools, and it is not installed. It "
+    "is not on the package index; after torch, install it with: pip install --no-build-isolation "
+    "'git+https://github.com/facebookresearch/detectron2.git' (relation_heads.layers works alone)."
 )
 
 if find_spec("detectron2") is not None:

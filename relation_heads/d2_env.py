@@ -1,16 +1,18 @@
 """Makes Detectron2's own, unmodified tools know this package.
 
-    DETECTRON2_ENV_MODULE=relation_heads.d2_env python <detectron2>/tools/train_net.py --config-file <stock>.yaml \
+    DETECTRON2_ENV_MODULE=relation_heads.d2_env \
+        python <detectron2>/tools/train_net.py --config-file <stock>.yaml \
         MODEL.ROI_HEADS.NAME RelationROIHeads
 
-Detectron2 imports the module named by that variable when it is imported itself, and calls `setup_environment`.
+Detectron2 imports the module named by that variable when it is imported itself, and calls
+`setup_environment`.
 """
 
 from __future__ import annotations
 
 
 def setup_environment() -> None:
-    """Adds our keys to Detectron2's default config. (Importing this module has registered the heads.)"""
+    """Adds our keys to Detectron2's default config; importing this file registered the heads."""
     from detectron2.config.defaults import _C
 
     from .config.defaults import add_relation_heads_config

@@ -1,10 +1,13 @@
 #!/usr/bin/env python
-"""The main job, end to end on a CPU: make Relational Scenes, train three detectors, compare them, draw what one listened to.
+"""The main job, end to end on a CPU: make Relational Scenes, train three detectors, compare them,
+draw what one listened to.
 
     tools/demo.py [--output output/demo] [--iterations 1500]
 
-Trains the stock head, object relation modules with the published geometry, and with signed geometry, on the same scenes
-with the same schedule; two at a time, one thread each. Leaves checkpoints, logs, a table and pictures in the output folder.
+Trains the stock head, object relation modules with the published geometry, and with signed
+geometry, on the same scenes
+with the same schedule; two at a time, one thread each. Leaves checkpoints, logs, a table and
+pictures in the output folder.
 """
 
 from __future__ import annotations
@@ -92,7 +95,10 @@ def train_all(output: Path, options: list[str], iterations: int) -> list[Run]:
                 for other in active:
                     other.process.terminate()
                 tail = (run.folder / "stdout.txt").read_text(errors="replace").splitlines()[-15:]
-                sys.exit(f"\nTraining of {run.name!r} failed, see {run.folder / 'stdout.txt'}:\n" + "\n".join(tail))
+                sys.exit(
+                    f"\nTraining of {run.name!r} failed, see {run.folder / 'stdout.txt'}:\n"
+                    + "\n".join(tail)
+                )
         while waiting and len(active) < PARALLEL:
             active.append(start(waiting.pop(0), output, options))
             runs.append(active[-1])
@@ -115,9 +121,16 @@ def table(runs: list[Run], groups: list[str]) -> str:
 
 def main() -> None:
     """Runs the demo."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "demo")
-    parser.add_argument("--iterations", type=int, default=1500, help="fewer for a quick look; the schedule shrinks with it")
+    parser.add_argument(
+        "--iterations",
+        type=int,
+        default=1500,
+        help="fewer for a quick look; the schedule shrinks with it",
+    )
     args = parser.parse_args()
     output = args.output.resolve()
     sys.path.insert(0, str(ROOT))
@@ -137,9 +150,20 @@ def main() -> None:
     pictures = output / "pictures"
     for name in ASKED:
         command = [sys.executable, "-W", "ignore", str(ROOT / "tools" / "visualize_relations.py")]
-        command += ["--config-file", RUNS[DRAWN], "--output", str(pictures), "--num", "2", "--class", name]
+        command += [
+            "--config-file",
+            RUNS[DRAWN],
+            "--output",
+            str(pictures),
+            "--num",
+            "2",
+            "--class",
+            name,
+        ]
         command += ["MODEL.WEIGHTS", str(output / DRAWN.replace(", ", "_") / "model_final.pth")]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+        subprocess.run(
+            command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
+        )
     print(f"What the detections listened to: {pictures}")
     print(f"Checkpoints and logs:            {output}")
 

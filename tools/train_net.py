@@ -1,14 +1,14 @@
 #!/usr/bin/env python
 """Train and evaluate any Detectron2 model, stock or relational, from a YAML.
 
-    tools/train_net.py --config-file COCO-Detection/faster_rcnn_R_50_FPN_relation_1x.yaml --num-gpus 8
-    tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
+    tools/train_net.py --config-file COCO-Detection/faster_rcnn_R_50_FPN_relation_1x.yaml --num-gpus
+    8 tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
     tools/train_net.py --config-file ... --dataset my_train my/train.json my/images \\
         --dataset my_val my/val.json my/images \\
         DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_val',)" MODEL.ROI_HEADS.NUM_CLASSES 12
 
-The config may be a path, or a name below this project's configs/ or Detectron2's own. Without a GPU add
-`MODEL.DEVICE cpu`.
+The config may be a path, or a name below this project's configs/ or Detectron2's own. Without a GPU
+add `MODEL.DEVICE cpu`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,14 @@
 #!/usr/bin/env python
-"""Draw what a trained relational detector listened to: for a detection, the strongest regions in its relation weights.
+"""Draw what a trained relational detector listened to: for a detection, the strongest regions in
+its relation weights.
 
-    tools/visualize_relations.py --config-file RelationalScenes/faster_rcnn_shallow_relation_signed.yaml \\
+    tools/visualize_relations.py --config-file
+    RelationalScenes/faster_rcnn_shallow_relation_signed.yaml \\
         --output pictures MODEL.WEIGHTS output/relational_scenes/relation_signed/model_final.pth
 
-One picture per image: the detections on the left; on the right one of them (the surest, or the surest of --class) and
-lines to what it listened to, thicker for more weight. Images are the first of DATASETS.TEST, or those given by --image.
+One picture per image: the detections on the left; on the right one of them (the surest, or the
+surest of --class) and lines to what it listened to, thicker for more weight. Images are the first
+of DATASETS.TEST, or those given by --image.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ import cv2
 from detectron2.config import CfgNode
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.logger import setup_logger
+
 from relation_heads.config import setup
 from relation_heads.engine import RelationTrainer
 from relation_heads.engine.checkpoint import ReportingCheckpointer
@@ -47,12 +51,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder for the pictures")
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="repeatable")
     parser.add_argument("--num", type=int, default=8, help="pictures at most")
-    parser.add_argument("--class", dest="class_name", help="ask a detection of this class; images without are left out")
-    parser.add_argument("--module", help="name of the relation module; default: the last of the model")
+    parser.add_argument(
+        "--class",
+        dest="class_name",
+        help="ask a detection of this class; images without are left out",
+    )
+    parser.add_argument(
+        "--module", help="name of the relation module; default: the last of the model"
+    )
     parser.add_argument("--head", type=int, help="one attention head; default: their mean")
     parser.add_argument("--top", type=int, default=5, help="objects to draw lines to")
     parser.add_argument("--min-score", type=float, default=0.5, help="of the detections drawn")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides"
+    )
     return parser.parse_args(argv)
 
 
@@ -73,7 +85,10 @@ def main(args: argparse.Namespace) -> int:
     cfg.merge_from_list(args.opts)
     model = RelationTrainer.build_model(cfg).eval()
     if not relation_modules(model):
-        sys.exit(f"{args.config_file} has no relation module: MODEL.ROI_HEADS.NAME is {cfg.MODEL.ROI_HEADS.NAME}.")
+        sys.exit(
+            f"{args.config_file} has no relation module: "
+            f"MODEL.ROI_HEADS.NAME is {cfg.MODEL.ROI_HEADS.NAME}."
+        )
     ReportingCheckpointer(model, complete=True).load(cfg.MODEL.WEIGHTS)
     class_names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes
     if args.class_name and args.class_name not in class_names:
@@ -92,13 +107,16 @@ def main(args: argparse.Namespace) -> int:
         ]
         if not asked:
             continue
-        path = args.output / f"{Path(record['file_name']).stem}_{seen.detection_labels[asked[0]]}.png"
+        path = (
+            args.output / f"{Path(record['file_name']).stem}_{seen.detection_labels[asked[0]]}.png"
+        )
         drawn = picture(seen, asked[0], head=args.head, top=args.top, min_score=args.min_score)
         cv2.imwrite(str(path), drawn)
         print(path)
         written += 1
     if not written:
-        print(f"No detection{f' of {args.class_name}' if args.class_name else ''} has a score of {args.min_score}.")
+        wanted = f" of {args.class_name}" if args.class_name else ""
+        print(f"No detection{wanted} has a score of {args.min_score}.")
     return written
 
 

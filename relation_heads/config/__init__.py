@@ -1,4 +1,4 @@
-"""Configuration: default keys, how a run's config is put together, and what is checked before anything is built."""
+"""Default keys, how a run's config is put together, and what is checked before it is used."""
 
 from .checks import check_cfg
 from .defaults import add_relation_heads_config

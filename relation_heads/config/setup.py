@@ -17,7 +17,7 @@ from .checks import check_cfg
 from .defaults import add_relation_heads_config
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# Where a config given by name is looked up: an installed package, a checkout, Detectron2's own stock configs.
+# Where a config given by name is looked up: installed, in a checkout, among Detectron2's own.
 CONFIG_ROOTS = (
     _PACKAGE / "configs",
     _PACKAGE.parent / "configs",
@@ -43,7 +43,7 @@ def find_config(name: str) -> str:
         if path.is_file():
             return str(path)
     raise FileNotFoundError(
-        f"Config file {name!r} was not found; looked for {', '.join(str(path) for path in candidates)}."
+        f"Config file {name!r} was not found; looked for {', '.join(map(str, candidates))}."
     )
 
 
@@ -56,20 +56,21 @@ def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
         default=[],
         nargs=3,
         metavar=("NAME", "JSON", "IMAGES"),
-        help="register a dataset in COCO format under NAME, for use in DATASETS.TRAIN / DATASETS.TEST; repeatable. "
-        "Relative paths are also looked up under $DETECTRON2_DATASETS",
+        help="register a dataset in COCO format under NAME, for use in DATASETS.TRAIN and "
+        "DATASETS.TEST; repeatable. Relative paths are also looked up under $DETECTRON2_DATASETS",
     )
     return parser
 
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
-    """Registers the datasets, merges the config, checks it, and sets up logging, seed and output folder.
+    """Registers datasets, merges and checks the config, sets up logging, seed and output folder.
 
     Args:
         args: of `argument_parser()`; a config given by name becomes a path.
 
     Raises:
-        FileNotFoundError, KeyError, ValueError: a file, key or value is wrong; says which and what is allowed.
+        FileNotFoundError, KeyError, ValueError: a file, key or value is wrong; says which, and
+            what is allowed.
     """
     for name, json_file, images in args.dataset:
         register_coco_folder(name, json_file, images)
@@ -81,7 +82,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         cfg.merge_from_list(args.opts)
     except AssertionError as error:  # yacs: an unknown key, or a key without a value
         raise KeyError(f"{error} (config overrides on the command line)") from error
-    check_cfg(cfg)
+    check_cfg(cfg, eval_only=args.eval_only, resume=args.resume)
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="relation_heads")

@@ -206,7 +206,8 @@ def coco_dict(
         file_names: one per scene, relative to the image folder.
         info: added to the `info` entry.
     """
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, (scene, file_name) in enumerate(zip(scenes, file_names, strict=True), start=1):
         image = {"id": image_id, "file_name": file_name, "height": scene.size, "width": scene.size}
         images.append({**image, "group": scene.group, "seed": scene.seed})
@@ -291,7 +292,8 @@ def write_dataset(
     """
     output = Path(output)
     counts = dict(zip(SPLITS, (num_train, num_val), strict=True))
-    scenes, annotations = {}, {}
+    scenes: dict[str, list[Scene]] = {}
+    annotations: dict[str, dict[str, Any]] = {}
     for split, num in counts.items():
         seed_of_split = split_seed(seed, split)
         scenes[split] = compose_scenes(

@@ -1,9 +1,9 @@
 """Composition of Relational Scenes: which objects stand where (numpy only).
 
-Positions and sizes are drawn so that, on its own, an object's position or size does not reveal its
-class: it is drawn from its partner's, whose range is wide enough that both answers are equally
-likely at every value of the object. Boxes are xyxy in whole pixels, their right and bottom edges
-exclusive.
+No object's own position or size reveals its class: it is drawn from its partner's, whose range is
+wide enough that both answers are equally likely at every value of the object. Nor do neighbours
+reveal it: objects of opposite classes keep as far apart as object and partner. Boxes are xyxy in
+whole pixels, their right and bottom edges exclusive.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class _Layout:
                 return True
         return False
 
-    def place_all(self, steps: list[Callable[[], bool]]) -> bool:
+    def place_all(self, steps: Sequence[Callable[[], bool]]) -> bool:
         """Repeats all steps from an empty scene until all fit.
 
         Leaving out what does not fit would favour the arrangements, and so the classes, that take

@@ -1,12 +1,12 @@
 """Relative geometry of boxes, and its sinusoidal embedding.
 
-Source: Hu et al., "Relation Networks for Object Detection", CVPR 2018, section 3.1 and eq. 5; the released MXNet code
-(`extract_position_matrix`, `extract_position_embedding`) where the two differ.
+Source: Hu et al., "Relation Networks for Object Detection", CVPR 2018, section 3.1 and eq. 5; the
+released MXNet code (`extract_position_matrix`, `extract_position_embedding`) where the two differ.
 
-Shapes: Nq queries (index n, rows), Nk keys (index m, columns), boxes `(., 4)` x1, y1, x2, y2 in pixels.
-Width and height follow the legacy "+1" convention of the released code (w = x2 - x1 + 1), which also keeps boxes of
-zero width finite. Everything is float32 or wider, whatever autocast says: phases reach 691 rad, where one bfloat16
-step is larger than a period.
+Shapes: Nq queries (index n, rows), Nk keys (index m, columns), boxes `(., 4)` x1, y1, x2, y2 in
+pixels. Width and height follow the legacy "+1" convention of the released code (w = x2 - x1 + 1),
+which also keeps boxes of zero width finite. Everything is float32 or wider, whatever autocast says:
+phases reach 691 rad, where one bfloat16 step is larger than a period.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def displacement(query_boxes: Tensor, key_boxes: Tensor, normalize_by: Normalize
     Args:
         query_boxes: (Nq, 4).
         key_boxes: (Nk, 4).
-        normalize_by: whose width and height is the unit: "query" as in the released code (and its numbers),
-            "key" as in the paper's text.
+        normalize_by: whose width and height is the unit: "query" as in the released code (and its
+            numbers), "key" as in the paper's text.
 
     Raises:
         ValueError: `normalize_by` is neither.
@@ -69,11 +69,11 @@ def relative_geometry(
 ) -> Tensor:
     """Four numbers for every pair of boxes: (Nq, Nk, 4) as (dx, dy, dw, dh).
 
-    Published form (eq. 5 and the text before it), invariant to translation, scale (up to the +1) and flips:
-    `dx = log(max(|cx_n - cx_m| / w_n, 1e-3))`, `dw = log(w_n / w_m)`, likewise for y and h.
+    Published form (eq. 5 and the text before it), invariant to translation, scale (up to the +1)
+    and flips: `dx = log(max(|cx_n - cx_m| / w_n, 1e-3))`, `dw = log(w_n / w_m)`; y and h likewise.
 
-    Signed form (not in the paper): `dx = sign(t) log(1 + 4|t|)` with `t = (cx_m - cx_n) / w_n`. The published form
-    takes |.|, so it cannot tell left from right or above from below; this one can.
+    Signed form (not in the paper): `dx = sign(t) log(1 + 4|t|)` with `t = (cx_m - cx_n) / w_n`. The
+    published form takes |.|, so it cannot tell left from right or above from below; this one can.
 
     Args:
         query_boxes: (Nq, 4) pixels.
@@ -93,10 +93,10 @@ def relative_geometry(
 def sinusoidal_embedding(
     values: Tensor, num_wavelengths: int, *, scale: float, wavelength: float = 1000.0
 ) -> Tensor:
-    """Sines and cosines of every value at geometrically spaced wavelengths: (..., C) to (..., C * 2 * num_wavelengths).
+    """Sines and cosines of values at geometrically spaced wavelengths: (..., C) to (..., C * 2 K).
 
-    `z_k = scale * value / wavelength^(k / num_wavelengths)`, k = 0 .. num_wavelengths - 1. Channel order, per value:
-    all sines, then all cosines (as released, so that released weights fit).
+    `z_k = scale * value / wavelength^(k / K)`, k = 0 .. K - 1, K = `num_wavelengths`. Channel
+    order, per value: all sines, then all cosines (as released, so that released weights fit).
     """
     k = torch.arange(num_wavelengths, device=values.device, dtype=values.dtype)
     phases = values[..., None] * (scale / wavelength ** (k / num_wavelengths))  # (..., C, K)
@@ -121,7 +121,7 @@ def pair_embedding(
 
 
 def box_embedding(boxes: Tensor, dim: int) -> Tensor:
-    """Embedding of single boxes, the paper's "unary" ablation: (N, 4) to (N, dim), without gradient.
+    """Embedding of single boxes (the paper's "unary" ablation): (N, 4) to (N, dim), no gradient.
 
     Values (cx / 4, cy / 4, w, h) in pixels, dim / 8 wavelengths each, scale 1 (released code,
     `extract_unary_multi_position_embedding`).

@@ -1,20 +1,22 @@
-"""Object relation module: every region looks at all regions of its image, weighted by appearance and geometry.
+"""Object relation module: every region looks at the others, by appearance and geometry.
 
 Source: Hu et al., "Relation Networks for Object Detection", CVPR 2018, eq. 2-6; released code
 msracver/Relation-Networks-for-Object-Detection (MIT), `attention_module_multi_head`.
 
 For query n, key m and head h (H heads, d_k channels each):
 
-    w_A = <W_K f_m, W_Q f_n> / sqrt(d_k)                    eq. 4   appearance weight
-    w_G = max(0, W_G E_G(n, m))                             eq. 5   geometric gate, E_G: geometry.pair_embedding
-    w   = w_G exp(w_A) / sum_m w_G exp(w_A)                 eq. 3
-    f'_n = f_n + concat_h[ sum_m w W_V f_m ]                eq. 2, 6
+    w_A = <W_K f_m, W_Q f_n> / sqrt(d_k)             eq. 4     appearance
+    w_G = max(0, W_G E_G(n, m))                      eq. 5     gate; E_G: geometry.pair_embedding
+    w   = w_G exp(w_A) / sum_m w_G exp(w_A)          eq. 3
+    f'_n = f_n + concat_h[ sum_m w W_V f_m ]         eq. 2, 6
 
-Two forms equal to the released code in value and gradient, up to rounding: `log(max(w_G, 1e-6)) + w_A` goes through
-one softmax (a fully gated-off row falls back to appearance alone instead of 0 / 0), and values are projected before
-they are summed (its order costs 3.5 times the multiplications at N = 1000).
+Two forms that equal the released code in value and gradient: `log(max(w_G, 1e-6)) + w_A` goes
+through one softmax (a row that is gated off everywhere falls back to appearance instead of 0/0),
+and values are projected before they are summed (the released order, summed first, multiplies 3.5
+times as much at N = 1000).
 
-Shapes: N regions of B images concatenated, D channels; in one image Nq regions ask and Nk of them (the keys) answer.
+Shapes: N regions of B images concatenated, D channels; in one image Nq regions ask and Nk of them
+(the keys) answer.
 """
 
 from __future__ import annotations
@@ -69,9 +71,15 @@ def log_gate(embedding: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def relation_weights(query: Tensor, key: Tensor, log_gate: Tensor | None) -> Tensor:
-    """The weights w of eq. 3, float32 or wider: (Nq, H, d_k), (Nk, H, d_k), (H, Nq, Nk) to (H, Nq, Nk).
+    """The weights w of eq. 3, float32 or wider.
 
-    Each row sums to 1 over the keys. Without keys the result is (H, Nq, 0).
+    Args:
+        query: (Nq, H, d_k).
+        key: (Nk, H, d_k).
+        log_gate: (H, Nq, Nk), or None for w_G = 1.
+
+    Returns:
+        (H, Nq, Nk); each row sums to 1 over the keys. Without keys (H, Nq, 0).
     """
     logits = torch.einsum("nhd,mhd->hnm", query, key) / math.sqrt(query.shape[-1])
     if logits.dtype != torch.float64:
@@ -84,7 +92,8 @@ def relation_weights(query: Tensor, key: Tensor, log_gate: Tensor | None) -> Ten
 class ObjectRelation(nn.Module):
     """The object relation module, eq. 2-6, with its residual.
 
-    Parameters with biases: 2 (D + 1) H d_k + (D + 1) D + 65 H, that is 3,149,840 at D = 1024, H = 16, d_k = 64.
+    Parameters, with biases: 2 (D + 1) H d_k + (D + 1) D + 65 H; 3,149,840 at D = 1024, H = 16,
+    d_k = 64.
     """
 
     def __init__(
@@ -102,12 +111,13 @@ class ObjectRelation(nn.Module):
             dim: D, channels of the features; a multiple of `num_heads` (and of 8 for "unary").
             num_heads: H (N_r in the paper).
             key_dim: d_k, channels of queries and keys per head.
-            geometry: "none" (w_G = 1), "unary" (embedded boxes are added to the features that enter the projections),
-                "relation" (published), "signed" (see `geometry.relative_geometry`).
+            geometry: "none" (w_G = 1), "unary" (embedded boxes are added to the features that enter
+                the projections), "relation" (published), "signed" (see
+                `geometry.relative_geometry`).
             normalize_by: unit of displacements, see `geometry.displacement`.
-            init: weights "xavier" (uniform; learns fastest in short schedules), "normal" (N(0, 0.01), as released)
-                or "zero" (xavier, but W_V = 0: the module starts as the identity, for fine-tuning a trained
-                detector without disturbing it). Biases are 0.
+            init: weights "xavier" (uniform; learns fastest in short schedules), "normal" (N(0,
+                0.01), as released) or "zero" (xavier, but W_V = 0: the module starts as the
+                identity, for fine-tuning a trained detector without disturbing it). Biases are 0.
 
         Raises:
             ValueError: an argument outside these.
@@ -135,6 +145,7 @@ class ObjectRelation(nn.Module):
     def reset_parameters(self) -> None:
         """Draws all weights anew, see `init`."""
         for layer in self.children():
+            assert isinstance(layer, nn.Linear)
             if self.init == "normal":
                 nn.init.normal_(layer.weight, std=0.01)
             else:
@@ -150,7 +161,8 @@ class ObjectRelation(nn.Module):
         Args:
             features: (N, D) f, images concatenated.
             regions: boxes, images and keys of the same N rows.
-            embedding: `regions_embedding(...)` of this module's geometry, when the caller has it already.
+            embedding: `regions_embedding(...)` of this module's geometry, when the caller has it
+                already.
 
         Returns:
             (N, D) f', eq. 6. A region of an image without keys comes back as it went in.
@@ -188,7 +200,7 @@ class ObjectRelation(nn.Module):
         ]
 
     def _projected(self, features: Tensor, regions: Regions) -> Tensor:
-        """What enters W_Q, W_K, W_V: the features, plus the embedded boxes for the "unary" geometry. (N, D)"""
+        """What enters W_Q, W_K, W_V: (N, D), for "unary" with the embedded boxes added."""
         if self.geometry != "unary":
             return features
         return features + box_embedding(regions.boxes, self.dim).to(features.dtype)

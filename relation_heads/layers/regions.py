@@ -1,9 +1,9 @@
 """`Regions`: the one value that every relational layer sees beside the features.
 
-A batch of B images has a ragged number of regions, N = sum of N_b. Features are `(N, D)`, all images concatenated;
-`Regions` carries the boxes of the same N rows and says where one image ends and the next begins. Projections run once
-on the concatenation, only the N_b x N_b part of a layer is computed per image, so nothing is padded and no image can
-see another one.
+A batch of B images has a ragged number of regions, N = sum of N_b. Features are `(N, D)`, all
+images concatenated; `Regions` carries the boxes of the same N rows and says where one image ends
+and the next begins. Projections run once on the concatenation, only the N_b x N_b part of a layer
+is computed per image, so nothing is padded and no image can see another one.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ class Regions:
         boxes: (N, 4) x1, y1, x2, y2 in input-image pixels, floating point, without gradient.
         splits: N_b for each of the B images, in order.
         image_sizes: (height, width) in pixels of each image.
-        is_key: (N,) bool, False for regions that may ask but may not answer: ground-truth boxes appended during
-            training exist only then, and keys should be distributed as they are at test time. None: all are keys.
+        is_key: (N,) bool, False for regions that may ask but may not answer: ground-truth boxes
+            appended during training exist only then, and keys should be distributed as they are at
+            test time. None: all are keys.
     """
 
     boxes: Tensor
@@ -40,13 +41,15 @@ class Regions:
             )
         if len(self.splits) != len(self.image_sizes):
             raise ValueError(
-                f"Regions.splits names {len(self.splits)} images, image_sizes {len(self.image_sizes)}."
+                f"Regions.splits names {len(self.splits)} images, "
+                f"image_sizes {len(self.image_sizes)}."
             )
         if torch.jit.is_tracing():  # sizes are tensors there; comparing them would bake them in
             return
         if sum(self.splits) != len(self):
             raise ValueError(
-                f"Regions.splits {self.splits} sums to {sum(self.splits)}, but there are {len(self)} boxes."
+                f"Regions.splits {self.splits} sums to {sum(self.splits)}, "
+                f"but there are {len(self)} boxes."
             )
         if self.is_key is not None and (
             self.is_key.dtype != torch.bool or self.is_key.shape != self.boxes.shape[:1]
@@ -91,6 +94,4 @@ class Regions:
         """Cuts (N, ...) into B tensors (K_b, ...) that hold the keys only, in their order."""
         if self.is_key is None:
             return self.split(rows)
-        return [
-            r[k] for r, k in zip(self.split(rows), self.split(self.is_key), strict=True)
-        ]
+        return [r[k] for r, k in zip(self.split(rows), self.split(self.is_key), strict=True)]

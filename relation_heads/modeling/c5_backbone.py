@@ -1,8 +1,8 @@
 """The C5 backbone of Hu et al. 2018: a dilated res5, reduced to 256 channels, beside res4.
 
-Released code (`resnet_v1_101_rcnn_attention_...py`): res5 keeps stride 16 through dilation 2, a 1x1 convolution
-("conv_new_1") and a ReLU reduce its 2048 channels to 256 for the box head, and the RPN looks at res4. Detectron2's own
-DC5 models have no reduction and put the RPN on res5.
+Released code (`resnet_v1_101_rcnn_attention_...py`): res5 keeps stride 16 through dilation 2, a 1x1
+convolution ("conv_new_1") and a ReLU reduce its 2048 channels to 256 for the box head, and the RPN
+looks at res4. Detectron2's own DC5 models have no reduction and put the RPN on res5.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ REDUCED_CHANNELS = 256
 
 
 class C5Backbone(Backbone):
-    """(B, 3, H, W) images to {"res4": (B, 1024, H / 16, W / 16), "c5": (B, 256, H / 16, W / 16)}."""
+    """(B, 3, H, W) images to "res4" (B, 1024, H / 16, W / 16) and "c5" (B, 256, H / 16, W / 16)."""
 
     def __init__(self, bottom_up: Backbone) -> None:
         """
@@ -33,7 +33,8 @@ class C5Backbone(Backbone):
         if not {"res4", "res5"} <= shapes.keys() or shapes["res4"].stride != shapes["res5"].stride:
             raise ValueError(
                 "build_resnet_c5_backbone needs MODEL.RESNETS.OUT_FEATURES [res4, res5] and "
-                f"MODEL.RESNETS.RES5_DILATION 2, got {[(k, f'stride {v.stride}') for k, v in shapes.items()]}."
+                "MODEL.RESNETS.RES5_DILATION 2, got strides "
+                f"{ {name: shape.stride for name, shape in shapes.items()} }."
             )
         self.bottom_up = bottom_up
         self.reduce = nn.Conv2d(shapes["res5"].channels, REDUCED_CHANNELS, kernel_size=1)

@@ -1,9 +1,10 @@
-"""A backbone that provably cannot see far: the fair opponent of a relational head on Relational Scenes.
+"""A backbone that provably cannot see far, for fair comparisons on Relational Scenes.
 
-Four 3x3 convolutions with batch normalisation and ReLU, strides 2, 2, 2, 1: one feature map "p3" of stride 8 with a
-receptive field of 3 + 2*2 + 2*4 + 2*8 = 31 pixels. An object 32 pixels away from a box cannot change its features, so
-what a stock head says about the box cannot depend on that object. (GroupNorm, LayerNorm or global pooling would: they
-carry statistics of the whole image into every cell.)
+Four 3x3 convolutions with batch normalisation and ReLU, strides 2, 2, 2, 1: one feature map "p3" of
+stride 8 with a receptive field of 3 + 2*2 + 2*4 + 2*8 = 31 pixels. An object 32 pixels away from a
+box cannot change its features, so what a stock head says about the box cannot depend on that
+object. (GroupNorm, LayerNorm or global pooling would: they carry statistics of the whole image into
+every cell.)
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What a trained detector's regions listened to: relation weights of one image, read from an `ObjectRelation` module."""
+"""What a trained detector's regions listened to: relation weights of one image, read from an
+`ObjectRelation` module."""
 
 from __future__ import annotations
 
@@ -132,9 +133,7 @@ def picture(
                 [n for n, s in zip(seen.detection_labels, shown, strict=True) if s],
                 seen.detections.scores.numpy()[shown],
             ),
-            draw_relations(
-                image, boxes[query], name, boxes, seen.labels, weights, top=top
-            ),
+            draw_relations(image, boxes[query], name, boxes, seen.labels, weights, top=top),
         ],
         ["detections", f"{name} listens to"],
     )

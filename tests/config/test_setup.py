@@ -2,12 +2,13 @@ import pytest
 
 pytest.importorskip("detectron2")
 
-from pathlib import Path  # noqa: E402
+from pathlib import Path
 
-import detectron2  # noqa: E402
-import torch  # noqa: E402
-from detectron2.modeling import build_model  # noqa: E402
-from relation_heads.config import add_relation_heads_config, find_config, get_cfg  # noqa: E402
+import detectron2
+import torch
+from detectron2.modeling import build_model
+
+from relation_heads.config import add_relation_heads_config, find_config, get_cfg
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 AXES = {"heads", "blocks", "data", "schedules"}
@@ -77,5 +78,7 @@ def test_coco_twins_are_detectron2s_own(ours, stock, depth):
 def test_a_config_is_found_by_name_and_a_missing_one_is_named():
     assert Path(find_config("RelationalScenes/faster_rcnn_shallow.yaml")).is_file()
     assert "detectron2" in find_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml")
-    with pytest.raises(FileNotFoundError, match="'none.yaml' was not found; looked for .*none.yaml"):
+    with pytest.raises(
+        FileNotFoundError, match=r"'none.yaml' was not found; looked for .*none.yaml"
+    ):
         find_config("none.yaml")

@@ -1,7 +1,8 @@
-"""The object relation module as nested loops in float64, one equation per line, in the released code's order.
+"""The object relation module as nested loops in float64, one equation per line, in the released
+code's order.
 
-Slow and obvious on purpose: one query, one head, one key at a time; raw features are summed first and projected
-afterwards (the released `linear_out`), and the gate keeps its ReLU.
+Slow and obvious on purpose: one query, one head, one key at a time; raw features are summed first
+and projected afterwards (the released `linear_out`), and the gate keeps its ReLU.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
+
 from relation_heads.layers import ObjectRelation
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from relation_heads.layers import (
     box_embedding,
     pair_embedding,

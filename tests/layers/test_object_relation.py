@@ -1,8 +1,8 @@
 import pytest
 import torch
+
 from relation_heads.layers import ObjectRelation, Regions, regions_embedding
 from relation_heads.layers.object_relation import GEOMETRIES, relation_weights
-
 from tests.layers.reference_object_relation import relate_image
 
 SIZE = (300, 400)
@@ -53,7 +53,9 @@ def test_gradients(geometry):
     module(features, regions).square().sum().backward()
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None, name
-        if name != "key.bias":  # a softmax does not see what is added to all keys: exactly 0 in theory
+        if (
+            name != "key.bias"
+        ):  # a softmax does not see what is added to all keys: exactly 0 in theory
             assert parameter.grad.abs().sum() > 0, name
 
 
@@ -85,7 +87,8 @@ def test_permutation_equivariance(geometry):
 
 
 def test_output_depends_on_the_other_boxes_and_their_features():
-    """A known port weights each region's own value only: its output is f + W_V f, whatever stands around."""
+    """A known port weights each region's own value only: its output is f + W_V f, whatever stands
+    around."""
     module = make()
     boxes, features = random_boxes(5), torch.randn(5, DIM)
     before = module(features, Regions.from_boxes([boxes], [SIZE]))[0]

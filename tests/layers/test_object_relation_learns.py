@@ -1,16 +1,18 @@
 """What each geometry can and cannot learn, on scenes without pixels.
 
-A region's feature is its look (one-hot, noisy) and its box is exact, so that nothing but the relation layer decides:
-`co-occurrence` needs any exchange between regions, `size` the log-size ratio, `direction` the sign of the displacement.
+A region's feature is its look (one-hot, noisy) and its box is exact, so that nothing but the
+relation layer decides: `co-occurrence` needs any exchange between regions, `size` the log-size
+ratio, `direction` the sign of the displacement.
 """
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from relation_heads.data.relational_scenes import CLASS_GROUPS, CLASSES, LOOK_ALIKES, compose_scenes
 from relation_heads.layers import ObjectRelation, Regions
-from torch import nn
 
 MIX = {"co-occurrence": 0.3, "direction": 0.3, "size": 0.3, "rare": 0.1}
 ALIKE = {name: names[0] for names in LOOK_ALIKES for name in names}
@@ -39,7 +41,9 @@ class Net(nn.Module):
 
 
 def batch(scenes, generator):
-    regions = Regions.from_boxes([torch.as_tensor(s.boxes) for s in scenes], [(192, 192)] * len(scenes))
+    regions = Regions.from_boxes(
+        [torch.as_tensor(s.boxes) for s in scenes], [(192, 192)] * len(scenes)
+    )
     classes = torch.cat([torch.as_tensor(s.classes) for s in scenes])
     features = F.one_hot(LOOKS[classes], len(LOOK_NAMES)).float()
     return features + 0.15 * torch.randn(features.shape, generator=generator), regions, classes
@@ -54,7 +58,9 @@ def accuracy_by_group(geometry, num_heads, seed):
     for i in range(ITERATIONS):
         for group in optimizer.param_groups:
             group["lr"] = 0.05 * min(1, (i + 1) / 30) * (1 if i < 0.7 * ITERATIONS else 0.1)
-        x, regions, classes = batch([train[k] for k in rng.integers(len(train), size=BATCH)], generator)
+        x, regions, classes = batch(
+            [train[k] for k in rng.integers(len(train), size=BATCH)], generator
+        )
         loss = F.cross_entropy(net(x, regions), classes)
         optimizer.zero_grad()
         loss.backward()
@@ -64,13 +70,17 @@ def accuracy_by_group(geometry, num_heads, seed):
         x, regions, classes = batch(val, generator)
         correct = (net(x, regions).argmax(1) == classes).float()
     groups = np.array([CLASS_GROUPS[CLASSES[c]] for c in classes.tolist()])
-    return {g: 100 * correct[groups == g].mean().item() for g in ("co-occurrence", "direction", "size")}
+    return {
+        g: 100 * correct[groups == g].mean().item() for g in ("co-occurrence", "direction", "size")
+    }
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_alone_a_region_is_at_chance(seed):
     accuracy = accuracy_by_group(None, 1, seed)
-    assert accuracy["co-occurrence"] < 35 and accuracy["direction"] < 60 and accuracy["size"] < 60, accuracy
+    assert (
+        accuracy["co-occurrence"] < 35 and accuracy["direction"] < 60 and accuracy["size"] < 60
+    ), accuracy
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from relation_heads.layers import Regions
 
 SIZES = [(100, 200), (50, 60), (80, 80)]

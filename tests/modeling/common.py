@@ -8,9 +8,9 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
 from detectron2.utils.events import EventStorage
-from relation_heads import get_cfg
 from torch import nn
 
+from relation_heads import get_cfg
 from tests.helpers import tiny_cfg
 
 NUM_CLASSES = 5
@@ -38,10 +38,9 @@ KEYPOINT = ("MODEL.KEYPOINT_ON", True, "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [8],
 
 
 def config(*opts: Any) -> Any:
-    """The config of a tiny model; relation modules get 4 heads of 8 channels unless `opts` says otherwise."""
-    return tiny_cfg(
-        [], [], NUM_CLASSES, "unused", (*SMALL_RELATION, *opts), base=get_cfg()
-    )
+    """The config of a tiny model; relation modules get 4 heads of 8 channels unless `opts` says
+    otherwise."""
+    return tiny_cfg([], [], NUM_CLASSES, "unused", (*SMALL_RELATION, *opts), base=get_cfg())
 
 
 def build(*opts: Any, settle: bool = True) -> nn.Module:
@@ -49,8 +48,8 @@ def build(*opts: Any, settle: bool = True) -> nn.Module:
 
     Args:
         opts: keys and values.
-        settle: sets the statistics of the batch normalisations from one batch; without it an untrained ResNet
-            overflows in evaluation mode.
+        settle: sets the statistics of the batch normalisations from one batch; without it an
+            untrained ResNet overflows in evaluation mode.
     """
     torch.manual_seed(0)
     model = build_model(config(*opts))
@@ -65,12 +64,17 @@ def build(*opts: Any, settle: bool = True) -> nn.Module:
     return model
 
 
-def batch(sizes: tuple[tuple[int, int], ...] = ((64, 96), (64, 80)), objects: int = 4) -> list[dict]:
-    """Images of noise of the given (height, width), each with `objects` boxes, masks and three keypoints."""
+def batch(
+    sizes: tuple[tuple[int, int], ...] = ((64, 96), (64, 80)), objects: int = 4
+) -> list[dict]:
+    """Images of noise of the given (height, width), each with `objects` boxes, masks and three
+    keypoints."""
     generator = torch.Generator().manual_seed(1)
     inputs = []
     for height, width in sizes:
-        corners = torch.rand(objects, 2, 2, generator=generator) * torch.tensor([width - 8.0, height - 8.0])
+        corners = torch.rand(objects, 2, 2, generator=generator) * torch.tensor(
+            [width - 8.0, height - 8.0]
+        )
         boxes = torch.cat([corners.amin(1), corners.amax(1) + 8], dim=1)
         instances = Instances((height, width))
         instances.gt_boxes = Boxes(boxes)
@@ -78,7 +82,9 @@ def batch(sizes: tuple[tuple[int, int], ...] = ((64, 96), (64, 80)), objects: in
         instances.gt_masks = BitMasks(torch.ones(objects, height, width).bool())
         centers = (boxes[:, :2] + boxes[:, 2:]) / 2
         points = centers[:, None].repeat(1, 3, 1)
-        instances.gt_keypoints = Keypoints(torch.cat([points, torch.full((objects, 3, 1), 2.0)], dim=2))
+        instances.gt_keypoints = Keypoints(
+            torch.cat([points, torch.full((objects, 3, 1), 2.0)], dim=2)
+        )
         image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
         inputs.append({"image": image, "instances": instances, "height": height, "width": width})
     return inputs

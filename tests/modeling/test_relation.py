@@ -2,14 +2,14 @@ import pytest
 
 pytest.importorskip("detectron2")
 
-import torch  # noqa: E402
-from detectron2.export import TracingAdapter  # noqa: E402
-from detectron2.modeling import build_model  # noqa: E402
-from detectron2.modeling.roi_heads import build_box_head  # noqa: E402
-from detectron2.layers import ShapeSpec  # noqa: E402
-from detectron2.structures import Boxes, Instances  # noqa: E402
+import torch
+from detectron2.export import TracingAdapter
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_model
+from detectron2.modeling.roi_heads import build_box_head
+from detectron2.structures import Boxes, Instances
 
-from tests.modeling.common import (  # noqa: E402
+from tests.modeling.common import (
     C4,
     C4_RELATION,
     KEYPOINT,
@@ -149,7 +149,8 @@ def test_the_loss_sees_the_sample_that_detectron2_would_draw():
             labelled = heads.label_and_sample_proposals(proposals, targets)
             sample[sampling, "log"] = {k: v[0] for k, v in storage.latest().items()}
         sample[sampling] = [
-            sorted(map(tuple, p[p.gt_classes >= 0].proposal_boxes.tensor.tolist())) for p in labelled
+            sorted(map(tuple, p[p.gt_classes >= 0].proposal_boxes.tensor.tolist()))
+            for p in labelled
         ]
     assert sample["loss"] == sample["regions"]
     assert sample["loss", "log"] == sample["regions", "log"]
@@ -173,7 +174,8 @@ def test_detections_depend_on_the_other_proposals(ours):
 
 @relational
 def test_batch_equals_image_by_image(ours):
-    # From the features on: convolutions of a batch and of one image already differ in the last bits.
+    # From the features on: convolutions of a batch and of one image already differ in the last
+    # bits.
     model = build(*ours).eval()
     features = model.backbone(model.preprocess_image(batch(((64, 96), (64, 96)))).tensor)
     proposals, _ = proposals_and_targets(model)
@@ -281,8 +283,14 @@ def test_traced_model_equals_eager_at_two_sizes(ours, geometry):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("MODEL.RELATION.GEOMETRY", "polar"), "MODEL.RELATION.GEOMETRY must be one of none, unary"),
-        (("MODEL.RELATION.SAMPLING", "some"), "MODEL.RELATION.SAMPLING must be one of loss, regions, off"),
+        (
+            ("MODEL.RELATION.GEOMETRY", "polar"),
+            "MODEL.RELATION.GEOMETRY must be one of none, unary",
+        ),
+        (
+            ("MODEL.RELATION.SAMPLING", "some"),
+            "MODEL.RELATION.SAMPLING must be one of loss, regions, off",
+        ),
         (("MODEL.RELATION.NUM_HEADS", 5), "NUM_HEADS 5 must divide the 64 channels"),
         (("MODEL.RELATION.NUM_RELATIONS", [1]), r"two numbers \[r1, r2\] >= 0, got \[1\]"),
         (("MODEL.ROI_BOX_HEAD.NUM_FC", 1), r"needs MODEL.ROI_BOX_HEAD.NUM_FC >= 2, got 1"),
@@ -296,7 +304,7 @@ def test_wrong_options_are_named_at_build_time(options, message):
 
 def test_stock_heads_cannot_call_the_relation_head():
     model = build("MODEL.ROI_BOX_HEAD.NAME", "RelationBoxHead", settle=False)
-    with pytest.raises(ValueError, match="set MODEL.ROI_HEADS.NAME to RelationROIHeads"):
+    with pytest.raises(ValueError, match=r"set MODEL.ROI_HEADS.NAME to RelationROIHeads"):
         losses(model)
 
 

@@ -4,20 +4,21 @@ import pytest
 
 pytest.importorskip("detectron2")
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from detectron2.layers import ShapeSpec  # noqa: E402
-from detectron2.modeling import build_model  # noqa: E402
-from detectron2.structures import Boxes, Instances  # noqa: E402
-from relation_heads.config import find_config, get_cfg  # noqa: E402
-from relation_heads.data.relational_scenes import (  # noqa: E402
+import numpy as np
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+
+from relation_heads.config import find_config, get_cfg
+from relation_heads.data.relational_scenes import (
     CLASS_GROUPS,
     CLASSES,
     compose_scene,
     render,
     swap_partner,
 )
-from relation_heads.modeling import ShallowBackbone  # noqa: E402
+from relation_heads.modeling import ShallowBackbone
 
 RECEPTIVE_FIELD = 31
 
@@ -64,7 +65,8 @@ def class_logits(model, scene):
 
 
 def largest_change(model, min_gap, scenes=12):
-    """What swapping the partner does to the logits of the objects that depend on it, over some scenes."""
+    """What swapping the partner does to the logits of the objects that depend on it, over some
+    scenes."""
     rng = np.random.default_rng(0)
     changes = []
     for _ in range(scenes):
@@ -74,7 +76,9 @@ def largest_change(model, min_gap, scenes=12):
         other = "moon" if partner != "moon" else "sun"
         dependent = torch.tensor([g == "co-occurrence" for g in groups])
         before, after = (class_logits(model, s) for s in (scene, swap_partner(scene, other)))
-        assert not torch.equal(before[~dependent], after[~dependent])  # the partner itself did change
+        assert not torch.equal(
+            before[~dependent], after[~dependent]
+        )  # the partner itself did change
         changes.append((before - after)[dependent].abs().max().item())
     return max(changes)
 

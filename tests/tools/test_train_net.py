@@ -2,17 +2,17 @@ import pytest
 
 pytest.importorskip("detectron2")
 
-import importlib.util  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import subprocess  # noqa: E402
-import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
-import detectron2  # noqa: E402
-from relation_heads.config.setup import argument_parser  # noqa: E402
+import detectron2
 
-from tests.helpers import tiny_cfg, tiny_coco, unregister  # noqa: E402
+from relation_heads.config.setup import argument_parser
+from tests.helpers import tiny_cfg, tiny_coco, unregister
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,7 +26,8 @@ def load_tool(name):
 
 @pytest.fixture
 def tiny(tmp_path):
-    """Arguments of a tiny training on a COCO-format folder that is registered by flags, and where it writes."""
+    """Arguments of a tiny training on a COCO-format folder that is registered by flags, and where
+    it writes."""
     coco = tiny_coco(tmp_path)
     base = tmp_path / "tiny.yaml"
     base.write_text(tiny_cfg(["flagged"], ["flagged"], 3, tmp_path / "out").dump())
@@ -47,7 +48,9 @@ def test_trains_resumes_and_evaluates(tiny):
     main(parse([*arguments, *RELATION]))
     assert "RelationBoxHead" in (output / "log.txt").read_text()
     results = main(
-        parse([*arguments, "--eval-only", *RELATION, "MODEL.WEIGHTS", str(output / "model_final.pth")])
+        parse(
+            [*arguments, "--eval-only", *RELATION, "MODEL.WEIGHTS", str(output / "model_final.pth")]
+        )
     )
     assert {"AP", "AP50"} <= results["bbox"].keys()
     main(parse([*arguments, "--resume", *RELATION, "SOLVER.MAX_ITER", "3"]))
@@ -61,8 +64,18 @@ def test_an_untrained_head_is_not_evaluated(tiny):
     main = load_tool("train_net").main
     parse = argument_parser().parse_args
     main(parse(arguments))  # the stock twin
-    with pytest.raises(ValueError, match="lacks 16 tensors of this model.*roi_heads.box_head"):
-        main(parse([*arguments, "--eval-only", *RELATION, "MODEL.WEIGHTS", str(output / "model_final.pth")]))
+    with pytest.raises(ValueError, match=r"lacks 16 tensors of this model.*roi_heads.box_head"):
+        main(
+            parse(
+                [
+                    *arguments,
+                    "--eval-only",
+                    *RELATION,
+                    "MODEL.WEIGHTS",
+                    str(output / "model_final.pth"),
+                ]
+            )
+        )
 
 
 def run_tool(path, arguments, **environment):
@@ -91,7 +104,8 @@ def test_a_wrong_config_ends_in_one_sentence(tiny, change, message):
 
 
 def test_detectron2s_own_tool_trains_our_head(tiny, tmp_path):
-    """Unmodified `tools/train_net.py` of Detectron2, through DETECTRON2_ENV_MODULE and RELATION_HEADS_DATASETS."""
+    """Unmodified `tools/train_net.py` of Detectron2, through DETECTRON2_ENV_MODULE and
+    RELATION_HEADS_DATASETS."""
     stock_tool = Path(detectron2.__file__).parents[1] / "tools" / "train_net.py"
     if not stock_tool.is_file():
         pytest.skip("this installation has no tools/train_net.py beside the package")

@@ -2,15 +2,15 @@ import pytest
 
 pytest.importorskip("detectron2")
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from detectron2.modeling import build_model  # noqa: E402
-from relation_heads.config import find_config, get_cfg  # noqa: E402
-from relation_heads.data.relational_scenes import CLASSES, compose_scenes, render  # noqa: E402
-from relation_heads.visualization.inspect import inspect_image, picture, relation_modules  # noqa: E402
+import cv2
+import numpy as np
+import torch
+from detectron2.modeling import build_model
 
-from tests.tools.test_train_net import load_tool  # noqa: E402
+from relation_heads.config import find_config, get_cfg
+from relation_heads.data.relational_scenes import CLASSES, compose_scenes, render
+from relation_heads.visualization.inspect import inspect_image, picture, relation_modules
+from tests.tools.test_train_net import load_tool
 
 CONFIG = "RelationalScenes/faster_rcnn_shallow_relation.yaml"
 
@@ -35,7 +35,8 @@ def test_weights_belong_to_the_proposals_that_became_detections(model):
     np.testing.assert_allclose(seen.weights.sum(-1), 1, rtol=1e-5)
     assert len(seen.detections) == len(seen.queries) == len(seen.detection_labels) > 0
     assert len(seen.labels) == regions
-    # An untrained box regression moves a proposal little: a detection lies on the region it is said to come from.
+    # An untrained box regression moves a proposal little: a detection lies on the region it is said
+    # to come from.
     found = seen.detections.pred_boxes.tensor.numpy()
     assert np.abs(found - seen.boxes[seen.queries]).max() < 8
 
@@ -48,7 +49,9 @@ def test_modules_are_chosen_by_name(model):
     last = inspect_image(model, image(), CLASSES)
     first = inspect_image(model, image(), CLASSES, "roi_heads.box_head.relation1.0")
     assert np.abs(first.weights - last.weights).max() > 1e-4
-    with pytest.raises(ValueError, match="no relation module 'nobody'; it has: roi_heads.box_head"):
+    with pytest.raises(
+        ValueError, match=r"no relation module 'nobody'; it has: roi_heads.box_head"
+    ):
         inspect_image(model, image(), CLASSES, "nobody")
 
 
@@ -73,6 +76,13 @@ def test_the_tool_writes_pictures_of_given_images(model, tmp_path):
 
 def test_a_stock_model_has_nothing_to_draw(tmp_path):
     tool = load_tool("visualize_relations")
-    arguments = ["--config-file", "RelationalScenes/faster_rcnn_shallow.yaml", "--output", str(tmp_path)]
-    with pytest.raises(SystemExit, match="has no relation module: MODEL.ROI_HEADS.NAME is StandardROIHeads"):
+    arguments = [
+        "--config-file",
+        "RelationalScenes/faster_rcnn_shallow.yaml",
+        "--output",
+        str(tmp_path),
+    ]
+    with pytest.raises(
+        SystemExit, match=r"has no relation module: MODEL.ROI_HEADS.NAME is StandardROIHeads"
+    ):
         tool.main(tool.parse_args(arguments))

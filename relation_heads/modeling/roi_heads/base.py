@@ -1,10 +1,12 @@
 """What every relational ROI head needs: regions from proposals, and which of them train.
 
-Detectron2's heads see one pooled region at a time. A relational head sees all regions of an image at once, so three
-things change: it must know the boxes and where an image ends (`regions_of`), proposals that are not in the loss
-should still be there to relate to (`RegionSampling`), and rows without a label leave before the loss (`labelled`).
+Detectron2's heads see one pooled region at a time. A relational head sees all regions of an image
+at once, so three things change: it must know the boxes and where an image ends (`regions_of`),
+proposals that are not in the loss should still be there to relate to (`RegionSampling`), and rows
+without a label leave before the loss (`labelled`).
 
-Detectron2's convention: `gt_classes` is in [0, K) for objects, K for background, -1 for regions outside the loss.
+Detectron2's convention: `gt_classes` is in [0, K) for objects, K for background, -1 for regions
+outside the loss.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ SAMPLINGS: tuple[str, ...] = get_args(Sampling)
 
 
 def regions_of(proposals: list[Instances]) -> Regions:
-    """The `Regions` of a batch of proposals; a field `is_key`, where there is one, says which may answer."""
+    """The `Regions` of a batch of proposals, with their field `is_key` where they have one."""
     return Regions.from_boxes(
         [p.proposal_boxes.tensor for p in proposals],
         [p.image_size for p in proposals],
@@ -53,8 +55,9 @@ def _with_is_key(instances: list[Instances], value: bool) -> list[Instances]:
 class RegionSampling:
     """Mix-in for `ROIHeads`: which regions are keys, and which are in the loss.
 
-    `sampling` "regions" is Detectron2's: the head sees a random sample, in random order. With "loss" and "off" it sees
-    every proposal; rows outside the loss are labelled -1, which the mask and keypoint branches already pass over.
+    `sampling` "regions" is Detectron2's: the head sees a random sample, in random order. With
+    "loss" and "off" it sees every proposal, in order; rows outside the loss are labelled -1, which
+    the mask and keypoint branches already pass over.
     """
 
     sampling: Sampling
@@ -71,7 +74,7 @@ class RegionSampling:
     def _sample_proposals(
         self, matched_idxs: Tensor, matched_labels: Tensor, gt_classes: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """All regions in their order, labelled -1 outside the sample (see `ROIHeads._sample_proposals`)."""
+        """See `ROIHeads._sample_proposals`; here all regions, labelled -1 outside the sample."""
         sampled, classes = super()._sample_proposals(matched_idxs, matched_labels, gt_classes)
         if self.sampling == "regions":
             return sampled, classes
@@ -83,7 +86,7 @@ class RegionSampling:
     def label_and_sample_proposals(
         self, proposals: list[Instances], targets: list[Instances]
     ) -> list[Instances]:
-        """`ROIHeads.label_and_sample_proposals`, with the field `is_key` unless ground truth may answer as well."""
+        """See `ROIHeads`; adds a field `is_key`, unless ground truth may answer as well."""
         if self.proposal_append_gt and not self.gt_as_keys:
             proposals, targets = _with_is_key(proposals, True), _with_is_key(targets, False)
         with EventStorage():  # the inherited counts would take -1 for foreground
@@ -98,12 +101,12 @@ class RegionSampling:
 
 
 class RelationalROIHeads(RegionSampling, StandardROIHeads):
-    """`StandardROIHeads` whose box head is called with the regions: pool, embed and relate, predict."""
+    """`StandardROIHeads` whose box head is called with (pooled features, regions)."""
 
     def _forward_box(
         self, features: dict[str, Tensor], proposals: list[Instances]
     ) -> dict[str, Tensor] | list[Instances]:
-        """See `StandardROIHeads._forward_box`. In training `proposals` is reduced, in place, to those in the loss."""
+        """See `StandardROIHeads`. In training `proposals` shrinks in place to those in the loss."""
         x = self.box_pooler(
             [features[f] for f in self.box_in_features], [p.proposal_boxes for p in proposals]
         )  # (N, C, h, w)

@@ -1,15 +1,17 @@
-"""Object relation modules inside Faster / Mask R-CNN (Hu et al., CVPR 2018, eq. 10); the maths is `layers.object_relation`.
+"""Object relation modules in the box head (Hu et al., CVPR 2018, eq. 10).
 
-FPN, DC5:   pool -> fc1 -> {+ relation}^r1 -> ReLU -> fc2 -> {+ relation}^r2 -> ReLU -> class scores, box deltas
-C4:         pool -> res5 -> mean -> {+ relation}^r1 -> ReLU -> {+ relation}^r2 -> ReLU -> class scores, box deltas
+FPN, DC5:   pool -> fc1 -> {+ relation}^r1 -> ReLU -> fc2 -> {+ relation}^r2 -> ReLU -> predictor
+C4:         pool -> res5 -> mean -> {+ relation}^r1 -> ReLU -> {+ relation}^r2 -> ReLU -> predictor
 
-The paper defines r > 1 without saying where its ReLU goes; here r modules follow one another, each with its residual,
-and the ReLU comes once after them. With r1 = r2 = 0 both heads are Detectron2's own, bit for bit.
+The maths is `layers.object_relation`; shapes: N regions of all images, D channels.
+The paper defines r > 1 without saying where its ReLU goes; here r modules follow one another, each
+with its residual, and the ReLU comes once after them. With r1 = r2 = 0 both heads are Detectron2's
+own, bit for bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -59,12 +61,12 @@ def _relation_config(cfg: CfgNode) -> CfgNode:
 
 
 def _build_relations(cfg: CfgNode, dim: int) -> list[nn.ModuleList]:
-    """The modules after the first and the second stage of the box features, both of `dim` channels."""
+    """r1 modules and r2 modules, all for features of `dim` channels."""
     node = _relation_config(cfg)
     if any(node.NUM_RELATIONS) and (node.NUM_HEADS < 1 or dim % node.NUM_HEADS):
         raise ValueError(
-            f"MODEL.RELATION.NUM_HEADS {node.NUM_HEADS} must divide the {dim} channels of the box features "
-            "(MODEL.ROI_BOX_HEAD.FC_DIM, or the width of res5 in a C4 model)."
+            f"MODEL.RELATION.NUM_HEADS {node.NUM_HEADS} must divide the {dim} channels of the box "
+            "features (MODEL.ROI_BOX_HEAD.FC_DIM, or the width of res5 in a C4 model)."
         )
     return [
         nn.ModuleList(
@@ -91,9 +93,10 @@ def _shared_embedding(relations: Sequence[nn.ModuleList], regions: Regions) -> l
 
 @ROI_BOX_HEAD_REGISTRY.register()
 class RelationBoxHead(FastRCNNConvFCHead):
-    """`FastRCNNConvFCHead` with relation modules between a fc and its ReLU; stock parameter names are kept.
+    """`FastRCNNConvFCHead` with relation modules between a fc and its ReLU.
 
-    New parameters: `relation1.*` after `fc1`, `relation2.*` after `fc2`. Called by `RelationROIHeads`.
+    Stock parameters keep their names; new ones are `relation1.*` after `fc1`, `relation2.*` after
+    `fc2`. Called by `RelationROIHeads`.
     """
 
     @configurable
@@ -103,15 +106,15 @@ class RelationBoxHead(FastRCNNConvFCHead):
         """
         Args:
             input_shape: of the pooled features (C, h, w).
-            relations: for fc k = 1, 2, ... the modules that follow it, each called `module(x, regions, embedding)`.
+            relations: the modules after fc1 and those after fc2, called (x, regions, embedding).
             kwargs: see `FastRCNNConvFCHead`.
         """
         super().__init__(input_shape, **kwargs)
         needed = max((k for k, stage in enumerate(relations, 1) if len(stage)), default=0)
         if needed > len(self.fcs):
             raise ValueError(
-                f"MODEL.RELATION.NUM_RELATIONS {[len(r) for r in relations]} needs MODEL.ROI_BOX_HEAD.NUM_FC >= "
-                f"{needed}, got {len(self.fcs)}."
+                f"MODEL.RELATION.NUM_RELATIONS {[len(r) for r in relations]} needs "
+                f"MODEL.ROI_BOX_HEAD.NUM_FC >= {needed}, got {len(self.fcs)}."
             )
         for k, stage in enumerate(relations, 1):
             self.add_module(f"relation{k}", stage)
@@ -137,8 +140,8 @@ class RelationBoxHead(FastRCNNConvFCHead):
         """
         if regions is None:
             raise ValueError(
-                "RelationBoxHead was called without regions: set MODEL.ROI_HEADS.NAME to RelationROIHeads, "
-                "which calls it with them."
+                "RelationBoxHead was called without regions: set MODEL.ROI_HEADS.NAME to "
+                "RelationROIHeads, which calls it with them."
             )
         for conv in self.conv_norm_relus:
             x = conv(x)
@@ -154,17 +157,18 @@ class RelationBoxHead(FastRCNNConvFCHead):
 
 @ROI_HEADS_REGISTRY.register()
 class RelationROIHeads(RelationalROIHeads):
-    """`StandardROIHeads` (FPN, DC5) with `RelationBoxHead`; mask and keypoint branches are the stock ones.
+    """`StandardROIHeads` (FPN, DC5) with `RelationBoxHead`.
 
-    `MODEL.ROI_HEADS.NAME RelationROIHeads` on any stock config is enough.
+    `MODEL.ROI_HEADS.NAME RelationROIHeads` on any stock config is enough; mask and keypoint
+    branches are the stock ones.
     """
 
     @configurable
     def __init__(self, *, sampling: str = "loss", gt_as_keys: bool = False, **kwargs: Any) -> None:
         """
         Args:
-            sampling, gt_as_keys: see `MODEL.RELATION.SAMPLING`, `.GT_AS_KEYS`. Without relation modules the sampling
-                is Detectron2's, since no other region is looked at.
+            sampling, gt_as_keys: see `MODEL.RELATION.SAMPLING`, `.GT_AS_KEYS`. Without relation
+                modules the sampling is Detectron2's, since no other region is looked at.
             kwargs: see `StandardROIHeads`; `box_head` is called with (features, regions).
         """
         super().__init__(**kwargs)
@@ -185,8 +189,8 @@ class RelationROIHeads(RelationalROIHeads):
         name = cfg.MODEL.ROI_BOX_HEAD.NAME
         if name not in ("", "FastRCNNConvFCHead", "RelationBoxHead"):
             raise ValueError(
-                "RelationROIHeads puts relation modules into FastRCNNConvFCHead: MODEL.ROI_BOX_HEAD.NAME must be "
-                f"that or RelationBoxHead, got {name!r}."
+                "RelationROIHeads puts relation modules into FastRCNNConvFCHead: "
+                f"MODEL.ROI_BOX_HEAD.NAME must be that or RelationBoxHead, got {name!r}."
             )
         cfg = cfg.clone()
         cfg.defrost()
@@ -196,7 +200,7 @@ class RelationROIHeads(RelationalROIHeads):
 
 @ROI_HEADS_REGISTRY.register()
 class Res5RelationROIHeads(RegionSampling, Res5ROIHeads):
-    """`Res5ROIHeads` (C4) with relation modules on the pooled res5 features. New parameters: `relation1.*`, `relation2.*`."""
+    """`Res5ROIHeads` (C4) with relation modules, `relation1.*`, `relation2.*`, on pooled res5."""
 
     @configurable
     def __init__(
@@ -209,7 +213,7 @@ class Res5RelationROIHeads(RegionSampling, Res5ROIHeads):
     ) -> None:
         """
         Args:
-            relations: two stages of modules, each called `module(x, regions, embedding)`.
+            relations: the modules of both stages, called (x, regions, embedding).
             sampling, gt_as_keys: as in `RelationROIHeads`.
             kwargs: see `Res5ROIHeads`.
         """
@@ -236,7 +240,7 @@ class Res5RelationROIHeads(RegionSampling, Res5ROIHeads):
         for stage in stages:
             for module in stage:
                 x = module(x, regions, embedding)
-            x = torch.relu(x)  # changes nothing where no module stands: means of ReLUs are not negative
+            x = torch.relu(x)  # without a module it changes nothing: means of ReLUs are >= 0
         return x
 
     def forward(
@@ -246,7 +250,7 @@ class Res5RelationROIHeads(RegionSampling, Res5ROIHeads):
         proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """See `Res5ROIHeads.forward`, whose only difference is `_relate` (and rows that leave before the loss)."""
+        """See `Res5ROIHeads.forward`; new are `_relate`, and rows that leave before the loss."""
         if self.training:
             proposals = self.label_and_sample_proposals(proposals, targets)
         maps = self._shared_roi_transform(
