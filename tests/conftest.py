@@ -28,7 +28,7 @@ _CACHE = tempfile.TemporaryDirectory(prefix="relation_heads_tests_", ignore_clea
 for _name in ("FVCORE_CACHE", "TORCH_HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME"):
     os.environ[_name] = os.path.join(_CACHE.name, _name.lower())
 # What the developer set for their own runs must not reach the tests.
-for _name in ("DETECTRON2_DATASETS", "DETECTRON2_ENV_MODULE"):
+for _name in ("DETECTRON2_DATASETS", "DETECTRON2_ENV_MODULE", "RELATION_HEADS_DATASETS"):
     os.environ.pop(_name, None)
 
 torch.set_num_threads(1)

@@ -191,7 +191,7 @@ def draw_relations(
     canvas[:] = canvas * 0.4  # dimmed, but for the boxes
     for x1, y1, x2, y2 in corners:
         canvas[y1:y2, x1:x2] = image[y1:y2, x1:x2]
-    for i in range(len(lines), 0, -1):  # the strongest on top
+    for i in range(1, len(corners)):  # thin lines over thick ones, where they would vanish
         _outline(canvas, corners[i], KEY_COLOR)
         _draw_line(canvas, corners[0], corners[i], lines[i - 1][1] / lines[0][1])
     _outline(canvas, corners[0], QUERY_COLOR, width=2)

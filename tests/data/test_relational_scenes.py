@@ -16,28 +16,24 @@ import pytest
 
 from relation_heads.data import relational_scenes as rs
 
-Box = np.ndarray
-
 
 def names_of(scene: rs.Scene) -> list[str]:
     return [rs.CLASSES[label] for label in scene.classes]
 
 
-def gap(a: Box, b: Box) -> float:
-    """Chebyshev distance between box edges, one coordinate at a time."""
-    apart_x = max(a[0] - b[2], b[0] - a[2])
-    apart_y = max(a[1] - b[3], b[1] - a[3])
-    return float(max(apart_x, apart_y))
+def gap(a: np.ndarray, b: np.ndarray) -> float:
+    """Chebyshev distance between box edges."""
+    return float(max(*(a[:2] - b[2:]), *(b[:2] - a[2:])))
 
 
-def iou(a: Box, b: Box) -> float:
+def iou(a: np.ndarray, b: np.ndarray) -> float:
     grid = np.zeros((2, 192, 192), bool)
     for mask, (x0, y0, x1, y1) in zip(grid, (a.astype(int), b.astype(int)), strict=True):
         mask[y0:y1, x0:x1] = True
     return float((grid[0] & grid[1]).sum() / (grid[0] | grid[1]).sum())
 
 
-def pairs(scene: rs.Scene) -> list[tuple[str, Box, Box]]:
+def pairs(scene: rs.Scene) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """(class, box, box of its partner) of all objects whose partner is in the scene."""
     where = {name: box for name, box in zip(names_of(scene), scene.boxes, strict=True)}
     return [
@@ -52,22 +48,12 @@ def scenes() -> list[rs.Scene]:
     return rs.compose_scenes(600, seed=11)
 
 
-# ---- classes ----
-
-
 def test_every_class_has_a_group_and_every_group_a_class():
     assert len(set(rs.CLASSES)) == 22
     assert tuple(rs.CLASS_GROUPS) == rs.CLASSES
     assert set(rs.CLASS_GROUPS.values()) == set(rs.GROUPS)
     assert set(rs.MIX) == set(rs.GROUPS) - {"partner"}
     assert sum(rs.MIX.values()) == pytest.approx(1)
-
-
-def test_classes_look_alike_exactly_where_a_partner_decides():
-    assert {name for names in rs.LOOK_ALIKES for name in names} == set(rs.DEPENDENCIES)
-    for names in rs.LOOK_ALIKES:
-        assert len({rs.CLASS_GROUPS[name] for name in names}) == 1
-        assert len({rs.DEPENDENCIES[name] for name in names}) == len(names)
 
 
 def test_class_graph_is_json_and_names_only_known_things():
@@ -205,9 +191,8 @@ def best_guess(values: np.ndarray, answers: np.ndarray, bins: int = 16) -> float
 @pytest.fixture(scope="module")
 def ambiguous() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Per group: (N, 8) box and partner's box, (N,) whether the class is the second of its pair."""
-    mix = {"direction": 1, "size": 1}
     found: dict[str, list] = {"direction": [], "size": []}
-    for scene in rs.compose_scenes(4000, seed=21, mix=mix):
+    for scene in rs.compose_scenes(4000, seed=21, mix={"direction": 1, "size": 1}):
         for name, box, partner in pairs(scene):
             answer = name in ("right_of_pole", "larger_than_castle")
             found[scene.group].append([*box, *partner, answer])
@@ -243,45 +228,12 @@ def test_object_and_partner_together_do(ambiguous):
 # ---- pixels ----
 
 
-@pytest.mark.parametrize("names", rs.LOOK_ALIKES, ids=lambda names: names[0])
-def test_look_alikes_are_drawn_alike(names):
-    labels = [rs.CLASSES.index(name) for name in names]
-    scene = rs.compose_scene(np.random.default_rng(1), rs.CLASS_GROUPS[names[0]])
-    assert set(scene.classes) & set(labels)
-    image = rs.render(scene)
-    for label in labels:
-        classes = np.where(np.isin(scene.classes, labels), label, scene.classes)
-        other = rs.Scene(scene.boxes, classes, scene.group, scene.seed, scene.size)
-        np.testing.assert_array_equal(rs.render(other), image)
-
-
-def test_classes_of_different_looks_are_drawn_differently():
-    first_of_look = {names[0]: names for names in rs.LOOK_ALIKES}
-    hidden = {name for names in first_of_look.values() for name in names[1:]}
-    images = set()
-    for label, name in enumerate(rs.CLASSES):
-        if name not in hidden:
-            scene = rs.Scene(np.array([[4, 4, 24, 24]]), np.array([label]), "plain", 0, 28)
-            images.add(rs.render(scene).tobytes())
-    assert len(images) == len(rs.CLASSES) - len(hidden)
-
-
-def test_every_object_fills_its_box():
-    for label in range(len(rs.CLASSES)):
-        box = np.array([[10, 12, 30, 36]], np.float32)
-        with_object = rs.render(rs.Scene(box, np.array([label]), "plain", 7, 48))
-        without = rs.render(rs.Scene(box[:0], np.zeros(0, np.int64), "plain", 7, 48))
-        y, x = np.nonzero((with_object != without).any(axis=2))
-        assert (x.min(), y.min(), x.max() + 1, y.max() + 1) == (10, 12, 30, 36)
-
-
 def test_swapping_the_partner_touches_only_its_pixels(scenes):
     with_partner = [scene for scene in scenes if pairs(scene)][:25]
     for scene in with_partner:
-        (index,) = [
-            i for i, name in enumerate(names_of(scene)) if rs.CLASS_GROUPS[name] == "partner"
-        ]
-        new = "moon" if names_of(scene)[index] != "moon" else "sun"
+        names = names_of(scene)
+        (index,) = [i for i, name in enumerate(names) if rs.CLASS_GROUPS[name] == "partner"]
+        new = "moon" if names[index] != "moon" else "sun"
         swapped = rs.swap_partner(scene, new)
         assert names_of(swapped)[index] == new
         assert np.array_equal(np.delete(swapped.classes, index), np.delete(scene.classes, index))
@@ -351,8 +303,7 @@ def test_data_set_is_written_once_and_always_the_same(tmp_path):
     assert contents(tmp_path / "a") == written
 
     annotations = json.loads(written["annotations/val.json"])
-    info = annotations["info"]
-    assert (info["version"], info["seed"], info["split"]) == (rs.VERSION, 3, "val")
+    assert {"version": rs.VERSION, "seed": 3}.items() <= annotations["info"].items()
     scenes = rs.compose_scenes(4, rs.split_seed(3, "val"))
     for image, scene in zip(annotations["images"], scenes, strict=True):
         pixels = cv2.imread(str(tmp_path / "a" / "val" / image["file_name"]))
@@ -375,10 +326,11 @@ def test_other_arguments_replace_a_data_set_and_strangers_are_kept(tmp_path):
     assert rs.write_dataset(tmp_path, num_train=2, num_val=1, seed=1)
     assert rs.write_dataset(tmp_path, num_train=2, num_val=1, seed=1, mix={"rare": 1})
     stranger = tmp_path / "annotations" / "val.json"
-    stranger.write_text('{"info": {"description": "another data set"}}')
-    with pytest.raises(FileExistsError, match="is not of Relational Scenes"):
-        rs.write_dataset(tmp_path, num_train=3, num_val=1)
-    assert "another" in stranger.read_text()
+    for text in ('{"info": {"description": "another"}}', '{"info": "another"}', "another"):
+        stranger.write_text(text)
+        with pytest.raises(FileExistsError, match="is not of Relational Scenes"):
+            rs.write_dataset(tmp_path, num_train=3, num_val=1)
+        assert stranger.read_text() == text
 
 
 def test_command_line(tmp_path, monkeypatch, capsys):

@@ -1,12 +1,10 @@
-"""`RelationTrainer` trains, evaluates, resumes, and does so on several processes of a CPU."""
+"""`RelationTrainer` trains, evaluates and resumes."""
 
 from __future__ import annotations
 
 import logging
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -135,17 +133,3 @@ def test_a_data_set_without_an_evaluator_is_passed_over_aloud(trained, cfg, tmp_
 
 def test_detectron2_is_left_as_it_was(trained):
     assert defaults.create_ddp_model.__module__ == "detectron2.engine.defaults"
-
-
-def test_two_processes_on_a_cpu(tmp_path):
-    """One of them has no object in its images; both end with the same gradients and parameters."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.engine.two_processes", str(tmp_path)],
-        cwd=Path(__file__).resolve().parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("equal parameters after 2 steps") == 2

@@ -177,6 +177,16 @@ def test_bfloat16_autocast_stays_close(geometry):
     assert (out - expected).norm() / expected.norm() < 0.02
 
 
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_float32_is_close_to_float64(geometry):
+    module, features, regions = make(geometry), torch.randn(12, DIM), make_regions((12,))
+    wide = Regions(regions.boxes.double(), regions.splits, regions.image_sizes)
+    single = module(features, regions)
+    torch.testing.assert_close(
+        single, module.double()(features.double(), wide).float(), rtol=1e-3, atol=1e-4
+    )
+
+
 def test_geometry_is_float32_under_autocast():
     """Equal appearance leaves the gate alone to decide; its phases would be noise in bfloat16."""
     module, regions = make("relation"), make_regions((12,))

@@ -141,16 +141,23 @@ def test_the_loss_sees_the_sample_that_detectron2_would_draw():
     sample = {}
     for sampling in ("regions", "loss"):
         heads = build(*RELATION, "MODEL.RELATION.SAMPLING", sampling).roi_heads
-        proposals, targets = proposals_and_targets(heads)
+        proposals, targets = proposals_and_targets(heads, count=60)  # more than the 32 sampled
         torch.manual_seed(4)
         from detectron2.utils.events import EventStorage
 
         with EventStorage() as storage:
             labelled = heads.label_and_sample_proposals(proposals, targets)
             sample[sampling, "log"] = {k: v[0] for k, v in storage.latest().items()}
+        kept = [p[p.gt_classes >= 0] for p in labelled]
+        assert [len(p) for p in kept] == [32, 32]
         sample[sampling] = [
-            sorted(map(tuple, p[p.gt_classes >= 0].proposal_boxes.tensor.tolist()))
-            for p in labelled
+            sorted(
+                (*box, k)
+                for box, k in zip(
+                    p.proposal_boxes.tensor.tolist(), p.gt_classes.tolist(), strict=True
+                )
+            )
+            for p in kept
         ]
     assert sample["loss"] == sample["regions"]
     assert sample["loss", "log"] == sample["regions", "log"]

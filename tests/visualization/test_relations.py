@@ -165,7 +165,7 @@ def test_detections_outline_the_box_in_the_colour_of_the_class(written: Written)
 
 
 def test_detections_put_labels_where_all_can_be_read(written: Written):
-    boxes = [[100, 100, 160, 160], [105, 105, 165, 165], [110, 110, 170, 170], [120, 90, 150, 150]]
+    boxes = [[100, 100, 160, 160]] * 4
     picture = draw_detections(grey(), boxes, ["first", "second", "third", "fourth"])
     assert len(written) == 4 and all(contains(picture, patch) for _, patch in written)
 
@@ -263,9 +263,9 @@ def test_the_strongest_line_is_full_however_small_its_weight():
 
 
 def test_labels_say_how_much(written: Written):
-    keys = [*KEYS, [300, 20, 320, 40], [22, 180, 62, 220], [300, 60, 320, 80]]
-    weights = [0.105, 0.4, 0.004, 0.05, 0.341, 0.1]
-    picture = draw_relations(grey(), QUERY, "a", keys, list("bcdefg"), weights, top=2)
+    keys = [*KEYS, [300, 20, 320, 40], [22, 180, 62, 220], [300, 60, 320, 80], QUERY]
+    weights = [0.105, 0.4, 0.004, 0.05, 0.141, 0.1, 0.2]
+    picture = draw_relations(grey(), QUERY, "a", keys, list("bcdefga"), weights, top=2)
     texts = [text for text, _ in written]
     assert texts == ["asks: a, self 34%", "c 40%", "b 10%", "all other regions 15%"]
     assert all(contains(picture, patch) for _, patch in written)
