@@ -32,6 +32,7 @@ RUNS = {
 DRAWN = "relation, signed"
 ASKED = ("left_of_pole", "square_with_sun", "smaller_than_castle")
 PARALLEL = 2
+POLL_SECONDS = 2 if sys.stdout.isatty() else 20
 
 
 @dataclass
@@ -87,7 +88,6 @@ def show_progress(runs: list[Run], iterations: int, began: float) -> None:
 def train_all(output: Path, options: list[str], iterations: int) -> list[Run]:
     """Runs all trainings, `PARALLEL` at a time; stops with the end of the log when one fails."""
     began, waiting, runs = time.time(), list(RUNS), []
-    interval = 2 if sys.stdout.isatty() else 20
     while True:
         active = [r for r in runs if r.process.poll() is None]
         for run in runs:
@@ -106,7 +106,7 @@ def train_all(output: Path, options: list[str], iterations: int) -> list[Run]:
         if not active:
             print()
             return runs
-        time.sleep(interval)
+        time.sleep(POLL_SECONDS)
 
 
 def table(runs: list[Run], groups: list[str]) -> str:

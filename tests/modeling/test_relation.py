@@ -147,7 +147,7 @@ def test_the_loss_sees_the_sample_that_detectron2_would_draw():
 
         with EventStorage() as storage:
             labelled = heads.label_and_sample_proposals(proposals, targets)
-            sample[sampling, "log"] = {k: v[0] for k, v in storage.latest().items()}
+            sample[sampling, "log"] = {k: h.values() for k, h in storage.histories().items()}
         kept = [p[p.gt_classes >= 0] for p in labelled]
         assert [len(p) for p in kept] == [32, 32]
         sample[sampling] = [
@@ -248,6 +248,17 @@ def test_mask_branch_trains_on_the_same_foreground_as_stock():
     losses(model)
     for per_image in rows[0]:
         assert ((per_image.gt_classes >= 0) & (per_image.gt_classes < NUM_CLASSES)).all()
+
+
+def test_mask_branch_may_train_on_predicted_boxes():
+    boxes = []
+    for on_predictions in (False, True):
+        model = build(*RELATION, *MASK, "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", on_predictions)
+        model.roi_heads.mask_head.register_forward_pre_hook(
+            lambda _, args: boxes.append(args[1][0].proposal_boxes.tensor)
+        )
+        losses(model)
+    assert boxes[0].shape == boxes[1].shape and not torch.equal(*boxes)
 
 
 @relational

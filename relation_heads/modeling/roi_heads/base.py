@@ -11,7 +11,6 @@ outside the loss.
 
 from __future__ import annotations
 
-import sys
 from typing import Literal, get_args
 
 import torch
@@ -24,6 +23,7 @@ from ...layers import Regions
 
 Sampling = Literal["loss", "regions", "off"]
 SAMPLINGS: tuple[str, ...] = get_args(Sampling)
+EVERYTHING = 10**9  # a sample of so many regions is all of them
 
 
 def regions_of(proposals: list[Instances]) -> Regions:
@@ -69,7 +69,7 @@ class RegionSampling:
         self.sampling = sampling
         self.gt_as_keys = gt_as_keys
         if sampling == "off":
-            self.batch_size_per_image, self.positive_fraction = sys.maxsize >> 11, 1.0
+            self.batch_size_per_image, self.positive_fraction = EVERYTHING, 1.0
 
     def _sample_proposals(
         self, matched_idxs: Tensor, matched_labels: Tensor, gt_classes: Tensor
