@@ -2,7 +2,7 @@
 """The main job, end to end on a CPU: make Relational Scenes, train three detectors, compare them,
 draw what one listened to.
 
-    tools/demo.py [--output output/demo] [--iterations 2500]
+    tools/demo.py [--output output/demo] [--iterations 2000]
 
 Trains the stock head, object relation modules with the published geometry, and with signed
 geometry, on the same scenes
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument(
         "--iterations",
         type=int,
-        default=2500,
+        default=2000,
         help="fewer for a quick look; the schedule shrinks with it",
     )
     args = parser.parse_args()

@@ -31,7 +31,7 @@ def image():
 def test_weights_belong_to_the_proposals_that_became_detections(model):
     seen = inspect_image(model, image(), CLASSES)
     regions = len(seen.boxes)
-    assert regions > 0 and seen.weights.shape == (4, regions, regions)
+    assert regions > 0 and seen.weights.shape == (16, regions, regions)
     np.testing.assert_allclose(seen.weights.sum(-1), 1, rtol=1e-5)
     assert len(seen.detections) == len(seen.queries) == len(seen.detection_labels) > 0
     assert len(seen.labels) == regions
