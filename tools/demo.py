@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -135,6 +136,7 @@ def main() -> None:
     output = args.output.resolve()
     sys.path.insert(0, str(ROOT))
     os.environ["DETECTRON2_DATASETS"] = str(output / "datasets")
+    warnings.simplefilter("ignore", FutureWarning)  # of Detectron2 and fvcore, at import
     from relation_heads.data.relational_scenes import GROUPS, write_dataset
 
     print("Writing 2,300 scenes ...", flush=True)

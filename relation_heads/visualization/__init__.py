@@ -6,7 +6,6 @@ from relation_heads.visualization.relations import (
     draw_relations,
     merge_overlapping,
     side_by_side,
-    strongest,
     upscale,
 )
 
@@ -16,6 +15,5 @@ __all__ = [
     "draw_relations",
     "merge_overlapping",
     "side_by_side",
-    "strongest",
     "upscale",
 ]

@@ -1,5 +1,4 @@
-"""What a trained detector's regions listened to: relation weights of one image, read from an
-`ObjectRelation` module."""
+"""What the regions of a trained detector listened to: relation weights read from its modules."""
 
 from __future__ import annotations
 
@@ -15,6 +14,8 @@ from torch import Tensor, nn
 
 from ..layers import ObjectRelation, Regions
 from .relations import draw_detections, draw_relations, side_by_side, upscale
+
+SAME_OBJECT = 0.3  # IoU above which two proposals are drawn as one object
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,9 @@ def picture(
                 [n for n, s in zip(seen.detection_labels, shown, strict=True) if s],
                 seen.detections.scores.numpy()[shown],
             ),
-            draw_relations(image, boxes[query], name, boxes, seen.labels, weights, top=top),
+            draw_relations(
+                image, boxes[query], name, boxes, seen.labels, weights, top=top, iou=SAME_OBJECT
+            ),
         ],
         ["detections", f"{name} listens to"],
     )

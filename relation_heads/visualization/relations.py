@@ -1,9 +1,8 @@
 """Which regions an attention-like layer listened to, drawn on the image.
 
-Follows the figure of Hu et al. 2018, "Relation Networks for Object Detection", that shows the
-regions of highest relation weight (Eq. 3) for a reference region: the reference (the query) is
-blue, what it listened to (the keys) yellow. Here a line joins them, thicker and more opaque the
-larger the weight, with the weight in percent at its end.
+For a reference region (the query, blue), the regions of highest relation weight (the keys, yellow;
+Hu et al. 2018, "Relation Networks for Object Detection", eq. 3). A line joins them, thicker and
+more opaque the larger the weight, with the weight in percent at its end.
 
 Shapes: H heads, N_q queries, N_k keys. Boxes are xyxy in pixels of the image given, float or
 integer; images are (height, width, 3) uint8 in BGR order. Nothing is drawn in place: every function
@@ -26,36 +25,6 @@ QUERY_COLOR: Color = (255, 150, 40)  # blue, BGR
 KEY_COLOR: Color = (0, 215, 255)  # yellow
 _DARK, _WHITE = (20, 20, 20), (255, 255, 255)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-
-
-def strongest(
-    weights: np.ndarray, query: int, top: int = 5, head: int | None = None
-) -> list[tuple[int, float]]:
-    """The keys a query listened to most.
-
-    Args:
-        weights: (H, N_q, N_k), rows sum to one over the keys.
-        query: index of the asking region.
-        top: at most so many keys are returned.
-        head: index of one head; None averages over the heads.
-
-    Returns:
-        (key index, weight) pairs, largest weight first; equal weights keep the order of the keys.
-
-    Raises:
-        ValueError: the shape of `weights`, a weight of the row or `top` is not valid.
-        IndexError: `query` or `head` is out of range.
-    """
-    weights = np.asarray(weights)
-    good = weights.ndim == 3 and len(weights) > 0
-    _require(good, f"weights must be (heads >= 1, queries, keys), got shape {weights.shape}.")
-    _require(top >= 1, f"top must be at least 1, got {top}.")
-    for name, index, count in (("query", query, weights.shape[1]), ("head", head, len(weights))):
-        if index is not None and not 0 <= index < count:
-            raise IndexError(f"{name} must be in 0..{count - 1}, got {index}.")
-    heads = weights if head is None else weights[head : head + 1]
-    row = _checked_weights(heads[:, query].mean(axis=0, dtype=np.float64), weights.shape[2])
-    return [(int(k), float(row[k])) for k in np.argsort(-row, kind="stable")[:top]]
 
 
 def merge_overlapping(boxes: Boxes, weights: Vector, iou: float = 0.5) -> list[tuple[int, float]]:

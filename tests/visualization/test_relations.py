@@ -14,14 +14,10 @@ from relation_heads.visualization import (
     merge_overlapping,
     relations,
     side_by_side,
-    strongest,
     upscale,
 )
 from relation_heads.visualization.relations import KEY_COLOR, QUERY_COLOR
 
-# 2 heads, 2 queries, 4 keys; the mean of query 0 is (.2, .3, .3, .2)
-ROWS = [[0.1, 0.5, 0.1, 0.3], [0.25] * 4, [0.3, 0.1, 0.5, 0.1], [0.0, 0.0, 0.0, 1.0]]
-WEIGHTS = np.array(ROWS).reshape(2, 2, 4)
 Written = list[tuple[str, np.ndarray]]
 
 
@@ -48,40 +44,6 @@ def contains(picture: np.ndarray, patch: np.ndarray) -> bool:
     h, w = patch.shape[:2]
     corners = np.argwhere((picture == patch[0, 0]).all(axis=2))
     return any(np.array_equal(picture[y : y + h, x : x + w], patch) for y, x in corners)
-
-
-def test_strongest_averages_the_heads_and_keeps_ties_in_order():
-    found = strongest(WEIGHTS, query=0, top=3)
-    assert [k for k, _ in found] == [1, 2, 0]
-    assert [w for _, w in found] == pytest.approx([0.3, 0.3, 0.2])
-
-
-def test_strongest_of_one_head_and_without_keys():
-    assert strongest(WEIGHTS, 0, top=2, head=1) == [(2, 0.5), (0, 0.3)]
-    assert strongest(WEIGHTS, 1, top=9, head=0) == [(k, 0.25) for k in range(4)]
-    assert strongest(np.zeros((2, 3, 0)), 1) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        ({"query": 2}, r"query must be in 0\.\.1, got 2\."),
-        ({"query": -1}, r"query must be in 0\.\.1, got -1\."),
-        ({"query": 0, "head": 2}, r"head must be in 0\.\.1, got 2\."),
-        ({"query": 0, "head": -1}, r"head must be in 0\.\.1, got -1\."),
-    ],
-)
-def test_strongest_refuses_indices(arguments: dict, sentence: str):
-    with pytest.raises(IndexError, match=sentence):
-        strongest(WEIGHTS, **arguments)
-
-
-def test_strongest_refuses_values():
-    for weights in (WEIGHTS[0], np.zeros((0, 2, 4)), WEIGHTS * math.nan, WEIGHTS - 0.4):
-        with pytest.raises(ValueError, match="weights must be"):
-            strongest(weights, 0)
-    with pytest.raises(ValueError, match=r"top must be at least 1, got 0\."):
-        strongest(WEIGHTS, 0, top=0)
 
 
 def test_merge_sums_the_weights_of_one_object():
