@@ -21,11 +21,13 @@ from detectron2.engine import defaults as detectron2_defaults
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from torch import nn
+from torch.optim import Optimizer
 
 from ..data.mapper import build_mapper
 from ..evaluation import build_evaluator
 from .checkpoint import ReportingCheckpointer
 from .nan_report import RememberBatch, divergence_report
+from .optimizer import build_optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +77,11 @@ class RelationTrainer(DefaultTrainer):
             losses={k: v for k, v in self.storage.latest().items() if "loss" in k},
             batch=getattr(self.data_loader, "batch", ()),
         )
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> Optimizer:
+        """The default optimizer, which may also clip by the norm of all gradients together."""
+        return build_optimizer(cfg, model)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
