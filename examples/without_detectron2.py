@@ -44,8 +44,8 @@ from relation_heads.visualization import draw_relations, side_by_side, upscale
 
 HEADS = {
     "stock": None,
-    "relation": dict(geometry="relation", num_heads=4, key_dim=16),
-    "relation, signed": dict(geometry="signed", num_heads=8, key_dim=16),
+    "relation": dict(geometry="relation", num_heads=16, key_dim=16, init="xavier"),
+    "relation, signed": dict(geometry="signed", num_heads=16, key_dim=16, init="xavier"),
 }
 WIDTH, POOL, STRIDE, BATCH = 128, 5, 8, 16
 JITTER = 0.08  # standard deviation of the boxes, in box sizes

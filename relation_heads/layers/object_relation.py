@@ -33,7 +33,7 @@ from .geometry import NormalizeBy, box_embedding, pair_embedding
 from .regions import Regions
 
 Geometry = Literal["none", "unary", "relation", "signed"]
-Init = Literal["xavier", "normal", "zero"]
+Init = Literal["zero", "xavier", "normal"]
 GEOMETRIES: tuple[str, ...] = get_args(Geometry)
 INITS: tuple[str, ...] = get_args(Init)
 
@@ -104,7 +104,7 @@ class ObjectRelation(nn.Module):
         key_dim: int = 64,
         geometry: Geometry = "relation",
         normalize_by: NormalizeBy = "query",
-        init: Init = "xavier",
+        init: Init = "zero",
     ) -> None:
         """
         Args:
@@ -115,9 +115,10 @@ class ObjectRelation(nn.Module):
                 the projections), "relation" (published), "signed" (see
                 `geometry.relative_geometry`).
             normalize_by: unit of displacements, see `geometry.displacement`.
-            init: weights "xavier" (uniform; learns fastest in short schedules), "normal" (N(0,
-                0.01), as released) or "zero" (xavier, but W_V = 0: the module starts as the
-                identity, for fine-tuning a trained detector without disturbing it). Biases are 0.
+            init: "zero" (W_V = 0, the others xavier: the module starts as the identity, so it
+                disturbs neither a trained detector nor, on features that are not normalised, a
+                training from scratch), "xavier" (uniform; where it is stable it learns fastest in
+                short schedules) or "normal" (N(0, 0.01), as released). Biases are 0.
 
         Raises:
             ValueError: an argument outside these.

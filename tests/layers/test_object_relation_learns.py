@@ -28,7 +28,7 @@ class Net(nn.Module):
         super().__init__()
         self.fc = nn.ModuleList([nn.Linear(len(LOOK_NAMES), WIDTH), nn.Linear(WIDTH, WIDTH)])
         self.relation = nn.ModuleList(
-            ObjectRelation(WIDTH, num_heads=num_heads, key_dim=16, geometry=geometry)
+            ObjectRelation(WIDTH, num_heads=num_heads, key_dim=16, geometry=geometry, init="xavier")
             for _ in range(2 if geometry else 0)
         )
         self.scores = nn.Linear(WIDTH, len(CLASSES))

@@ -14,7 +14,11 @@ from relation_heads import get_cfg
 from tests.helpers import tiny_cfg
 
 NUM_CLASSES = 5
-SMALL_RELATION = ("MODEL.RELATION.NUM_HEADS", 4, "MODEL.RELATION.KEY_DIM", 8)
+SMALL_RELATION = (
+    "MODEL.RELATION.NUM_HEADS", 4,
+    "MODEL.RELATION.KEY_DIM", 8,
+    "MODEL.RELATION.INIT", "xavier",  # the default starts as the stock head
+)  # fmt: skip
 STOCK, RELATION = (), ("MODEL.ROI_HEADS.NAME", "RelationROIHeads")
 C4 = (
     "MODEL.BACKBONE.NAME", "build_resnet_backbone",

@@ -9,6 +9,7 @@ from detectron2.modeling import build_model
 from detectron2.modeling.roi_heads import build_box_head
 from detectron2.structures import Boxes, Instances
 
+from relation_heads import get_cfg
 from tests.modeling.common import (
     C4,
     C4_RELATION,
@@ -69,9 +70,9 @@ def test_stock_checkpoint_loads_completely(stock, ours):
 
 
 @relational
-def test_zero_init_starts_as_the_stock_detector(ours):
+def test_default_init_starts_as_the_stock_detector(ours):
     stock = build(*(C4 if ours is C4_RELATION else STOCK))
-    ours = build(*ours, "MODEL.RELATION.INIT", "zero")
+    ours = build(*ours, "MODEL.RELATION.INIT", get_cfg().MODEL.RELATION.INIT)
     ours.load_state_dict(stock.state_dict(), strict=False)
     assert_same_detections(detections(ours), detections(stock), rtol=0, atol=0)
 
