@@ -60,6 +60,20 @@ def test_without_modules_equals_the_stock_head_bit_for_bit(stock, ours):
     assert_same_detections(detections(ours), detections(stock), rtol=0, atol=0)
 
 
+@relational
+def test_without_modules_only_the_sample_is_computed(ours):
+    assert build(*ours, *OFF, settle=False).roi_heads.sampling == "regions"
+    assert build(*ours, settle=False).roi_heads.sampling == "loss"
+
+
+@relational
+def test_a_relu_follows_the_last_module(ours):
+    model, features = build(*ours), []
+    model.roi_heads.box_predictor.register_forward_pre_hook(lambda _, x: features.append(x[0]))
+    losses(model)
+    assert features[0].min() == 0 and (features[0] == 0).any(0).any()
+
+
 @families
 def test_stock_checkpoint_loads_completely(stock, ours):
     stock, ours = build(*stock), build(*ours)
