@@ -3,13 +3,16 @@
 from .geometry import box_embedding, pair_embedding, relative_geometry, sinusoidal_embedding
 from .object_relation import ObjectRelation, regions_embedding
 from .regions import Regions
+from .sgrn import SGRN, semantic_nodes
 
 __all__ = [
+    "SGRN",
     "ObjectRelation",
     "Regions",
     "box_embedding",
     "pair_embedding",
     "regions_embedding",
     "relative_geometry",
+    "semantic_nodes",
     "sinusoidal_embedding",
 ]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 NormalizeBy = Literal["query", "key"]
+Angle = Literal["atan2", "arctan"]
 
 # Displacements below 1e-3 box sizes are one class of "same place" (released code).
 MIN_DISPLACEMENT = 1e-3
@@ -132,3 +133,21 @@ def box_embedding(boxes: Tensor, dim: int) -> Tensor:
         return sinusoidal_embedding(
             torch.cat([centers / 4, box_sizes(boxes)], dim=1), dim // 8, scale=1.0
         )
+
+
+def polar(offsets: Tensor, angle: Angle = "atan2") -> Tensor:
+    """Offsets (x, y) as polar coordinates (distance, angle in radians): (..., 2) to (..., 2).
+
+    Args:
+        offsets: (..., 2).
+        angle: "atan2", in (-pi, pi], or "arctan" of y / x, as the SGRN paper writes it (Xu et al.
+            2019), in [-pi/2, pi/2]: that cannot tell left from right. The angle of no offset is 0.
+    """
+    x, y = offsets.unbind(-1)
+    if angle == "atan2":
+        theta = torch.atan2(y, x)
+    elif angle == "arctan":
+        theta = torch.atan(y / x).nan_to_num(0.0)
+    else:
+        raise ValueError(f"angle must be 'atan2' or 'arctan', got {angle!r}.")
+    return torch.stack([torch.hypot(x, y), theta], dim=-1)

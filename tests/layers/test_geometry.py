@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from relation_heads.layers import (
     relative_geometry,
     sinusoidal_embedding,
 )
+from relation_heads.layers.geometry import polar
 
 # Three boxes worked out by hand, and the values the released formulas give for them.
 BOXES = torch.tensor([[10, 20, 109, 219], [50, 60, 149, 159], [300, 40, 331, 71.0]])
@@ -98,3 +101,14 @@ def test_half_precision_boxes_are_widened():
 def test_unknown_unit_is_named():
     with pytest.raises(ValueError, match="'query' or 'key', got 'both'"):
         relative_geometry(BOXES, BOXES, normalize_by="both")
+
+
+def test_polar():
+    offsets = torch.tensor([[3.0, 4.0], [-1.0, 0.0], [0.0, -2.0], [-1.0, -1.0], [0.0, 0.0]])
+    pi = math.pi
+    expected = [(5.0, math.atan2(4, 3)), (1.0, pi), (2.0, -pi / 2), (2**0.5, -3 * pi / 4), (0, 0)]
+    torch.testing.assert_close(polar(offsets), torch.tensor(expected))
+    expected = [(5.0, math.atan(4 / 3)), (1.0, 0.0), (2.0, -pi / 2), (2**0.5, pi / 4), (0, 0)]
+    torch.testing.assert_close(polar(offsets, "arctan"), torch.tensor(expected))
+    with pytest.raises(ValueError, match="angle must be 'atan2' or 'arctan', got 'tan'"):
+        polar(offsets, "tan")

@@ -1,0 +1,383 @@
+"""SGRN: a sparse graph over regions, learned from features, spatial Gaussian kernels on its edges.
+
+Source: Xu et al., "Spatial-aware Graph Relation Network for Large-scale Object Detection", CVPR
+2019; the authors' released code (chanyn/Reasoning-RCNN, `sgrn.py`, Apache-2.0) where it says more;
+its graph learner and convolution follow Norcliffe-Brown et al., arXiv 1806.07243, and MoNet (Monti
+et al., arXiv 1611.08402).
+
+    z_i  = relu(W_2 relu(W_1 f_i))                       latent space of the relation learner
+    e_ij = z_i . z_j;  N(i) = the T regions j of largest e_ij
+    x_i  = softmax(s_i) P                                P: [W, b] of the base classifier, s: scores
+    u_ij = (d, theta)                                    centre of j seen from i, polar
+    w_k  = exp(-1/2 (u - mu_k)^T Sigma_k^-1 (u - mu_k))
+    h_i  = concat_k L_k sum_{j in N(i)} w_k(u_ij) e_ij x_j
+
+Two such layers with a ReLU after each; [f, h] goes to a new classifier and box regressor. As in the
+released code w is normalised over N(i), which is written here as a softmax of its exponent (equal,
+and it cannot underflow), and so is e; `SpatialGraphConv` says what else can be chosen. L_k is
+applied before the sum (it commutes), so that no (N, T, D) tensor exists.
+
+Shapes: N regions of B images concatenated, D feature channels, C classes and the background, P
+channels of a node, T neighbours, K kernels, E channels of the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from .geometry import Angle, polar
+from .graph import SparseGraph, sum_over_neighbors, top_neighbors
+from .regions import Regions
+
+Mapping = Literal["soft", "hard"]
+Similarity = Literal["dot", "cosine"]
+EdgeNorm = Literal["softmax", "none", "joint"]
+EdgeLayers = Literal["first", "all"]
+KernelNorm = Literal["neighbors", "none"]
+Covariance = Literal["diag", "full"]
+OutNorm = Literal["", "LN"]
+CHOICES: dict[str, tuple[str, ...]] = {
+    "similarity": get_args(Similarity),
+    "edge_norm": get_args(EdgeNorm),
+    "edge_layers": get_args(EdgeLayers),
+    "kernel_norm": get_args(KernelNorm),
+    "covariance": get_args(Covariance),
+    "angle": get_args(Angle),
+    "out_norm": get_args(OutNorm),
+}
+MAPPINGS: tuple[str, ...] = get_args(Mapping)
+
+MIN_WIDTH = 1e-3  # of a kernel, in units of the image size and in radians
+COSINE_SCALE = 10.0  # at the start: a cosine alone cannot make a softmax choose
+
+
+def semantic_nodes(
+    logits: Tensor, weight: Tensor, bias: Tensor | None = None, mapping: Mapping = "soft"
+) -> Tensor:
+    """x: the classifier rows of the classes that a region seems to be, (N, D) or (N, D + 1).
+
+    Args:
+        logits: (N, C + 1) scores of the base classifier.
+        weight: (C + 1, D) its weights, the background's row where its logit is.
+        bias: (C + 1,) its biases, the last channel of the node; None leaves them out.
+        mapping: "soft", the mean of the rows under softmax(logits) (paper), or "hard", the row of
+            the highest logit (released code).
+    """
+    pool = weight if bias is None else torch.cat([weight, bias[:, None]], dim=1)
+    if mapping == "soft":
+        return logits.softmax(dim=1) @ pool
+    if mapping == "hard":
+        return pool[logits.argmax(dim=1)]
+    raise ValueError(f"mapping must be one of {', '.join(MAPPINGS)}, got {mapping!r}.")
+
+
+@torch.no_grad()
+def polar_coordinates(regions: Regions, neighbors: Tensor, angle: Angle = "atan2") -> Tensor:
+    """u: where the neighbours' centres are, seen from each region: (N, T, 2) as (d, theta).
+
+    x is in widths and y in heights of the image, so d is 0 to 1.4; theta in radians. (The released
+    code swaps width and height.) Without gradient: the one of d at a distance of 0 is NaN.
+
+    Args:
+        regions: N of them.
+        neighbors: (N, T) rows of `regions`.
+        angle: see `geometry.polar`.
+    """
+    boxes = regions.boxes if regions.boxes.dtype == torch.float64 else regions.boxes.float()
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    relative = torch.cat(
+        [
+            torch.stack([c[:, 0] / width, c[:, 1] / height], dim=1)
+            for c, (height, width) in zip(regions.split(centers), regions.image_sizes, strict=True)
+        ]
+    )  # (N, 2)
+    return polar(relative[neighbors] - relative[:, None], angle)
+
+
+class RelationLearner(nn.Module):
+    """Features to the latent space in which edges are scored; weight-normalised (released code)."""
+
+    def __init__(self, dim: int, latent_dim: int = 256, similarity: Similarity = "dot") -> None:
+        """
+        Args:
+            dim: D.
+            latent_dim: L.
+            similarity: e_ij is the "dot" product (paper; favours regions of large norm) or the
+                "cosine", times a learned factor.
+        """
+        super().__init__()
+        self.similarity = similarity
+        self.fc1 = weight_norm(nn.Linear(dim, latent_dim))
+        self.fc2 = weight_norm(nn.Linear(latent_dim, latent_dim))
+        if similarity == "cosine":
+            self.scale = nn.Parameter(torch.tensor(COSINE_SCALE))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """z: (N, D) to (N, L)."""
+        z = F.relu(self.fc2(F.relu(self.fc1(features))))
+        if self.similarity == "cosine":
+            return F.normalize(z, dim=1) * self.scale.abs().sqrt()
+        return z
+
+
+class GaussianKernels(nn.Module):
+    """K Gaussians over polar coordinates, as the exponents `-1/2 (u - mu)^T Sigma^-1 (u - mu)`.
+
+    Sigma is diagonal, `width`^2, or Sigma^-1 = A^T A with A lower triangular: 1 / `width` on its
+    diagonal, `shear` below it.
+    """
+
+    def __init__(
+        self, num_kernels: int, *, covariance: Covariance = "diag", angle: Angle = "atan2"
+    ) -> None:
+        super().__init__()
+        self.angle = angle
+        self.mean = nn.Parameter(torch.empty(num_kernels, 2))  # mu: distance, angle
+        self.width = nn.Parameter(torch.empty(num_kernels, 2))
+        self.shear = nn.Parameter(torch.empty(num_kernels)) if covariance == "full" else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Released code: means uniform in [0, 1] and [-pi, pi], widths in [0, 1]."""
+        nn.init.uniform_(self.mean[:, 0], 0, 1)
+        nn.init.uniform_(self.mean[:, 1], -math.pi, math.pi)
+        nn.init.uniform_(self.width, 0, 1)
+        if self.shear is not None:
+            nn.init.zeros_(self.shear)
+
+    def forward(self, coordinates: Tensor) -> Tensor:
+        """(..., 2) as (d, theta) to (..., K) exponents <= 0, in the coordinates' precision."""
+        difference = coordinates[..., None, :] - self.mean.to(coordinates.dtype)  # (..., K, 2)
+        distance, theta = difference.unbind(-1)
+        if self.angle == "atan2":  # the shorter way round the circle
+            theta = torch.remainder(theta + math.pi, 2 * math.pi) - math.pi
+        width = (self.width.to(coordinates.dtype).square() + MIN_WIDTH**2).sqrt()
+        distance, theta = distance / width[:, 0], theta / width[:, 1]
+        if self.shear is not None:
+            theta = theta + self.shear.to(coordinates.dtype) * difference[..., 0]
+        return -0.5 * (distance.square() + theta.square())
+
+
+def edge_weights(
+    exponents: Tensor, graph: SparseGraph, *, edge_norm: EdgeNorm | None, kernel_norm: KernelNorm
+) -> Tensor:
+    """`w_k(u_ij) e_ij`, each normalised as told: (N, T, K), 0 in empty places.
+
+    Args:
+        exponents: (N, T, K) of `GaussianKernels`.
+        graph: whose scores are e.
+        edge_norm: "softmax" of e over the neighbours (released code), "none" (paper: e itself),
+            "joint", one softmax of e plus exponent instead of two that multiply, or None, without
+            e.
+        kernel_norm: w sums to 1 over the "neighbors" (released code), or "none" (paper).
+    """
+    valid = graph.valid[:, :, None]  # (N, T, 1)
+    scores = graph.scores[:, :, None].to(exponents.dtype)  # (N, T, 1)
+    if edge_norm == "joint":
+        return _softmax(exponents + scores, valid)
+    if kernel_norm == "neighbors":
+        weights = _softmax(exponents, valid)
+    else:
+        weights = exponents.exp().masked_fill(~valid, 0)
+    if edge_norm == "softmax":
+        weights = weights * _softmax(scores, valid)
+    elif edge_norm == "none":
+        weights = weights * scores.masked_fill(~valid, 0)
+    return weights
+
+
+def _softmax(logits: Tensor, valid: Tensor) -> Tensor:
+    """Over the valid neighbours, (N, T, .); 0, and no gradient, at all others."""
+    # Over no neighbour at all a softmax is NaN; masked twice, for the value and for the gradient.
+    return logits.masked_fill(~valid, -torch.inf).softmax(dim=1).masked_fill(~valid, 0)
+
+
+class SpatialGraphConv(nn.Module):
+    """h_i = concat_k L_k sum_{j in N(i)} w_k(u_ij) e_ij x_j; parameters E P + 4 K, or 5 K (full).
+
+    The K blocks L_k, (E / K, P) each and without bias, are one matrix L (E, P).
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        *,
+        num_kernels: int = 8,
+        edge_norm: EdgeNorm | None = "softmax",
+        kernel_norm: KernelNorm = "neighbors",
+        covariance: Covariance = "diag",
+        angle: Angle = "atan2",
+    ) -> None:
+        """
+        Args:
+            in_dim: P.
+            out_dim: E, a multiple of `num_kernels`.
+            num_kernels: K.
+            edge_norm, kernel_norm: see `edge_weights`.
+            covariance, angle: see `GaussianKernels`.
+        """
+        super().__init__()
+        if num_kernels < 1 or out_dim % num_kernels:
+            raise ValueError(f"out_dim={out_dim} must be a multiple of num_kernels={num_kernels}.")
+        self.num_kernels = num_kernels
+        self.edge_norm = edge_norm
+        self.kernel_norm = kernel_norm
+        self.linear = nn.Linear(in_dim, out_dim, bias=False)  # L
+        self.kernels = GaussianKernels(num_kernels, covariance=covariance, angle=angle)
+
+    def forward(self, nodes: Tensor, graph: SparseGraph, coordinates: Tensor) -> Tensor:
+        """
+        Args:
+            nodes: (N, P) x.
+            graph: T neighbours each.
+            coordinates: (N, T, 2) u of these neighbours.
+
+        Returns:
+            (N, E) h, float32 or wider.
+        """
+        values = self.linear(nodes).unflatten(1, (self.num_kernels, -1))  # (N, K, E / K)
+        return sum_over_neighbors(
+            values, graph.neighbors, self.weights(graph, coordinates)
+        ).flatten(1)  # (N, E)
+
+    def weights(self, graph: SparseGraph, coordinates: Tensor) -> Tensor:
+        """The weights of all edges, (N, T, K); arguments as in `forward`."""
+        with torch.autocast(coordinates.device.type, enabled=False):
+            return edge_weights(
+                self.kernels(coordinates),
+                graph,
+                edge_norm=self.edge_norm,
+                kernel_norm=self.kernel_norm,
+            )
+
+
+class SGRN(nn.Module):
+    """Relation learner, sparse graph and spatial graph convolutions.
+
+    984,640 parameters at D = 1024, P = 1025, L = 256, E = 512, 256 and K = 8.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        node_dim: int,
+        *,
+        latent_dim: int = 256,
+        graph_dims: Sequence[int] = (512, 256),
+        num_kernels: int = 8,
+        num_neighbors: int = 32,
+        similarity: Similarity = "dot",
+        edge_norm: EdgeNorm = "softmax",
+        edge_layers: EdgeLayers = "first",
+        kernel_norm: KernelNorm = "neighbors",
+        covariance: Covariance = "diag",
+        angle: Angle = "atan2",
+        dropout: float = 0.5,
+        out_norm: OutNorm = "LN",
+    ) -> None:
+        """
+        Args:
+            dim: D of the features.
+            node_dim: P of the nodes.
+            latent_dim: L of the relation learner.
+            graph_dims: E of each layer; the last is the size of the result.
+            num_kernels: K, divides every E.
+            num_neighbors: T; images with fewer regions use them all.
+            similarity: see `RelationLearner`.
+            edge_norm, kernel_norm: see `edge_weights`.
+            edge_layers: e is in the "first" layer only (released code) or in "all".
+            covariance, angle: see `GaussianKernels`.
+            dropout: probability, between the layers.
+            out_norm: "LN", a LayerNorm of h. The paper has none (""); but two normalised weights
+                multiply and classifier rows are small, so that h starts about 1e-4 times as large
+                as f.
+
+        Raises:
+            ValueError: an argument outside these.
+        """
+        super().__init__()
+        chosen = {
+            "similarity": similarity,
+            "edge_norm": edge_norm,
+            "edge_layers": edge_layers,
+            "kernel_norm": kernel_norm,
+            "covariance": covariance,
+            "angle": angle,
+            "out_norm": out_norm,
+        }
+        for name, value in chosen.items():
+            if value not in CHOICES[name]:
+                allowed = ", ".join(repr(c) for c in CHOICES[name])
+                raise ValueError(f"{name} must be one of {allowed}, got {value!r}.")
+        if not graph_dims:
+            raise ValueError("graph_dims must name the width of at least one layer, got none.")
+        if num_neighbors < 1:
+            raise ValueError(f"num_neighbors must be at least 1, got {num_neighbors}.")
+        self.dim, self.node_dim, self.out_dim = dim, node_dim, graph_dims[-1]
+        self.num_neighbors = num_neighbors
+        self.angle = angle
+        self.learner = RelationLearner(dim, latent_dim, similarity)
+        widths = [node_dim, *graph_dims]
+        self.convs = nn.ModuleList(
+            SpatialGraphConv(
+                widths[k],
+                widths[k + 1],
+                num_kernels=num_kernels,
+                edge_norm=edge_norm if k == 0 or edge_layers == "all" else None,
+                kernel_norm=kernel_norm,
+                covariance=covariance,
+                angle=angle,
+            )
+            for k in range(len(graph_dims))
+        )
+        self.dropout = nn.Dropout(dropout)
+        # h may be as small as 1e-4: a usual epsilon would not be small beside its variance.
+        self.norm = nn.LayerNorm(self.out_dim, eps=1e-10) if out_norm == "LN" else nn.Identity()
+
+    def graph(
+        self, features: Tensor, regions: Regions, key_bias: Tensor | None = None
+    ) -> SparseGraph:
+        """The learned neighbours of every region; arguments as in `forward`."""
+        return top_neighbors(self.learner(features), regions, self.num_neighbors, key_bias)
+
+    def forward(
+        self, features: Tensor, nodes: Tensor, regions: Regions, key_bias: Tensor | None = None
+    ) -> Tensor:
+        """
+        Args:
+            features: (N, D) f, from which edges are learned. The released code detaches them here.
+            nodes: (N, P) x, see `semantic_nodes`.
+            regions: of the same N rows.
+            key_bias: (N,) added to the score of every edge that comes from a region, for example
+                its log-probability to be an object.
+
+        Returns:
+            (N, E) h, float32 or wider. A region of an image without keys gets h of no message.
+        """
+        if not torch.jit.is_tracing():
+            for name, rows, width in (
+                ("features", features, self.dim),
+                ("nodes", nodes, self.node_dim),
+            ):
+                if rows.shape != (len(regions), width):
+                    raise ValueError(
+                        f"{name} must be ({len(regions)}, {width}) for these regions, "
+                        f"got {tuple(rows.shape)}."
+                    )
+        graph = self.graph(features, regions, key_bias)
+        coordinates = polar_coordinates(regions, graph.neighbors, self.angle)  # (N, T, 2)
+        h = nodes
+        for k, conv in enumerate(self.convs):
+            h = F.relu(conv(self.dropout(h) if k else h, graph, coordinates))
+        return self.norm(h)
+
+    def extra_repr(self) -> str:
+        return f"{self.dim}, {self.node_dim}, num_neighbors={self.num_neighbors}"
