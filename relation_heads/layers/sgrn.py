@@ -13,9 +13,9 @@ et al., arXiv 1611.08402).
     h_i  = concat_k L_k sum_{j in N(i)} w_k(u_ij) e_ij x_j
 
 Two such layers with a ReLU after each; [f, h] goes to a new classifier and box regressor. As in the
-released code w is normalised over N(i), which is written here as a softmax of its exponent (equal,
-and it cannot underflow), and so is e; `SpatialGraphConv` says what else can be chosen. L_k is
-applied before the sum (it commutes), so that no (N, T, D) tensor exists.
+released code e is a softmax over N(i) and w sums to 1 over the kernels, which is written here as a
+softmax of the exponents (equal, and it cannot underflow); `edge_weights` says what else can be
+chosen. L_k is applied before the sum (it commutes), so that no (N, T, D) tensor exists.
 
 Shapes: N regions of B images concatenated, D feature channels, C classes and the background, P
 channels of a node, T neighbours, K kernels, E channels of the result.
@@ -40,7 +40,7 @@ Mapping = Literal["soft", "hard"]
 Similarity = Literal["dot", "cosine"]
 EdgeNorm = Literal["softmax", "none", "joint"]
 EdgeLayers = Literal["first", "all"]
-KernelNorm = Literal["neighbors", "none"]
+KernelNorm = Literal["kernels", "neighbors", "none"]
 Covariance = Literal["diag", "full"]
 OutNorm = Literal["", "LN"]
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -174,9 +174,10 @@ def edge_weights(
         exponents: (N, T, K) of `GaussianKernels`.
         graph: whose scores are e.
         edge_norm: "softmax" of e over the neighbours (released code), "none" (paper: e itself),
-            "joint", one softmax of e plus exponent instead of two that multiply, or None, without
-            e.
-        kernel_norm: w sums to 1 over the "neighbors" (released code), or "none" (paper).
+            "joint", for each kernel one softmax of e plus exponent (`kernel_norm` is not used), or
+            None, without e.
+        kernel_norm: w sums to 1 over the "kernels", that is, an edge is shared among them (released
+            code), over the "neighbors" of each kernel, or not: "none" (paper).
     """
     valid = graph.valid[:, :, None]  # (N, T, 1)
     scores = graph.scores[:, :, None].to(exponents.dtype)  # (N, T, 1)
@@ -185,7 +186,8 @@ def edge_weights(
     if kernel_norm == "neighbors":
         weights = _softmax(exponents, valid)
     else:
-        weights = exponents.exp().masked_fill(~valid, 0)
+        weights = exponents.softmax(dim=2) if kernel_norm == "kernels" else exponents.exp()
+        weights = weights.masked_fill(~valid, 0)
     if edge_norm == "softmax":
         weights = weights * _softmax(scores, valid)
     elif edge_norm == "none":
@@ -212,7 +214,7 @@ class SpatialGraphConv(nn.Module):
         *,
         num_kernels: int = 8,
         edge_norm: EdgeNorm | None = "softmax",
-        kernel_norm: KernelNorm = "neighbors",
+        kernel_norm: KernelNorm = "kernels",
         covariance: Covariance = "diag",
         angle: Angle = "atan2",
     ) -> None:
@@ -277,7 +279,7 @@ class SGRN(nn.Module):
         similarity: Similarity = "dot",
         edge_norm: EdgeNorm = "softmax",
         edge_layers: EdgeLayers = "first",
-        kernel_norm: KernelNorm = "neighbors",
+        kernel_norm: KernelNorm = "kernels",
         covariance: Covariance = "diag",
         angle: Angle = "atan2",
         dropout: float = 0.5,
@@ -296,9 +298,8 @@ class SGRN(nn.Module):
             edge_layers: e is in the "first" layer only (released code) or in "all".
             covariance, angle: see `GaussianKernels`.
             dropout: probability, between the layers.
-            out_norm: "LN", a LayerNorm of h. The paper has none (""); but two normalised weights
-                multiply and classifier rows are small, so that h starts about 1e-4 times as large
-                as f.
+            out_norm: "LN", a LayerNorm of h. The paper has none (""); but classifier rows are
+                small, so that h starts some 1e-4 times as large as f.
 
         Raises:
             ValueError: an argument outside these.

@@ -94,6 +94,13 @@ def sgrn_image(
                 else:
                     if conv.kernel_norm == "neighbors":
                         w = [a / sum(w) for a in w]
+                    elif conv.kernel_norm == "kernels":
+                        others = range(conv.num_kernels)
+                        total = [
+                            sum(math.exp(-0.5 * gaussian(conv.kernels, o, *u)) for o in others)
+                            for u in places
+                        ]
+                        w = [a / b for a, b in zip(w, total, strict=True)]
                     if conv.edge_norm is None:
                         e = [1.0] * len(e)
                     elif conv.edge_norm == "softmax":

@@ -197,17 +197,19 @@ def test_boxes_get_no_gradient():
     assert not polar_coordinates(regions, neighbors).requires_grad
 
 
-def test_far_from_every_kernel_the_nearest_neighbour_counts():
+@pytest.mark.parametrize(("kernel_norm", "dim"), [("kernels", 2), ("neighbors", 1)])
+def test_weights_sum_to_1_however_far_from_every_kernel(kernel_norm, dim):
     # exp(-1/2 maha) underflows to 0 there, and the released form becomes 0 / 1e-10
-    module = make(edge_norm="softmax", graph_dims=(8,), num_kernels=2)
+    module = make(kernel_norm=kernel_norm, graph_dims=(8,), num_kernels=2)
     with torch.no_grad():
         module.convs[0].kernels.mean.fill_(50.0)
         module.convs[0].kernels.width.fill_(0.05)
     f, _, regions = make_inputs((5,))
     graph = module.graph(f, regions)
     weights = module.convs[0].weights(graph, polar_coordinates(regions, graph.neighbors))
-    normalised = weights / graph.scores.softmax(1)[:, :, None]
-    torch.testing.assert_close(normalised.sum(1), torch.ones(5, 2))
+    kernel_weights = weights / graph.scores.softmax(1)[:, :, None]  # (5, 3, 2)
+    sums = kernel_weights.sum(dim)
+    torch.testing.assert_close(sums, torch.ones_like(sums))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
