@@ -24,20 +24,31 @@ def test_linked_files_exist():
         assert (ROOT / link).exists(), link
 
 
+def variants(name):
+    """`{a,b}_x[_y]` to `a_x`, `a_x_y`, `b_x`, `b_x_y`."""
+    choice = re.search(r"\{(.*?)\}|\[(.*?)\]", name)
+    if not choice:
+        return [name]
+    options = choice[1].split(",") if choice[1] else ["", choice[2]]
+    return [v for o in options for v in variants(name.replace(choice[0], o, 1))]
+
+
 def test_configs_of_the_table_exist():
-    names = re.findall(r"`((?:COCO-Detection|RelationalScenes)/[\w{},\[\]]+)`", README)
-    assert len(names) >= 5
+    names = re.findall(r"`([\w{},]+-Detection/[\w{},\[\]]+|RelationalScenes/[\w\[\]]+)`", README)
+    assert len(names) >= 8
     for name in names:
-        pattern = re.sub(r"\{(\d+),(\d+)\}", r"\1", name)
-        for variant in {re.sub(r"\[.*\]", "", pattern), re.sub(r"[\[\]]", "", pattern)}:
+        for variant in variants(name):
             assert (ROOT / "configs" / f"{variant}.yaml").is_file(), variant
 
 
-def test_every_relation_key_is_in_the_table():
+@pytest.mark.parametrize("group", ["RELATION", "SGRN"])
+def test_every_key_is_in_its_table(group):
     pytest.importorskip("detectron2")
     from relation_heads import get_cfg
 
-    for key, default in get_cfg().MODEL.RELATION.items():
-        row = next((line for line in README.splitlines() if f"`{key}`" in line), None)
+    table = README.split(f"### `MODEL.{group}`")[1].split("\n##")[0]
+    for key, default in get_cfg().MODEL[group].items():
+        rows = [line.split("|") for line in table.splitlines() if line.startswith("|")]
+        row = next((cells for cells in rows if f"`{key}`" in cells[1]), None)
         assert row, key
-        assert str(default) in row, row
+        assert str(default) in row[2], row

@@ -1,13 +1,12 @@
 #!/usr/bin/env python
-"""The main job, end to end on a CPU: make Relational Scenes, train three detectors, compare them,
-draw what one listened to.
+"""The main job, end to end on a CPU: make Relational Scenes, train four detectors, compare them,
+draw what they listened to.
 
     tools/demo.py [--output output/demo] [--iterations 2000]
 
-Trains the stock head, object relation modules with the published geometry, and with signed
-geometry, on the same scenes
-with the same schedule; two at a time, one thread each. Leaves checkpoints, logs, a table and
-pictures in the output folder.
+Trains the stock head, object relation modules with the published and with signed geometry, and
+SGRN, on the same scenes with the same schedule; two at a time, one thread each. Leaves checkpoints,
+logs, a table and pictures in the output folder.
 """
 
 from __future__ import annotations
@@ -29,8 +28,9 @@ RUNS = {
     "stock": CONFIG.format(""),
     "relation": CONFIG.format("_relation"),
     "relation, signed": CONFIG.format("_relation_signed"),
+    "SGRN": CONFIG.format("_sgrn"),
 }
-DRAWN = "relation, signed"
+DRAWN = ("relation, signed", "SGRN")
 ASKED = ("left_of_pole", "square_with_sun", "smaller_than_castle")
 PARALLEL = 2
 POLL_SECONDS = 2 if sys.stdout.isatty() else 20
@@ -55,9 +55,14 @@ class Run:
         return latest
 
 
+def folder_of(name: str, output: Path) -> Path:
+    """Where a run writes."""
+    return output / name.replace(", ", "_")
+
+
 def start(name: str, output: Path, options: list[str]) -> Run:
     """Starts one training in the background."""
-    folder = output / name.replace(", ", "_")
+    folder = folder_of(name, output)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)
     log = (folder / "stdout.txt").open("wb")
@@ -120,6 +125,16 @@ def table(runs: list[Run], groups: list[str]) -> str:
     return "\n".join(rows)
 
 
+def draw(name: str, asked: str, output: Path, pictures: Path) -> None:
+    """Two pictures of what detections of the class `asked` listened to in a trained run."""
+    command = [sys.executable, "-W", "ignore", str(ROOT / "tools" / "visualize_relations.py")]
+    command += ["--config-file", RUNS[name], "--output", str(pictures), "--num", "2"]
+    command += ["--class", asked]
+    command += ["MODEL.WEIGHTS", str(folder_of(name, output) / "model_final.pth")]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(command, check=True, cwd=ROOT, **quiet)
+
+
 def main() -> None:
     """Runs the demo."""
     parser = argparse.ArgumentParser(
@@ -150,22 +165,9 @@ def main() -> None:
     (output / "table.md").write_text(result + "\n")
     print(f"\nAP50 by group of classes, on 300 scenes the detectors have not seen:\n\n{result}\n")
     pictures = output / "pictures"
-    for name in ASKED:
-        command = [sys.executable, "-W", "ignore", str(ROOT / "tools" / "visualize_relations.py")]
-        command += [
-            "--config-file",
-            RUNS[DRAWN],
-            "--output",
-            str(pictures),
-            "--num",
-            "2",
-            "--class",
-            name,
-        ]
-        command += ["MODEL.WEIGHTS", str(output / DRAWN.replace(", ", "_") / "model_final.pth")]
-        subprocess.run(
-            command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
-        )
+    for name in DRAWN:
+        for asked in ASKED:
+            draw(name, asked, output, folder_of(name, pictures))
     print(f"What the detections listened to: {pictures}")
     print(f"Checkpoints and logs:            {output}")
 

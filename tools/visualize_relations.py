@@ -1,6 +1,6 @@
 #!/usr/bin/env python
 """Draw what a trained relational detector listened to: for a detection, the strongest regions in
-its relation weights.
+its relation weights, or in the learned graph of SGRN.
 
     tools/visualize_relations.py --config-file
     RelationalScenes/faster_rcnn_shallow_relation_signed.yaml \\
@@ -8,7 +8,8 @@ its relation weights.
 
 One picture per image: the detections on the left; on the right one of them (the surest, or the
 surest of --class) and lines to what it listened to, thicker for more weight. Images are the first
-of DATASETS.TEST, or those given by --image.
+of DATASETS.TEST, or those given by --image. For SGRN also kernels_layer1.png, kernels_layer2.png:
+where each spatial kernel of a graph layer looks, the region that asks in the middle of its disc.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ except ModuleNotFoundError as error:
     sys.exit(relation_heads.DETECTRON2_HELP)
 
 import cv2
+import torch
 from detectron2.config import CfgNode
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.logger import setup_logger
@@ -39,6 +41,8 @@ from detectron2.utils.logger import setup_logger
 from relation_heads.config import setup
 from relation_heads.engine import RelationTrainer
 from relation_heads.engine.checkpoint import ReportingCheckpointer
+from relation_heads.layers import SGRN
+from relation_heads.visualization import draw_kernels
 from relation_heads.visualization.inspect import inspect_image, picture, relation_modules
 
 
@@ -50,16 +54,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--output", type=Path, required=True, help="folder for the pictures")
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="repeatable")
-    parser.add_argument("--num", type=int, default=8, help="pictures at most")
+    parser.add_argument("--num", type=int, default=8, help="images at most")
     parser.add_argument(
         "--class",
         dest="class_name",
         help="ask a detection of this class; images without are left out",
     )
     parser.add_argument(
-        "--module", help="name of the relation module; default: the last of the model"
+        "--module", help="name of the relation module or graph; default: the last of the model"
     )
-    parser.add_argument("--head", type=int, help="one attention head; default: their mean")
+    parser.add_argument(
+        "--head", type=int, help="one head of a relation module; default: their mean"
+    )
     parser.add_argument("--top", type=int, default=5, help="objects to draw lines to")
     parser.add_argument("--min-score", type=float, default=0.5, help="of the detections drawn")
     parser.add_argument(
@@ -77,8 +83,17 @@ def records(cfg: CfgNode, images: list[str]) -> Iterator[dict]:
         yield {"file_name": file_name, "height": height, "width": width}
 
 
+def write_kernels(model: torch.nn.Module, folder: Path) -> None:
+    """One picture per graph layer of an SGRN."""
+    graphs = [module for module in relation_modules(model).values() if isinstance(module, SGRN)]
+    for k, conv in enumerate((conv for graph in graphs for conv in graph.convs), start=1):
+        path = folder / f"kernels_layer{k}.png"
+        cv2.imwrite(str(path), draw_kernels(conv.kernels))
+        print(path)
+
+
 def main(args: argparse.Namespace) -> int:
-    """Writes the pictures; returns how many."""
+    """Writes the pictures; returns of how many images."""
     setup_logger(name="fvcore")
     cfg = setup.get_cfg()
     cfg.merge_from_file(setup.find_config(args.config_file))
@@ -86,7 +101,7 @@ def main(args: argparse.Namespace) -> int:
     model = RelationTrainer.build_model(cfg).eval()
     if not relation_modules(model):
         sys.exit(
-            f"{args.config_file} has no relation module: "
+            f"{args.config_file} has no relation module and no SGRN graph: "
             f"MODEL.ROI_HEADS.NAME is {cfg.MODEL.ROI_HEADS.NAME}."
         )
     ReportingCheckpointer(model, complete=True).load(cfg.MODEL.WEIGHTS)
@@ -95,6 +110,7 @@ def main(args: argparse.Namespace) -> int:
         sys.exit(f"--class {args.class_name} is none of: {', '.join(class_names)}.")
     load = DatasetMapper(cfg, is_train=False)
     args.output.mkdir(parents=True, exist_ok=True)
+    write_kernels(model, args.output)
     written = 0
     for record in records(cfg, args.image):
         if written == args.num:

@@ -21,12 +21,14 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY
 
 from ..data.coco_format import class_names, coco_problems, empty_box_problems, read_coco
+from .defaults import sgrn_node
 
 logger = logging.getLogger(__name__)
 
 # The box head that must be told the regions, and our ROI heads, which tell it.
 RELATION_BOX_HEAD = "RelationBoxHead"
 RELATION_ROI_HEADS = ("RelationROIHeads", "Res5RelationROIHeads")
+SGRN_ROI_HEADS = ("SGRNROIHeads", "Res5SGRNROIHeads")
 
 # Meta-architecture -> where it reads its number of classes.
 _NUM_CLASSES = {
@@ -55,7 +57,7 @@ def check_cfg(cfg: CfgNode, *, eval_only: bool = False, resume: bool = False) ->
     if not resumes:
         problems += _weights(cfg)
     if not eval_only:
-        problems += [*_amp(cfg), *([] if resumes else _from_scratch(cfg))]
+        problems += [*_amp(cfg), *([] if resumes else [*_from_scratch(cfg), *_frozen_base(cfg)])]
         _warn_steps(cfg)
     if problems:
         raise ValueError("\n".join(["The config cannot work:", *(f"- {p}" for p in problems)]))
@@ -129,6 +131,19 @@ def _from_scratch(cfg: CfgNode) -> Iterator[str]:
         yield (
             f"MODEL.BACKBONE.FREEZE_AT is {cfg.MODEL.BACKBONE.FREEZE_AT}, {scratch} and its first "
             "stages would keep them: set MODEL.BACKBONE.FREEZE_AT 0, or give pretrained weights."
+        )
+
+
+def _frozen_base(cfg: CfgNode) -> Iterator[str]:
+    """SGRN on a detector that stays as it is needs one."""
+    freeze = sgrn_node(cfg).FREEZE
+    if freeze == "none" or cfg.MODEL.ROI_HEADS.NAME not in SGRN_ROI_HEADS:
+        return
+    weights = cfg.MODEL.WEIGHTS
+    if not weights or "ImageNetPretrained" in weights:
+        yield (
+            f"MODEL.SGRN.FREEZE is {freeze}, which keeps the detector of MODEL.WEIGHTS as it is, "
+            f"but {weights!r} has none: give a trained Faster R-CNN, or set MODEL.SGRN.FREEZE none."
         )
 
 

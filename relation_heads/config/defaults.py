@@ -9,11 +9,18 @@ def add_relation_heads_config(cfg: CN) -> None:
     """Adds the keys of this package to a Detectron2 config; a second call changes nothing."""
     if "RELATION" not in cfg.MODEL:
         cfg.MODEL.RELATION = _relation()
+    if "SGRN" not in cfg.MODEL:
+        cfg.MODEL.SGRN = _sgrn()
 
 
 def relation_node(cfg: CN) -> CN:
     """`cfg.MODEL.RELATION`, or its defaults where Detectron2's own `get_cfg()` made the config."""
     return cfg.MODEL.RELATION if "RELATION" in cfg.MODEL else _relation()
+
+
+def sgrn_node(cfg: CN) -> CN:
+    """`cfg.MODEL.SGRN`, or its defaults where Detectron2's own `get_cfg()` made the config."""
+    return cfg.MODEL.SGRN if "SGRN" in cfg.MODEL else _sgrn()
 
 
 def _relation() -> CN:
@@ -41,5 +48,67 @@ def _relation() -> CN:
     node.SAMPLING = "loss"
     # Whether ground-truth boxes appended to the proposals in training are keys too (they never are
     # at test time).
+    node.GT_AS_KEYS = False
+    return node
+
+
+def _sgrn() -> CN:
+    """SGRN (Xu et al. 2019), for SGRNROIHeads and Res5SGRNROIHeads. configs/heads/sgrn_{paper,
+    official}.yaml are the paper's and the released code's choices where these differ."""
+    node = CN()
+    # E: width of every graph layer, multiples of NUM_KERNELS. [] is the same head without a graph:
+    # with REFINE False the stock head, bit for bit.
+    node.GRAPH_DIMS = [512, 256]
+    # K: spatial Gaussian kernels of a layer.
+    node.NUM_KERNELS = 8
+    # T: neighbours kept of every region; all of them in images with fewer.
+    node.NUM_NEIGHBORS = 32
+    # L: width of the relation learner.
+    node.LATENT_DIM = 256
+    # x: "soft", mean of the base classifier's rows under softmax(scores) (paper), or "hard", the
+    # row of the best class (released code).
+    node.NODE_EMBED = "soft"
+    # Whether the classifier's biases are the last channel of the nodes.
+    node.POOL_BIAS = True
+    # Whether gradients of the graph stop at the classifier's rows, and at the learner's features.
+    node.DETACH_POOL = True
+    node.DETACH_LEARNER_INPUT = True
+    # e: "dot" product or "cosine" times a learned factor; a dot product favours regions of large
+    # norm.
+    node.SIMILARITY = "dot"
+    # e over the neighbours: "softmax", "none" (paper), "joint" (one softmax of e and kernel).
+    node.EDGE_NORM = "softmax"
+    # Which graph layers weight their sum by e: the "first" or "all".
+    node.EDGE_LAYERS = "first"
+    # Adds log p(not background) of the base classifier to e, so that regions listen to objects (not
+    # in the paper): among proposals, most of them background, little is learned without it.
+    node.FOREGROUND_EDGES = True
+    # w sums to 1 over the "kernels" of an edge (released code), over the "neighbors" of a kernel,
+    # or not ("none", paper).
+    node.KERNEL_NORM = "kernels"
+    # Sigma of the kernels: "diag" or "full" (paper).
+    node.COVARIANCE = "diag"
+    # theta: "atan2", wrapped, or "arctan" as printed in the paper, which cannot tell left from
+    # right.
+    node.ANGLE = "atan2"
+    # Between the graph layers.
+    node.DROPOUT = 0.5
+    # "LN": LayerNorm of h. The paper has none (""), and h starts about 1e-4 times as large as f.
+    node.OUT_NORM = "LN"
+    # Two stages (released code): the graph is on the boxes that the base predictor gives, labelled
+    # and sampled anew at ROI_BOX_CASCADE_HEAD.IOUS[1].
+    node.REFINE = False
+    # Whether the second stage embeds its boxes with the first one's box head.
+    node.SHARE_FC = True
+    # What a training leaves as it is: "none", "base" (box head and base predictor, whose losses are
+    # then left out), "all" (the backbone and the RPN too, whose losses are logged, without effect).
+    node.FREEZE = "none"
+    # Detections: of the "last" stage, of the "mean" of both stages' logits, or of the NMS over both
+    # ("union_nms", released code).
+    node.TEST_ENSEMBLE = "last"
+    # Of the base predictor and of the second one.
+    node.LOSS_WEIGHTS = [1.0, 1.0]
+    # As in MODEL.RELATION.
+    node.SAMPLING = "loss"
     node.GT_AS_KEYS = False
     return node

@@ -1,6 +1,7 @@
 """Training and evaluation runs."""
 
 from .checkpoint import ReportingCheckpointer
+from .freeze import freeze_below_roi_heads
 from .trainer import RelationTrainer
 
-__all__ = ["RelationTrainer", "ReportingCheckpointer"]
+__all__ = ["RelationTrainer", "ReportingCheckpointer", "freeze_below_roi_heads"]

@@ -25,7 +25,9 @@ from torch.optim import Optimizer
 
 from ..data.mapper import build_mapper
 from ..evaluation import build_evaluator
+from ..modeling.roi_heads.sgrn import SGRNReasoning
 from .checkpoint import ReportingCheckpointer
+from .freeze import freeze_below_roi_heads
 from .nan_report import RememberBatch, divergence_report
 from .optimizer import build_optimizer
 
@@ -77,6 +79,15 @@ class RelationTrainer(DefaultTrainer):
             losses={k: v for k, v in self.storage.latest().items() if "loss" in k},
             batch=getattr(self.data_loader, "batch", ()),
         )
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The model, with backbone and RPN frozen where `MODEL.SGRN.FREEZE` says so."""
+        model = super().build_model(cfg)
+        heads = getattr(model, "roi_heads", None)
+        if isinstance(heads, SGRNReasoning) and heads.freeze == "all":
+            freeze_below_roi_heads(model)
+        return model
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> Optimizer:

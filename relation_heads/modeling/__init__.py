@@ -1,7 +1,13 @@
 """Detectron2 adapters of `relation_heads.layers`; importing this registers them."""
 
 from .c5_backbone import C5Backbone
-from .roi_heads import RelationBoxHead, RelationROIHeads, Res5RelationROIHeads
+from .roi_heads import (
+    RelationBoxHead,
+    RelationROIHeads,
+    Res5RelationROIHeads,
+    Res5SGRNROIHeads,
+    SGRNROIHeads,
+)
 from .shallow_backbone import ShallowBackbone
 
 __all__ = [
@@ -9,5 +15,7 @@ __all__ = [
     "RelationBoxHead",
     "RelationROIHeads",
     "Res5RelationROIHeads",
+    "Res5SGRNROIHeads",
+    "SGRNROIHeads",
     "ShallowBackbone",
 ]

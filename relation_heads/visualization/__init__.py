@@ -1,5 +1,6 @@
-"""Relations and detections drawn on images."""
+"""Relations and detections drawn on images, spatial kernels drawn as maps."""
 
+from relation_heads.visualization.kernels import draw_kernels
 from relation_heads.visualization.relations import (
     class_color,
     draw_detections,
@@ -12,6 +13,7 @@ from relation_heads.visualization.relations import (
 __all__ = [
     "class_color",
     "draw_detections",
+    "draw_kernels",
     "draw_relations",
     "merge_overlapping",
     "side_by_side",

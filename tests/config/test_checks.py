@@ -236,8 +236,21 @@ def test_relation_box_head_in_heads_that_do_not_tell_it_the_regions(cfg):
     assert problems(cfg) == []
 
 
+@pytest.mark.parametrize("freeze", ["base", "all"])
+def test_a_frozen_base_needs_a_trained_detector(cfg, freeze):
+    cfg.MODEL.SGRN.FREEZE = freeze
+    assert problems(cfg) == []  # stock heads do not read the key
+    cfg.MODEL.ROI_HEADS.NAME = "SGRNROIHeads"
+    assert_only_problem(cfg, f"MODEL.SGRN.FREEZE is {freeze}", "give a trained Faster R-CNN")
+    assert problems(cfg, eval_only=True) == []
+    cfg.MODEL.WEIGHTS = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
+    assert_only_problem(cfg, "R-50.pkl' has none")
+    cfg.MODEL.WEIGHTS = "detectron2://COCO-Detection/faster_rcnn_R_50_FPN_1x/x/model_final.pkl"
+    assert problems(cfg) == []
+
+
 def test_the_named_heads_are_ours():
-    for name in (checks.RELATION_BOX_HEAD, *checks.RELATION_ROI_HEADS):
+    for name in (checks.RELATION_BOX_HEAD, *checks.RELATION_ROI_HEADS, *checks.SGRN_ROI_HEADS):
         assert hasattr(roi_heads, name)
 
 

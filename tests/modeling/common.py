@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from detectron2.modeling import build_model
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_model, build_roi_heads
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -35,10 +37,21 @@ C4 = (
     "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 6,
 )  # fmt: skip
 C4_RELATION = (*C4, "MODEL.ROI_HEADS.NAME", "Res5RelationROIHeads")
+SMALL_SGRN = ("MODEL.SGRN.GRAPH_DIMS", [32, 16], "MODEL.SGRN.LATENT_DIM", 16)
+SGRN = ("MODEL.ROI_HEADS.NAME", "SGRNROIHeads", *SMALL_SGRN)
+C4_SGRN = (*C4, "MODEL.ROI_HEADS.NAME", "Res5SGRNROIHeads", *SMALL_SGRN)
+REFINE = ("MODEL.SGRN.REFINE", True)
+NO_GRAPH = ("MODEL.SGRN.GRAPH_DIMS", [])
 MASK = ("MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead",
         "MODEL.ROI_MASK_HEAD.NUM_CONV", 1, "MODEL.ROI_MASK_HEAD.CONV_DIM", 8)  # fmt: skip
 KEYPOINT = ("MODEL.KEYPOINT_ON", True, "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [8],
             "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 3)  # fmt: skip
+# What the backbones of these models give, FPN's and C4's.
+SHAPES = {
+    **{f"p{k}": ShapeSpec(channels=32, stride=2**k) for k in (2, 3, 4, 5)},
+    "res4": ShapeSpec(channels=128, stride=16),
+}
+SIZES = ((64, 96), (64, 96))  # of images whose features need no padding
 
 
 def config(*opts: Any) -> Any:
@@ -103,11 +116,16 @@ def losses(model: nn.Module, inputs: list[dict] | None = None) -> dict[str, torc
 
 def detections(model: nn.Module, inputs: list[dict] | None = None) -> list[Instances]:
     """What the model finds; no score threshold, so that an untrained model finds something."""
-    model.eval()
-    predictor = model.roi_heads.box_predictor
-    predictor.test_score_thresh = 0.0
+    without_threshold(model.eval())
     with torch.no_grad():
         return [out["instances"] for out in model(batch() if inputs is None else inputs)]
+
+
+def without_threshold(model: nn.Module) -> None:
+    """Lets every score pass in all box predictors of `model`."""
+    for module in model.modules():
+        if isinstance(module, FastRCNNOutputLayers):
+            module.test_score_thresh = 0.0
 
 
 def box_regions(model: nn.Module, train: bool = True) -> Any:
@@ -120,3 +138,109 @@ def box_regions(model: nn.Module, train: bool = True) -> Any:
     losses(model) if train else detections(model)
     handle.remove()
     return seen[0]
+
+
+# ---- ROI heads alone: a few milliseconds, where a whole model takes a tenth of a second ----
+
+
+def build_heads(*opts: Any) -> nn.Module:
+    """The ROI heads of a tiny model, from seed 0, in training mode."""
+    torch.manual_seed(0)
+    return build_roi_heads(config(*opts), SHAPES)
+
+
+def maps(images: int = 2, requires_grad: bool = False) -> dict[str, torch.Tensor]:
+    """Noise in place of a backbone's features of `SIZES`."""
+    generator = torch.Generator().manual_seed(5)
+    height, width = SIZES[0]
+    found = {}
+    for name, shape in SHAPES.items():
+        size = (images, shape.channels, height // shape.stride, width // shape.stride)
+        found[name] = torch.randn(size, generator=generator).requires_grad_(requires_grad)
+    return found
+
+
+def scattered(counts: tuple[int, ...] = (20, 20)) -> list[Instances]:
+    """That many proposals anywhere in images of `SIZES`."""
+    generator = torch.Generator().manual_seed(3)
+    height, width = SIZES[0]
+    proposals = []
+    for count in counts:
+        corners = torch.rand(count, 2, 2, generator=generator) * torch.tensor(
+            [width - 6.0, height - 6.0]
+        )
+        per_image = Instances((height, width))
+        per_image.proposal_boxes = Boxes(torch.cat([corners.amin(1), corners.amax(1) + 6], dim=1))
+        per_image.objectness_logits = torch.zeros(count)
+        proposals.append(per_image)
+    return proposals
+
+
+def head_losses(
+    heads: nn.Module,
+    proposals: list[Instances] | None = None,
+    targets: list[Instances] | None = None,
+    features: dict[str, torch.Tensor] | None = None,
+) -> dict[str, torch.Tensor]:
+    """The losses of ROI heads in one training step, from a fixed state of the random sampler."""
+    proposals = scattered() if proposals is None else proposals
+    targets = [x["instances"] for x in batch(SIZES)] if targets is None else targets
+    features = maps(len(proposals)) if features is None else features
+    torch.manual_seed(2)
+    with EventStorage():
+        return heads.train()(None, features, proposals, targets)[1]
+
+
+def head_detections(
+    heads: nn.Module,
+    proposals: list[Instances] | None = None,
+    features: dict[str, torch.Tensor] | None = None,
+) -> list[Instances]:
+    """What ROI heads find, without a score threshold."""
+    proposals = scattered() if proposals is None else proposals
+    without_threshold(heads.eval())
+    with torch.no_grad():
+        return heads(None, maps(len(proposals)) if features is None else features, proposals)[0]
+
+
+def assert_same_detections(
+    ours: list[Instances], theirs: list[Instances], **tolerance: float
+) -> None:
+    """Compares what two models found, at least one object in every image."""
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.get_fields().keys() == b.get_fields().keys()
+        assert len(a) == len(b) > 0
+        for name in ("scores", "pred_classes"):
+            torch.testing.assert_close(a.get(name), b.get(name), **tolerance)
+        # pixels: one float32 step is 8e-6 of a coordinate near 100
+        pixels = {**tolerance, "atol": 10 * tolerance["atol"]}
+        torch.testing.assert_close(a.pred_boxes.tensor, b.pred_boxes.tensor, **pixels)
+
+
+def calls(module: nn.Module) -> list[tuple[Any, Any]]:
+    """A list that grows by (arguments, result) with every call of `module`."""
+    seen: list[tuple[Any, Any]] = []
+    module.register_forward_hook(lambda _, args, result: seen.append((args, result)))
+    return seen
+
+
+def results(owner: Any, name: str) -> list[tuple[Any, Any]]:
+    """A list that grows by (arguments, result) with every call of a method of `owner`."""
+    method = getattr(owner, name)
+    seen: list[tuple[Any, Any]] = []
+
+    def recorded(*args: Any) -> Any:
+        seen.append((args, method(*args)))
+        return seen[-1][1]
+
+    setattr(owner, name, recorded)
+    return seen
+
+
+def second_stage_gradients(heads: nn.Module, *names: str) -> list[torch.Tensor]:
+    """Gradients of parameters of SGRN heads from the second stage's losses alone, 0 for none."""
+    result = head_losses(heads)
+    heads.zero_grad()
+    sum(value for name, value in result.items() if name.endswith("_sgrn")).backward()
+    parameters = [heads.get_parameter(n) for n in names]
+    return [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]

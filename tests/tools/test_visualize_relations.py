@@ -6,13 +6,20 @@ import cv2
 import numpy as np
 import torch
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
 
 from relation_heads.config import find_config, get_cfg
 from relation_heads.data.relational_scenes import CLASSES, compose_scenes, render
 from relation_heads.visualization.inspect import inspect_image, picture, relation_modules
+from tests.modeling.common import NUM_CLASSES, batch, build
 from tests.tools.test_train_net import load_tool
 
 CONFIG = "RelationalScenes/faster_rcnn_shallow_relation.yaml"
+STOCK_CONFIG = "RelationalScenes/faster_rcnn_shallow.yaml"
+SGRN = ("MODEL.ROI_HEADS.NAME", "SGRNROIHeads", "MODEL.SGRN.GRAPH_DIMS", [32, 16],
+        "MODEL.SGRN.LATENT_DIM", 16, "MODEL.SGRN.NUM_NEIGHBORS", 6)  # fmt: skip
+TWO_STAGES = ("MODEL.SGRN.REFINE", True, "MODEL.SGRN.FOREGROUND_EDGES", True)
+NAMES = [f"class{k}" for k in range(NUM_CLASSES)]
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +67,9 @@ def test_picture_has_two_panels(model):
     drawn = picture(seen, 0, min_score=0.0)
     assert drawn.dtype == np.uint8 and drawn.shape[1] > 2 * 640
     assert (picture(seen, 0, head=1) != picture(seen, 0, head=2)).any()
+    for head in (-1, 16):
+        with pytest.raises(ValueError, match=f"head must be in 0 to 15, got {head}"):
+            picture(seen, 0, head=head)
 
 
 def test_the_tool_writes_pictures_of_given_images(model, tmp_path):
@@ -74,15 +84,107 @@ def test_the_tool_writes_pictures_of_given_images(model, tmp_path):
     assert cv2.imread(str(path)).shape[0] > 640
 
 
-def test_a_stock_model_has_nothing_to_draw(tmp_path):
+@pytest.mark.parametrize(
+    ("opts", "name"),
+    [
+        ([], "StandardROIHeads"),
+        (["MODEL.ROI_HEADS.NAME", "SGRNROIHeads", "MODEL.SGRN.GRAPH_DIMS", "[]"], "SGRNROIHeads"),
+    ],
+)
+def test_a_model_without_relations_has_nothing_to_draw(tmp_path, opts, name):
     tool = load_tool("visualize_relations")
-    arguments = [
-        "--config-file",
-        "RelationalScenes/faster_rcnn_shallow.yaml",
-        "--output",
-        str(tmp_path),
-    ]
+    arguments = ["--config-file", STOCK_CONFIG, "--output", str(tmp_path), *opts]
     with pytest.raises(
-        SystemExit, match=r"has no relation module: MODEL.ROI_HEADS.NAME is StandardROIHeads"
+        SystemExit, match=rf"has no relation module and no SGRN graph: .*NAME is {name}\."
     ):
         tool.main(tool.parse_args(arguments))
+
+
+@pytest.fixture(scope="module", params=[(), TWO_STAGES], ids=["one stage", "two stages"])
+def sgrn(request):
+    """A head whose boxes move far, so that every region's and every class's is another."""
+    model = build(*SGRN, *request.param).eval()
+    for predictor in (model.roi_heads.box_predictor, model.roi_heads.sgrn.predictor):
+        torch.nn.init.normal_(predictor.bbox_pred.weight, std=0.5)
+        torch.nn.init.normal_(predictor.cls_score.weight, std=0.1)
+        predictor.test_score_thresh = 0.0
+    return model
+
+
+def recorded(module, image, model):
+    """What inspect_image sees, and the (inputs, output) of `module` meanwhile."""
+    calls = []
+    handle = module.register_forward_hook(lambda _, inputs, output: calls.append((inputs, output)))
+    seen = inspect_image(model, image, NAMES)
+    handle.remove()
+    (call,) = calls
+    return seen, *call
+
+
+@torch.no_grad()
+def test_sgrn_weights_are_the_softmax_of_the_kept_scores(sgrn):
+    graph = sgrn.roi_heads.sgrn.graph
+    assert relation_modules(sgrn) == {"roi_heads.sgrn.graph": graph}
+    seen, (features, _, regions, key_bias), _ = recorded(graph, batch()[0]["image"], sgrn)
+    assert len(regions) > 6 and seen.weights.shape == (1, len(regions), len(regions))
+    np.testing.assert_allclose(seen.weights.sum(-1), 1, rtol=1e-5)
+    assert (key_bias is not None) == (sgrn.roi_heads.resampler is not None)
+    z = graph.learner(features)
+    e = z @ z.T + (0 if key_bias is None else key_bias)
+    rest = e < e.topk(6, dim=1).values[:, -1:]
+    expected = e.masked_fill(rest, -torch.inf).softmax(dim=1)
+    np.testing.assert_allclose(seen.weights[0], expected, rtol=1e-4, atol=1e-6)
+    assert len(seen.labels) == len(regions)
+
+
+@torch.no_grad()
+def test_sgrn_with_fewer_regions_than_neighbours(sgrn, monkeypatch):
+    monkeypatch.setattr(sgrn.roi_heads.sgrn.graph, "num_neighbors", 1000)
+    seen = inspect_image(sgrn, batch()[0]["image"], NAMES)
+    np.testing.assert_allclose(seen.weights.sum(-1), 1, rtol=1e-5)
+    assert (seen.weights > 0).all()
+
+
+@torch.no_grad()
+def test_sgrn_detections_are_the_boxes_of_their_regions(sgrn):
+    predictor = sgrn.roi_heads.sgrn.predictor
+    seen, _, predictions = recorded(predictor, batch()[0]["image"], sgrn)
+    found = seen.detections
+    regions = Instances(found.image_size, proposal_boxes=Boxes(torch.as_tensor(seen.boxes)))
+    (boxes,) = predictor.predict_boxes(predictions, [regions])
+    boxes = Boxes(boxes.unflatten(1, (NUM_CLASSES, 4))[seen.queries, found.pred_classes])
+    boxes.clip(found.image_size)
+    assert len(found) > 10 and len(set(seen.queries)) > 5
+    torch.testing.assert_close(found.pred_boxes.tensor, boxes.tensor)
+    assert seen.detection_labels == [NAMES[k] for k in found.pred_classes]
+    assert picture(seen, 0, min_score=0.0).shape[1] > 2 * 640
+
+
+@pytest.mark.parametrize("ensemble", ["mean", "union_nms"])
+def test_sgrn_ensembles_have_no_single_region(sgrn, monkeypatch, ensemble):
+    monkeypatch.setattr(sgrn.roi_heads, "ensemble", ensemble)
+    with pytest.raises(ValueError, match=f"TEST_ENSEMBLE last only, got {ensemble}"):
+        inspect_image(sgrn, batch()[0]["image"], NAMES)
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_the_tool_draws_sgrn_and_its_kernels(tmp_path, capsys, stages):
+    torch.manual_seed(0)
+    cfg = get_cfg()
+    cfg.merge_from_file(find_config(STOCK_CONFIG))
+    opts = [*SGRN, "MODEL.SGRN.REFINE", stages == 2]
+    cfg.merge_from_list(opts)
+    weights, scene, out = (tmp_path / name for name in ("model.pth", "scene.png", "out"))
+    torch.save({"model": build_model(cfg).state_dict()}, weights)
+    cv2.imwrite(str(scene), image().numpy().transpose(1, 2, 0))
+    tool = load_tool("visualize_relations")
+    arguments = ["--config-file", STOCK_CONFIG, "--output", str(out), "--min-score", "0"]
+    arguments += ["--image", str(scene), "MODEL.WEIGHTS", str(weights), *map(str, opts)]
+    assert tool.main(tool.parse_args(arguments)) == 1
+    (drawn,) = out.glob("scene_*.png")
+    kernels = [out / "kernels_layer1.png", out / "kernels_layer2.png"]
+    assert sorted(out.iterdir()) == sorted([drawn, *kernels])
+    printed = capsys.readouterr().out
+    assert all(f"{path}\n" in printed for path in [drawn, *kernels])
+    first, second = (cv2.imread(str(path)) for path in kernels)
+    assert first.shape == second.shape and (first != second).any()

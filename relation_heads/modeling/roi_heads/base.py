@@ -17,7 +17,7 @@ import torch
 from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage, get_event_storage
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...layers import Regions
 
@@ -39,6 +39,17 @@ def labelled(features: Tensor, proposals: list[Instances]) -> tuple[Tensor, list
     """The rows (N, ...) and proposals that are in the loss (`gt_classes` is not -1)."""
     keep = [p.gt_classes >= 0 for p in proposals]
     return features[torch.cat(keep)], [p[k] for p, k in zip(proposals, keep, strict=True)]
+
+
+@torch.no_grad()
+def move_to_predictions(
+    predictor: nn.Module, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+) -> None:
+    """Sets `proposal_boxes` to the predicted boxes of the labelled classes, in place; the mask and
+    keypoint branches train on them under `MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES`."""
+    boxes = predictor.predict_boxes_for_gt_classes(predictions, proposals)
+    for per_image, boxes_per_image in zip(proposals, boxes, strict=True):
+        per_image.proposal_boxes = Boxes(boxes_per_image)
 
 
 def _with_is_key(instances: list[Instances], value: bool) -> list[Instances]:
@@ -118,8 +129,5 @@ class RelationalROIHeads(RegionSampling, StandardROIHeads):
         predictions = self.box_predictor(x)
         losses = self.box_predictor.losses(predictions, proposals)
         if self.train_on_pred_boxes:
-            with torch.no_grad():
-                boxes = self.box_predictor.predict_boxes_for_gt_classes(predictions, proposals)
-                for per_image, boxes_per_image in zip(proposals, boxes, strict=True):
-                    per_image.proposal_boxes = Boxes(boxes_per_image)
+            move_to_predictions(self.box_predictor, predictions, proposals)
         return losses

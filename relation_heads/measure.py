@@ -1,0 +1,64 @@
+"""Time and peak memory of functions, measured so that their ratios can be believed.
+
+Machines are noisy: compared functions take turns in one process, and the median of the turns
+counts.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+Function = Callable[[], object]
+
+
+def median_seconds(
+    functions: Mapping[str, Function], rounds: int = 7, device: str = "cpu"
+) -> dict[str, float]:
+    """Median wall time in seconds of each function; all run once per round, after one warm-up.
+
+    Args:
+        functions: by name.
+        rounds: at least 1.
+        device: where they compute; "cuda" waits for its kernels.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(rounds + 1):
+        for name, function in functions.items():
+            began = time.perf_counter()
+            function()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            if turn > 0:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def peak_bytes(function: Function, device: str = "cpu") -> int:
+    """The most bytes of tensors that exist at once while `function` runs, above what was there.
+
+    On a CPU they are counted from the allocations that the profiler sees, so the number is exact
+    and the same in every run.
+    """
+    gc.collect()
+    if device != "cpu":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        result = function()
+    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    del result
+    return peak

@@ -1,0 +1,307 @@
+"""SGRN ROI heads (Xu et al., CVPR 2019): classify once, reason over a graph, classify again.
+
+One stage (plug-in), REFINE False:
+
+    pool -> box head -> f -> base predictor -> logits s ....... loss_cls, loss_box_reg
+                        f, s -> `SGRNStage` on the same boxes .. loss_cls_sgrn, loss_box_reg_sgrn
+
+Two stages (released code), REFINE True: the base predictor's boxes are labelled and sampled anew at
+IoU 0.6, pooled and embedded by the same box head, and the graph is on them. With GRAPH_DIMS [] the
+second stage has no graph: the fair twin of two stages, and with one stage the stock head itself,
+bit for bit.
+
+Stock parameters keep their names, so that a trained Faster R-CNN loads completely; new ones are
+`sgrn.graph.*` and `sgrn.predictor.*` (and `sgrn_box_head.*` with SHARE_FC False).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.modeling.roi_heads import (
+    ROI_HEADS_REGISTRY,
+    Res5ROIHeads,
+    StandardROIHeads,
+    build_box_head,
+    select_foreground_proposals,
+)
+from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
+from detectron2.structures import ImageList, Instances
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from .base import RegionSampling, move_to_predictions, regions_of
+from .sgrn_stage import Predictions, Resampler, SGRNStage, refined_proposals, sgrn_config
+
+Embed = Callable[[list[Instances]], Tensor]  # proposals to the (N, D) features of their boxes
+
+
+def _reasoning(cfg: CfgNode, dim: int) -> dict[str, Any]:
+    """What both heads take from `cfg.MODEL.SGRN`, for box features of `dim` channels."""
+    node = sgrn_config(cfg)
+    stage = SGRNStage(cfg, dim) if node.GRAPH_DIMS or node.REFINE else None
+    return {
+        "sgrn": stage,
+        "resampler": Resampler(cfg, node.SAMPLING) if node.REFINE else None,
+        "freeze": node.FREEZE,
+        "ensemble": node.TEST_ENSEMBLE,
+        "loss_weights": node.LOSS_WEIGHTS,
+        "sampling": node.SAMPLING,
+        "gt_as_keys": node.GT_AS_KEYS,
+    }
+
+
+def _freeze(modules: Sequence[nn.Module]) -> None:
+    for module in modules:
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
+        FrozenBatchNorm2d.convert_frozen_batchnorm(module)
+
+
+class SGRNReasoning(RegionSampling):
+    """Mix-in for ROI heads with a `box_predictor`: the second stage, its losses and detections."""
+
+    def _init_sgrn(
+        self,
+        *,
+        base: Sequence[nn.Module],
+        sgrn: SGRNStage | None,
+        resampler: Resampler | None = None,
+        freeze: str = "none",
+        ensemble: str = "last",
+        loss_weights: Sequence[float] = (1.0, 1.0),
+        sampling: str = "loss",
+        gt_as_keys: bool = False,
+    ) -> None:
+        """
+        Args:
+            base: the modules of the base head, frozen unless `freeze` is "none".
+            sgrn: the second stage, None for the stock head.
+            resampler: of the refined boxes; None for one stage.
+            freeze, ensemble, loss_weights, sampling, gt_as_keys: see the keys of `MODEL.SGRN`.
+        """
+        self.sgrn = sgrn
+        self.resampler = resampler
+        self.freeze = freeze
+        self.ensemble = ensemble
+        self.loss_weights = tuple(loss_weights)
+        self._init_sampling(sampling if sgrn else "regions", gt_as_keys)
+        if freeze != "none":
+            _freeze(base)
+
+    def _reason(
+        self,
+        x: Tensor,
+        predictions: Predictions,
+        embed: Embed,
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[Predictions, list[Instances]]:
+        """The second stage's predictions and the proposals they belong to.
+
+        Args:
+            x: (N, D) features of the proposals.
+            predictions: of the base predictor.
+            embed: gives the features of refined proposals.
+            proposals: of all images.
+            targets: in training, the objects.
+        """
+        logits = predictions[0]
+        if self.box_predictor.use_sigmoid_ce:
+            logits = torch.cat([logits[:, :-1], torch.zeros_like(logits[:, -1:])], dim=1)
+        if self.resampler:
+            boxes = self.box_predictor.predict_boxes(predictions, proposals)
+            proposals = refined_proposals(boxes, logits, proposals, drop_empty=self.training)
+            if self.training:
+                with get_event_storage().name_scope("sgrn"):
+                    proposals = self.resampler.label_and_sample_proposals(proposals, targets)
+            logits = logits[torch.cat([p.row for p in proposals])]
+            x = embed(proposals)
+        regions = regions_of(proposals)
+        return self.sgrn(x, logits, self.box_predictor.cls_score, regions), proposals
+
+    def _box_losses(
+        self, x: Tensor, embed: Embed, proposals: list[Instances], targets: list[Instances]
+    ) -> tuple[dict[str, Tensor], Predictions]:
+        """Losses of both stages, and the base predictions; arguments as in `_reason`."""
+        base = self.box_predictor(x)
+        predictions, refined = self._reason(x, base, embed, proposals, targets)
+        losses = {}
+        if self.freeze == "none":
+            losses = _scaled(_losses(self.box_predictor, base, proposals), self.loss_weights[0])
+        with get_event_storage().name_scope("sgrn"):
+            second = _losses(self.sgrn.predictor, predictions, refined)
+        second = _scaled(second, self.loss_weights[1])
+        losses.update({f"{name}_sgrn": value for name, value in second.items()})
+        return losses, base
+
+    def _box_detections(
+        self, x: Tensor, embed: Embed, proposals: list[Instances]
+    ) -> list[Instances]:
+        """What is found at test time; arguments as in `_reason`."""
+        base = self.box_predictor(x)
+        last, refined = self._reason(x, base, embed, proposals)
+        predictor = self.sgrn.predictor
+        if self.ensemble == "union_nms":
+            stages = ((self.box_predictor, base, proposals), (predictor, last, refined))
+            boxes = [p.predict_boxes(*outputs) for p, *outputs in stages]
+            scores = [p.predict_probs(*outputs) for p, *outputs in stages]
+            return fast_rcnn_inference(
+                [torch.cat(both) for both in zip(*boxes, strict=True)],
+                [torch.cat(both) for both in zip(*scores, strict=True)],
+                [p.image_size for p in proposals],
+                predictor.test_score_thresh,
+                predictor.test_nms_thresh,
+                predictor.test_topk_per_image,
+            )[0]
+        if self.ensemble == "mean":  # of the logits, as in Reasoning-RCNN
+            last = ((base[0] + last[0]) / 2, last[1])
+        return predictor.inference(last, refined)[0]
+
+
+def _losses(
+    predictor: nn.Module, predictions: Predictions, proposals: list[Instances]
+) -> dict[str, Tensor]:
+    """The predictor's losses over the rows that are in the loss (`gt_classes` is not -1)."""
+    keep = [p.gt_classes >= 0 for p in proposals]
+    rows = torch.cat(keep)
+    kept = [p[k] for p, k in zip(proposals, keep, strict=True)]
+    return predictor.losses((predictions[0][rows], predictions[1][rows]), kept)
+
+
+def _scaled(losses: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
+    return {name: value * weight for name, value in losses.items()}
+
+
+@ROI_HEADS_REGISTRY.register()
+class SGRNROIHeads(SGRNReasoning, StandardROIHeads):
+    """`StandardROIHeads` (FPN, DC5, C5) with SGRN; `MODEL.ROI_HEADS.NAME SGRNROIHeads` on any
+    stock config is enough."""
+
+    @configurable
+    def __init__(
+        self, *, sgrn_box_head: nn.Module | None = None, reasoning: dict[str, Any], **kwargs: Any
+    ) -> None:
+        """
+        Args:
+            sgrn_box_head: the second stage's own box head; None shares the first one's.
+            reasoning: arguments of `SGRNReasoning._init_sgrn`, without `base`.
+            kwargs: see `StandardROIHeads`.
+        """
+        super().__init__(**kwargs)
+        self.sgrn_box_head = sgrn_box_head
+        self._init_sgrn(base=[self.box_head, self.box_predictor], **reasoning)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        args = super().from_config(cfg, input_shape)
+        args["reasoning"] = _reasoning(cfg, args["box_head"].output_shape.channels)
+        node = sgrn_config(cfg)
+        if node.REFINE and not node.SHARE_FC:
+            resolution = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
+            channels = input_shape[args["box_in_features"][0]].channels
+            args["sgrn_box_head"] = build_box_head(
+                cfg, ShapeSpec(channels=channels, height=resolution, width=resolution)
+            )
+        return args
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """See `StandardROIHeads.forward`; new is that the second stage sees the targets."""
+        if self.sgrn is None:
+            return super().forward(images, features, proposals, targets)
+        if self.training:
+            check_frozen(self.freeze, features)
+            proposals = self.label_and_sample_proposals(proposals, targets)
+
+        def pooled(proposals: list[Instances]) -> Tensor:
+            maps = [features[f] for f in self.box_in_features]
+            return self.box_pooler(maps, [p.proposal_boxes for p in proposals])  # (N, C, h, w)
+
+        second_head = self.box_head if self.sgrn_box_head is None else self.sgrn_box_head
+        x = self.box_head(pooled(proposals))  # (N, D)
+        if not self.training:
+            found = self._box_detections(x, lambda p: second_head(pooled(p)), proposals)
+            return self.forward_with_given_boxes(features, found), {}
+
+        losses, base = self._box_losses(x, lambda p: second_head(pooled(p)), proposals, targets)
+        if self.train_on_pred_boxes:
+            move_to_predictions(self.box_predictor, base, proposals)
+        losses.update(self._forward_mask(features, proposals))
+        losses.update(self._forward_keypoint(features, proposals))
+        return proposals, losses
+
+
+@ROI_HEADS_REGISTRY.register()
+class Res5SGRNROIHeads(SGRNReasoning, Res5ROIHeads):
+    """`Res5ROIHeads` (C4) with SGRN on pooled res5."""
+
+    @configurable
+    def __init__(self, *, reasoning: dict[str, Any], **kwargs: Any) -> None:
+        """
+        Args:
+            reasoning: arguments of `SGRNReasoning._init_sgrn`, without `base`.
+            kwargs: see `Res5ROIHeads`.
+        """
+        super().__init__(**kwargs)
+        self._init_sgrn(base=[self.res5, self.box_predictor], **reasoning)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        if not sgrn_config(cfg).SHARE_FC:
+            raise ValueError(
+                "MODEL.SGRN.SHARE_FC False needs a box head of its own for the second stage, and "
+                "a C4 model has none (its features are res5): set it True, or use an FPN model."
+            )
+        args = super().from_config(cfg, input_shape)
+        return {**args, "reasoning": _reasoning(cfg, args["box_predictor"].cls_score.in_features)}
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """See `Res5ROIHeads.forward`."""
+        if self.sgrn is None:
+            return super().forward(images, features, proposals, targets)
+        if self.training:
+            check_frozen(self.freeze, features)
+            proposals = self.label_and_sample_proposals(proposals, targets)
+
+        def res5(proposals: list[Instances]) -> Tensor:
+            return self._shared_roi_transform(
+                [features[f] for f in self.in_features], [p.proposal_boxes for p in proposals]
+            )  # (N, D, h, w)
+
+        maps = res5(proposals)
+        x = maps.mean(dim=[2, 3])  # (N, D)
+        if not self.training:
+            found = self._box_detections(x, lambda p: res5(p).mean(dim=[2, 3]), proposals)
+            return self.forward_with_given_boxes(features, found), {}
+
+        losses, _ = self._box_losses(x, lambda p: res5(p).mean(dim=[2, 3]), proposals, targets)
+        if self.mask_on:
+            proposals, foreground = select_foreground_proposals(proposals, self.num_classes)
+            losses.update(self.mask_head(maps[torch.cat(foreground)], proposals))
+        return [], losses
+
+
+def check_frozen(freeze: str, features: dict[str, Tensor]) -> None:
+    """Raises a RuntimeError where FREEZE is "all" and the backbone trains all the same."""
+    if freeze == "all" and any(f.requires_grad for f in features.values()):
+        raise RuntimeError(
+            "MODEL.SGRN.FREEZE is all, but the backbone is not frozen: an ROI head cannot freeze "
+            "what is below it. This package's tools/train_net.py does; elsewhere call "
+            "relation_heads.engine.freeze_below_roi_heads(model) before the optimizer is built."
+        )

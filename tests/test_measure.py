@@ -1,0 +1,29 @@
+import time
+
+import torch
+
+from relation_heads.measure import median_seconds, peak_bytes
+
+
+def test_peak_counts_what_exists_at_once():
+    def twice_one_after_the_other():
+        for _ in range(2):
+            torch.empty(1000, 1000).fill_(1.0)
+
+    def two_at_once():
+        return [torch.empty(1000, 1000).fill_(1.0) for _ in range(2)]
+
+    assert peak_bytes(twice_one_after_the_other) == 4_000_000
+    assert peak_bytes(two_at_once) == 8_000_000
+
+
+def test_functions_take_turns_after_one_warm_up():
+    calls = []
+
+    def slow():
+        calls.append("slow")
+        time.sleep(0.02)
+
+    seconds = median_seconds({"slow": slow, "fast": lambda: calls.append("fast")}, rounds=3)
+    assert calls == ["slow", "fast"] * 4
+    assert 0.02 <= seconds["slow"] < 0.2 and seconds["fast"] < 0.01
