@@ -18,6 +18,7 @@ from tests.modeling.common import (
     NUM_CLASSES,
     RELATION,
     STOCK,
+    assert_same_detections,
     batch,
     box_regions,
     build,
@@ -36,17 +37,6 @@ FAMILIES = {
 }
 families = pytest.mark.parametrize(("stock", "ours"), FAMILIES.values(), ids=FAMILIES.keys())
 relational = pytest.mark.parametrize("ours", [RELATION, C4_RELATION], ids=["FPN", "C4"])
-
-
-def assert_same_detections(ours, stock, **tolerance):
-    for a, b in zip(ours, stock, strict=True):
-        assert a.get_fields().keys() == b.get_fields().keys()
-        assert len(a) == len(b) > 0
-        for name in ("scores", "pred_classes"):
-            torch.testing.assert_close(a.get(name), b.get(name), **tolerance)
-        # pixels: one float32 step is 8e-6 of a coordinate near 100
-        pixels = {**tolerance, "atol": 10 * tolerance["atol"]}
-        torch.testing.assert_close(a.pred_boxes.tensor, b.pred_boxes.tensor, **pixels)
 
 
 @families
