@@ -4,9 +4,9 @@ draw what they listened to.
 
     tools/demo.py [--output output/demo] [--iterations 2000]
 
-Trains the stock head, object relation modules with the published and with signed geometry, and
-SGRN, on the same scenes with the same schedule; two at a time, one thread each. Leaves checkpoints,
-logs, a table and pictures in the output folder.
+Trains the stock head, object relation modules with the published and with signed geometry, and, from
+the trained stock detector, SGRN, on the same scenes with the same schedule; two at a time, one
+thread each. Leaves checkpoints, logs, a table and pictures in the output folder.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ RUNS = {
     "relation, signed": CONFIG.format("_relation_signed"),
     "SGRN": CONFIG.format("_sgrn"),
 }
+STARTS_FROM = {"SGRN": "stock"}  # the run whose checkpoint a run starts from
 DRAWN = ("relation, signed", "SGRN")
 ASKED = ("left_of_pole", "square_with_sun", "smaller_than_castle")
 PARALLEL = 2
@@ -60,6 +61,11 @@ def folder_of(name: str, output: Path) -> Path:
     return output / name.replace(", ", "_")
 
 
+def checkpoint(name: str, output: Path) -> str:
+    """What a finished run leaves."""
+    return str(folder_of(name, output) / "model_final.pth")
+
+
 def start(name: str, output: Path, options: list[str]) -> Run:
     """Starts one training in the background."""
     folder = folder_of(name, output)
@@ -68,6 +74,8 @@ def start(name: str, output: Path, options: list[str]) -> Run:
     log = (folder / "stdout.txt").open("wb")
     command = [sys.executable, "-W", "ignore", str(ROOT / "tools" / "train_net.py")]
     command += ["--config-file", RUNS[name], "OUTPUT_DIR", str(folder), *options]
+    if name in STARTS_FROM:
+        command += ["MODEL.WEIGHTS", checkpoint(STARTS_FROM[name], output)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, env=environment)
     return Run(name, folder, process, log)
@@ -105,9 +113,12 @@ def train_all(output: Path, options: list[str], iterations: int) -> list[Run]:
                     f"\nTraining of {run.name!r} failed, see {run.folder / 'stdout.txt'}:\n"
                     + "\n".join(tail)
                 )
-        while waiting and len(active) < PARALLEL:
-            active.append(start(waiting.pop(0), output, options))
-            runs.append(active[-1])
+        finished = {r.name for r in runs} - {r.name for r in active}
+        for name in [n for n in waiting if STARTS_FROM.get(n, n) in {n, *finished}]:
+            if len(active) < PARALLEL:
+                waiting.remove(name)
+                active.append(start(name, output, options))
+                runs.append(active[-1])
         show_progress(runs, iterations, began)
         if not active:
             print()
@@ -130,7 +141,7 @@ def draw(name: str, asked: str, output: Path, pictures: Path) -> None:
     command = [sys.executable, "-W", "ignore", str(ROOT / "tools" / "visualize_relations.py")]
     command += ["--config-file", RUNS[name], "--output", str(pictures), "--num", "2"]
     command += ["--class", asked]
-    command += ["MODEL.WEIGHTS", str(folder_of(name, output) / "model_final.pth")]
+    command += ["MODEL.WEIGHTS", checkpoint(name, output)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     subprocess.run(command, check=True, cwd=ROOT, **quiet)
 

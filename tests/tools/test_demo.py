@@ -37,6 +37,22 @@ def test_table_has_a_row_per_group_and_a_column_per_run(demo, tmp_path):
     assert rows[2:] == ["| plain | 90.0 | 91.0 |", "| size | nan | nan |"]
 
 
+def test_a_run_that_starts_from_another_waits_for_it(demo, tmp_path, monkeypatch):
+    started = []
+
+    def start(name, output, options):
+        ended = [r.name for r in started if r.process.poll() is not None]
+        assert demo.STARTS_FROM.get(name, name) in [name, *ended]
+        code = "import time; time.sleep(1.5)" if name == "stock" else ""
+        started.append(fake_run(demo, name, output / name, code))
+        return started[-1]
+
+    monkeypatch.setattr(demo, "start", start)
+    monkeypatch.setattr(demo, "POLL_SECONDS", 0.1)
+    runs = demo.train_all(tmp_path, [], 10)
+    assert {r.name for r in runs} == set(demo.RUNS) and demo.STARTS_FROM
+
+
 def test_a_training_that_fails_ends_the_demo_with_its_last_words(demo, tmp_path, monkeypatch):
     processes = []
 
