@@ -4,8 +4,8 @@ draw what they listened to.
 
     tools/demo.py [--output output/demo] [--iterations 2000]
 
-Trains the stock head, object relation modules with the published and with signed geometry, and, from
-the trained stock detector, SGRN, on the same scenes with the same schedule; two at a time, one
+Trains the stock head, object relation modules with the published and with signed geometry, and,
+from the trained stock detector, SGRN, on the same scenes with the same schedule; two at a time, one
 thread each. Leaves checkpoints, logs, a table and pictures in the output folder.
 """
 
