@@ -21,7 +21,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY
 
 from ..data.coco_format import class_names, coco_problems, empty_box_problems, read_coco
-from .defaults import sgrn_node
+from .defaults import reasoning_node, sgrn_node
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 RELATION_BOX_HEAD = "RelationBoxHead"
 RELATION_ROI_HEADS = ("RelationROIHeads", "Res5RelationROIHeads")
 SGRN_ROI_HEADS = ("SGRNROIHeads", "Res5SGRNROIHeads")
+REASONING_ROI_HEADS = ("ReasoningROIHeads", "Res5ReasoningROIHeads")
 
 # Meta-architecture -> where it reads its number of classes.
 _NUM_CLASSES = {
@@ -53,7 +54,7 @@ def check_cfg(cfg: CfgNode, *, eval_only: bool = False, resume: bool = False) ->
         ValueError: one line per problem, with the key, its value and what is allowed.
     """
     resumes = resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
-    problems = [*_names(cfg), *_device(cfg), *_datasets(cfg, eval_only)]
+    problems = [*_names(cfg), *_device(cfg), *_datasets(cfg, eval_only), *_given_boxes(cfg)]
     if not resumes:
         problems += _weights(cfg)
     if not eval_only:
@@ -85,6 +86,28 @@ def _names(cfg: CfgNode) -> Iterator[str]:
             f"MODEL.ROI_HEADS.NAME {heads} does not do that: set MODEL.ROI_HEADS.NAME "
             f"{RELATION_ROI_HEADS[0]}."
         )
+
+
+def _given_boxes(cfg: CfgNode) -> Iterator[str]:
+    """Region classification is a setting of several keys."""
+    if not reasoning_node(cfg).GIVEN_BOXES:
+        return
+    wanted = {
+        "MODEL.ROI_HEADS.NAME": (cfg.MODEL.ROI_HEADS.NAME, REASONING_ROI_HEADS),
+        "MODEL.PROPOSAL_GENERATOR.NAME": (
+            cfg.MODEL.PROPOSAL_GENERATOR.NAME,
+            ("PrecomputedProposals",),
+        ),
+        "MODEL.MASK_ON": (cfg.MODEL.MASK_ON, (False,)),
+        "MODEL.KEYPOINT_ON": (cfg.MODEL.KEYPOINT_ON, (False,)),
+    }
+    for key, (value, allowed) in wanted.items():
+        if value not in allowed:
+            names = " or ".join(str(a) for a in allowed)
+            yield (
+                f"MODEL.REASONING.GIVEN_BOXES is True, which classifies the boxes of the data set: "
+                f"{key} must be {names}, got {value} (see configs/heads/given_boxes.yaml)."
+            )
 
 
 def _unknown(key: str, name: str, registry: Any) -> Iterator[str]:

@@ -11,6 +11,8 @@ def add_relation_heads_config(cfg: CN) -> None:
         cfg.MODEL.RELATION = _relation()
     if "SGRN" not in cfg.MODEL:
         cfg.MODEL.SGRN = _sgrn()
+    if "REASONING" not in cfg.MODEL:
+        cfg.MODEL.REASONING = _reasoning()
 
 
 def relation_node(cfg: CN) -> CN:
@@ -21,6 +23,11 @@ def relation_node(cfg: CN) -> CN:
 def sgrn_node(cfg: CN) -> CN:
     """`cfg.MODEL.SGRN`, or its defaults where Detectron2's own `get_cfg()` made the config."""
     return cfg.MODEL.SGRN if "SGRN" in cfg.MODEL else _sgrn()
+
+
+def reasoning_node(cfg: CN) -> CN:
+    """`cfg.MODEL.REASONING`, or its defaults where Detectron2's own `get_cfg()` made the config."""
+    return cfg.MODEL.REASONING if "REASONING" in cfg.MODEL else _reasoning()
 
 
 def _relation() -> CN:
@@ -111,4 +118,66 @@ def _sgrn() -> CN:
     # As in MODEL.RELATION.
     node.SAMPLING = "loss"
     node.GT_AS_KEYS = False
+    return node
+
+
+def _reasoning() -> CN:
+    """Iterative visual reasoning (Chen et al. 2018), for ReasoningROIHeads and
+    Res5ReasoningROIHeads. The widths are lean ones; configs/heads/reasoning_paper.yaml has the
+    paper's."""
+    node = CN()
+    # "local" (spatial memory), "global" (graph of regions and classes), or both. [] is the stock
+    # head, bit for bit.
+    node.MODULES = ["local", "global"]
+    # I: updates and predictions of each module. (The released MEM.ITER = 3 is 2.)
+    node.NUM_ITERS = 3
+    # Whether each module is updated with the predictions of both.
+    node.CROSS_FEED = True
+    # Floor of the example weights max(1 - p, BETA) (eq. 6); 1 weights all alike.
+    node.BETA = 0.5
+    # Of the losses of the local, the global and the final prediction.
+    node.LOSS_WEIGHTS = [1.0, 1.0, 1.0]
+    # Regions write, and are listened to, by their probability to be an object (not in the paper,
+    # whose regions all are objects).
+    node.FOREGROUND = True
+    # What is used at test time: "final", "plain", "local", "global" (their last), "local1", ...
+    node.TEST_PREDICTION = "final"
+    # Region classification: boxes are given, and only their classes are asked (paper).
+    node.GIVEN_BOXES = False
+    # As in MODEL.RELATION.
+    node.SAMPLING = "loss"
+    node.GT_AS_KEYS = False
+
+    node.LOCAL = CN()
+    # The feature map that regions are cropped from and whose grid the memory has; C4 models use
+    # their only one.
+    node.LOCAL.IN_FEATURE = "p4"
+    # D: channels of the memory.
+    node.LOCAL.CHANNELS = 256
+    # P: cells of a crop, per side.
+    node.LOCAL.CROP_SIZE = 7
+    # Cells of the trainable initial memory.
+    node.LOCAL.INIT_SIZE = [20, 20]
+    # Fully connected layers before the classifier, and their width.
+    node.LOCAL.NUM_FC = 2
+    node.LOCAL.FC_DIM = 1024
+    # Cell i is at pixel (i + 1/2) stride, as in Detectron2's aligned operators, or at i stride
+    # (released code).
+    node.LOCAL.HALF_PIXEL = True
+
+    node.GLOBAL = CN()
+    # D: channels of region and class nodes.
+    node.GLOBAL.CHANNELS = 256
+    # Layers of eq. 2-4, each with a residual.
+    node.GLOBAL.NUM_STACKS = 3
+    # Kinds of spatial edges: of left, right, top, bottom, iou. [] leaves the spatial path out.
+    node.GLOBAL.RELATIONS = ["left", "right", "top", "bottom", "iou"]
+    # Delta of their kernel exp(-distance / Delta), pixels of the input image.
+    node.GLOBAL.BANDWIDTH = 50.0
+    # Divide the edges of a region by their sum, which reaches 30 among hundreds of proposals.
+    node.GLOBAL.NORMALIZE_EDGES = True
+    # Knowledge graph between classes (.npz or .json); empty leaves the semantic path out.
+    node.GLOBAL.GRAPH_FILE = ""
+    # Channels learned per class where the graph brings no embeddings.
+    node.GLOBAL.EMBEDDING_DIM = 300
     return node

@@ -86,12 +86,3 @@ def mirror_classes(dataset_names: Sequence[str]) -> dict[int, int]:
                     f"hflip_pairs of {dataset}: {left!r} or {right!r} has two partners."
                 )
     return mirror
-
-
-def build_mapper(cfg: CfgNode) -> FlipAwareMapper | None:
-    """The mapper of the training loader: `FlipAwareMapper` where classes have mirror images.
-
-    Returns:
-        None where Detectron2's own mapper will do.
-    """
-    return FlipAwareMapper(cfg, is_train=True) if mirror_classes(cfg.DATASETS.TRAIN) else None

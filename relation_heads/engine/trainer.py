@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_train_loader
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine import defaults as detectron2_defaults
 from detectron2.evaluation import DatasetEvaluator
@@ -23,7 +23,7 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 from torch import nn
 from torch.optim import Optimizer
 
-from ..data.mapper import build_mapper
+from ..data.build import build_mapper
 from ..evaluation import build_evaluator
 from ..modeling.roi_heads.sgrn import SGRNReasoning
 from .checkpoint import ReportingCheckpointer
@@ -96,8 +96,15 @@ class RelationTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
-        """The default loader, with a mapper that knows about flips where classes have a side."""
-        return build_detection_train_loader(cfg, mapper=build_mapper(cfg))
+        """The default loader, with the mapper that the config needs."""
+        return build_detection_train_loader(cfg, mapper=build_mapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """The default loader, with the mapper that the config needs."""
+        return build_detection_test_loader(
+            cfg, dataset_name, mapper=build_mapper(cfg, is_train=False)
+        )
 
     @classmethod
     def build_evaluator(

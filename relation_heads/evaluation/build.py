@@ -1,6 +1,7 @@
 """The evaluator of a data set, by its metadata `evaluator_type` as in Detectron2's train_net.py.
 
-Two things differ. Data sets whose metadata has `class_groups` also get results by group. And
+Three things differ. Region classification (`MODEL.REASONING.GIVEN_BOXES`) has an evaluator of its
+own for any data set. Data sets whose metadata has `class_groups` also get results by group. And
 `TEST.DETECTIONS_PER_IMAGE` above COCO's limit of 100 (LVIS: 300) is given to the evaluator, which
 would drop the detections beyond its limit silently.
 """
@@ -23,7 +24,9 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 
+from ..config.defaults import reasoning_node
 from .grouped_coco import GroupedCOCOEvaluator
+from .region_classification import RegionClassificationEvaluator
 
 EVALUATOR_TYPES = (
     "coco",
@@ -50,6 +53,8 @@ def build_evaluator(
         NotImplementedError: the metadata has no `evaluator_type` or an unknown one.
     """
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+    if reasoning_node(cfg).GIVEN_BOXES:
+        return RegionClassificationEvaluator(dataset_name, folder)
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind not in EVALUATOR_TYPES:
         raise NotImplementedError(

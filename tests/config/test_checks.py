@@ -249,8 +249,24 @@ def test_a_frozen_base_needs_a_trained_detector(cfg, freeze):
     assert problems(cfg) == []
 
 
+def test_given_boxes_need_the_keys_that_belong_to_them(cfg):
+    cfg.MODEL.REASONING.GIVEN_BOXES = True
+    assert len(problems(cfg)) == 2
+    cfg.MODEL.ROI_HEADS.NAME = "ReasoningROIHeads"
+    assert_only_problem(cfg, "MODEL.PROPOSAL_GENERATOR.NAME must be PrecomputedProposals, got RPN")
+    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "PrecomputedProposals"
+    assert problems(cfg) == []
+    cfg.MODEL.MASK_ON = True
+    assert_only_problem(cfg, "MODEL.MASK_ON must be False, got True")
+
+
 def test_the_named_heads_are_ours():
-    for name in (checks.RELATION_BOX_HEAD, *checks.RELATION_ROI_HEADS, *checks.SGRN_ROI_HEADS):
+    for name in (
+        checks.RELATION_BOX_HEAD,
+        *checks.RELATION_ROI_HEADS,
+        *checks.SGRN_ROI_HEADS,
+        *checks.REASONING_ROI_HEADS,
+    ):
         assert hasattr(roi_heads, name)
 
 

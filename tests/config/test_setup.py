@@ -48,7 +48,7 @@ def test_every_config_builds(leaf):
 
 
 # The part of a config's name that its stock twin does not have, and the new parameters behind it.
-OURS = re.compile(r"_(relation|sgrn)(_signed|_paper|_official|_student)?(?=_|\.)")
+OURS = re.compile(r"_(relation|sgrn|reasoning)(_signed|_paper|_official|_student)?(?=_|\.)")
 
 
 @pytest.mark.parametrize("leaf", [name for name in LEAVES if OURS.search(name)])

@@ -9,7 +9,8 @@ pytest.importorskip("detectron2")
 from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.data import transforms as T
 
-from relation_heads.data.mapper import FlipAwareMapper, build_mapper, is_mirrored, mirror_classes
+from relation_heads.data.build import build_mapper
+from relation_heads.data.mapper import FlipAwareMapper, is_mirrored, mirror_classes
 from tests.helpers import WIDTH, registered, tiny_cfg, tiny_coco
 
 PAIRS = (("class0", "class1"),)
@@ -58,7 +59,7 @@ def test_classes_follow_the_pixels_through_the_config(coco, tmp_path):
     """Over random flips: classes are swapped if and only if the picture is the mirror image."""
     with registered(coco, hflip_pairs=PAIRS) as name:
         cfg = tiny_cfg([name], [], 3, tmp_path, ["INPUT.RANDOM_FLIP", "horizontal"])
-        mapper = build_mapper(cfg)
+        mapper = build_mapper(cfg, is_train=True)
         record = DatasetCatalog.get(name)[0]
     plain = DatasetMapper(is_train=True, augmentations=[], image_format="BGR")(record)["image"]
     seen = set()
@@ -73,9 +74,9 @@ def test_classes_follow_the_pixels_through_the_config(coco, tmp_path):
 
 def test_stock_mapper_where_nothing_has_a_side(coco, tmp_path):
     with registered(coco) as plain, registered(coco, hflip_pairs=PAIRS) as sided:
-        assert build_mapper(tiny_cfg([plain], [], 3, tmp_path)) is None
-        assert build_mapper(tiny_cfg([], [sided], 3, tmp_path)) is None
-        mapper = build_mapper(tiny_cfg([plain, sided], [], 3, tmp_path))
+        assert build_mapper(tiny_cfg([plain], [], 3, tmp_path), is_train=True) is None
+        assert build_mapper(tiny_cfg([], [sided], 3, tmp_path), is_train=True) is None
+        mapper = build_mapper(tiny_cfg([plain, sided], [], 3, tmp_path), is_train=True)
     assert isinstance(mapper, FlipAwareMapper)
     assert mapper.mirror == {0: 1, 1: 0}
 

@@ -1,11 +1,14 @@
 """ROI heads whose regions see one another; importing this registers them."""
 
+from .reasoning import ReasoningROIHeads, Res5ReasoningROIHeads
 from .relation import RelationBoxHead, RelationROIHeads, Res5RelationROIHeads
 from .sgrn import Res5SGRNROIHeads, SGRNROIHeads
 
 __all__ = [
+    "ReasoningROIHeads",
     "RelationBoxHead",
     "RelationROIHeads",
+    "Res5ReasoningROIHeads",
     "Res5RelationROIHeads",
     "Res5SGRNROIHeads",
     "SGRNROIHeads",

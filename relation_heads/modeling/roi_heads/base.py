@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ...layers import Regions
 
 Sampling = Literal["loss", "regions", "off"]
+Predictions = tuple[Tensor, Tensor]  # logits (N, C + 1), box deltas (N, 4) or (N, 4 C)
 SAMPLINGS: tuple[str, ...] = get_args(Sampling)
 EVERYTHING = 10**9  # a sample of so many regions is all of them
 
@@ -41,9 +42,18 @@ def labelled(features: Tensor, proposals: list[Instances]) -> tuple[Tensor, list
     return features[torch.cat(keep)], [p[k] for p, k in zip(proposals, keep, strict=True)]
 
 
+def labelled_losses(
+    predictor: nn.Module, predictions: Predictions, proposals: list[Instances]
+) -> dict[str, Tensor]:
+    """The losses of `FastRCNNOutputLayers` over the rows that are in the loss (see `labelled`)."""
+    logits, deltas = predictions
+    kept_logits, kept = labelled(logits, proposals)
+    return predictor.losses((kept_logits, labelled(deltas, proposals)[0]), kept)
+
+
 @torch.no_grad()
 def move_to_predictions(
-    predictor: nn.Module, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    predictor: nn.Module, predictions: Predictions, proposals: list[Instances]
 ) -> None:
     """Sets `proposal_boxes` to the predicted boxes of the labelled classes, in place; the mask and
     keypoint branches train on them under `MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES`."""

@@ -34,8 +34,8 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from .base import RegionSampling, move_to_predictions, regions_of
-from .sgrn_stage import Predictions, Resampler, SGRNStage, refined_proposals, sgrn_config
+from .base import Predictions, RegionSampling, labelled_losses, move_to_predictions, regions_of
+from .sgrn_stage import Resampler, SGRNStage, refined_proposals, sgrn_config
 
 Embed = Callable[[list[Instances]], Tensor]  # proposals to the (N, D) features of their boxes
 
@@ -132,9 +132,11 @@ class SGRNReasoning(RegionSampling):
         predictions, refined = self._reason(x, base, embed, proposals, targets)
         losses = {}
         if self.freeze == "none":
-            losses = _scaled(_losses(self.box_predictor, base, proposals), self.loss_weights[0])
+            losses = _scaled(
+                labelled_losses(self.box_predictor, base, proposals), self.loss_weights[0]
+            )
         with get_event_storage().name_scope("sgrn"):
-            second = _losses(self.sgrn.predictor, predictions, refined)
+            second = labelled_losses(self.sgrn.predictor, predictions, refined)
         second = _scaled(second, self.loss_weights[1])
         losses.update({f"{name}_sgrn": value for name, value in second.items()})
         return losses, base
@@ -161,16 +163,6 @@ class SGRNReasoning(RegionSampling):
         if self.ensemble == "mean":  # of the logits, as in Reasoning-RCNN
             last = ((base[0] + last[0]) / 2, last[1])
         return predictor.inference(last, refined)[0]
-
-
-def _losses(
-    predictor: nn.Module, predictions: Predictions, proposals: list[Instances]
-) -> dict[str, Tensor]:
-    """The predictor's losses over the rows that are in the loss (`gt_classes` is not -1)."""
-    keep = [p.gt_classes >= 0 for p in proposals]
-    rows = torch.cat(keep)
-    kept = [p[k] for p, k in zip(proposals, keep, strict=True)]
-    return predictor.losses((predictions[0][rows], predictions[1][rows]), kept)
 
 
 def _scaled(losses: dict[str, Tensor], weight: float) -> dict[str, Tensor]:

@@ -24,7 +24,6 @@ from ...layers import SGRN, Regions, semantic_nodes
 from ...layers.sgrn import CHOICES, MAPPINGS, Mapping
 from .base import SAMPLINGS, RegionSampling
 
-Predictions = tuple[Tensor, Tensor]  # logits (N, C + 1), box deltas (N, 4) or (N, 4 C)
 Freeze = Literal["none", "base", "all"]
 TestEnsemble = Literal["last", "mean", "union_nms"]
 MIN_FOREGROUND = 1e-6

@@ -1,0 +1,348 @@
+"""Knowledge graph: typed, weighted edges between the classes of a data set, and its two files.
+
+Source: the class-to-class edges of Chen et al., "Iterative Visual Reasoning Beyond Convolutions",
+CVPR 2018, eq. 3, where each relation e has a matrix with rows that sum to 1:
+
+    G_c = sum_e A_e M W_e        A_e: (K, K), M: (K, D) what the classes know, W_e: (D, D')
+
+A_e[dst, src] is the weight of the message from class src to class dst. An edge reads "dst relation
+src": by "cake is-kind-of food" cake hears from food. A directed relation comes with its inverse,
+`inv:is-kind-of`, with its own W_e. An undirected one has each pair once, in either order, and the
+messages go both ways.
+
+`.npz`: `format_version` 1; `classes` (K,) and `relations` (E,) names; `rel_directed` (E,) bool;
+`edge_rel` (nnz,) int16, `edge_dst` and `edge_src` (nnz,) int32, `edge_weight` (nnz,) float32;
+optional `embeddings` (K, d) float32 and `meta`, a JSON object. No pickles.
+`.json`: the same with names instead of indices, for editing by hand, and without embeddings:
+
+    {"version": 1, "classes": ["cake", "food"], "relations": [
+      {"name": "is-kind-of", "directed": true, "edges": [["cake", "food", 1.0]]}], "meta": {}}
+
+Shapes: K classes, E relations, nnz edges of all relations, d channels of an embedding.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+INVERSE = "inv:"
+_VERSION = 1
+# Key of the .npz file: attribute, dtype in the file.
+_NPZ: dict[str, tuple[str, type[np.generic]]] = {
+    "classes": ("classes", np.str_), "relations": ("relations", np.str_),
+    "rel_directed": ("directed", np.bool_), "edge_rel": ("edge_relation", np.int16),
+    "edge_dst": ("edge_dst", np.int32), "edge_src": ("edge_src", np.int32),
+    "edge_weight": ("edge_weight", np.float32), "embeddings": ("embeddings", np.float32),
+}  # fmt: skip
+_dumps = json.JSONEncoder(ensure_ascii=False).encode
+_EDGE_TYPES = ([str, str, int], [str, str, float])  # in the .json file
+
+
+@dataclass(frozen=True, eq=False)
+class KnowledgeGraph:
+    """Typed edges between K classes, checked when it is made; self-loops are left out.
+
+    Attributes:
+        classes: K names, in the order in which a model numbers them.
+        relations: E names.
+        directed: (E,) whether "a relation b" differs from "b relation a".
+        edge_relation: (nnz,) int64 in 0..E-1.
+        edge_dst: (nnz,) int64 in 0..K-1, the class that hears.
+        edge_src: (nnz,) int64 in 0..K-1, the class that is heard.
+        edge_weight: (nnz,) float32, > 0.
+        embeddings: (K, d) float32 vectors of the names, or None.
+        meta: where it comes from; anything that JSON can hold.
+
+    Raises:
+        ValueError: something does not fit; names the key of the file format and the first five.
+    """
+
+    classes: tuple[str, ...]
+    relations: tuple[str, ...]
+    directed: tuple[bool, ...]
+    edge_relation: Tensor
+    edge_dst: Tensor
+    edge_src: Tensor
+    edge_weight: Tensor
+    embeddings: Tensor | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("classes", "relations", "directed"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        _check_names(self)
+        _check_edges(self)
+        _check_embeddings_and_meta(self)
+        loops = self.edge_dst == self.edge_src
+        if loops.any():
+            warnings.warn(f"Self-loops left out: {_first(_edges(self, loops))}.", stacklevel=3)
+        for name in ("edge_relation", "edge_dst", "edge_src", "edge_weight"):
+            dtype = torch.float32 if name == "edge_weight" else torch.int64
+            object.__setattr__(self, name, getattr(self, name)[~loops].to(dtype))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> KnowledgeGraph:
+        """Reads a `.npz` or `.json` file.
+
+        Raises:
+            OSError, ValueError: it cannot be read, or what is wrong with it, and with which key.
+        """
+        read = _read_npz if check_suffix(path) == ".npz" else _read_json
+        try:
+            return read(path)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a `.npz` or `.json` file, over what was there.
+
+        Raises:
+            OSError: it cannot be written.
+            ValueError: other names, or embeddings that a `.json` file has no place for.
+        """
+        if check_suffix(path) == ".npz":
+            values = {key: (getattr(self, name), dtype) for key, (name, dtype) in _NPZ.items()}
+            arrays = {k: np.asarray(v).astype(t) for k, (v, t) in values.items() if v is not None}
+            arrays |= {
+                "format_version": np.array(_VERSION),
+                "meta": np.array(json.dumps(self.meta)),
+            }
+            np.savez_compressed(path, allow_pickle=False, **arrays)
+        elif self.embeddings is None:
+            Path(path).write_text(_json_text(self), encoding="utf-8")
+        else:
+            raise ValueError(f"{path}: a graph with embeddings needs an .npz file.")
+
+    def reordered(self, class_names: Sequence[str]) -> KnowledgeGraph:
+        """The same graph with its classes in the order of a data set.
+
+        Args:
+            class_names: the same K names; ValueError with what is missing and too many if not.
+        """
+        _require("class names", "be unique", _repeated(class_names))
+        mine, theirs = set(self.classes), set(class_names)
+        if mine != theirs:
+            missing = _first([repr(name) for name in class_names if name not in mine])
+            extra = _first([repr(name) for name in self.classes if name not in theirs])
+            differences = f"missing: {missing or 'none'}; too many: {extra or 'none'}"
+            raise ValueError(f"'classes' must be those asked for, but {differences}.")
+        old = {name: k for k, name in enumerate(self.classes)}
+        order = torch.tensor([old[name] for name in class_names])  # (K,) new -> old
+        new = order.argsort()  # (K,) old -> new
+        dst, src = new[self.edge_dst], new[self.edge_src]
+        vectors = None if self.embeddings is None else self.embeddings[order]
+        return replace(
+            self, classes=tuple(class_names), edge_dst=dst, edge_src=src, embeddings=vectors
+        )
+
+    def adjacencies(self) -> list[tuple[str, Tensor]]:
+        """A_e of every relation, after a directed one its inverse.
+
+        Returns:
+            names and (K, K) sparse COO float32 matrices; each row sums to 1, or is empty.
+        """
+        found = []
+        for e, (name, directed) in enumerate(zip(self.relations, self.directed, strict=True)):
+            mine = self.edge_relation == e
+            dst, src, weight = self.edge_dst[mine], self.edge_src[mine], self.edge_weight[mine]
+            if directed:
+                found.append((name, self._matrix(dst, src, weight)))
+                found.append((INVERSE + name, self._matrix(src, dst, weight)))
+            else:
+                both = torch.cat([dst, src]), torch.cat([src, dst])
+                found.append((name, self._matrix(*both, weight.repeat(2))))
+        return found
+
+    def _matrix(self, dst: Tensor, src: Tensor, weight: Tensor) -> Tensor:
+        k, weight = len(self.classes), weight.double()  # sums of large weights stay finite
+        sums = weight.new_zeros(k).index_add(0, dst, weight)
+        values = (weight / sums[dst]).float()
+        # COO, not CSR: the products of CSR matrices have no bfloat16 on the CPU.
+        ends = torch.stack([dst, src])
+        return torch.sparse_coo_tensor(ends, values, (k, k), check_invariants=True).coalesce()
+
+    def describe(self) -> str:
+        """One line about the classes, then one per relation: its edges and its empty rows."""
+        k, vectors = len(self.classes), "without" if self.embeddings is None else "with"
+        lines = [f"{k} classes {vectors} embeddings, {len(self.relations)} relations"]
+        empty = {name: k - len(a.indices()[0].unique()) for name, a in self.adjacencies()}
+        for e, name in enumerate(self.relations):
+            edges = int((self.edge_relation == e).sum())
+            kind, inverse = "undirected", ""
+            if self.directed[e]:
+                kind, inverse = "directed", f", {empty[INVERSE + name]} of its inverse"
+            lines.append(f"  {name} ({kind}): {edges} edges, {empty[name]} empty rows{inverse}")
+        return "\n".join(lines)
+
+
+def check_suffix(path: str | os.PathLike[str]) -> str:
+    """`.npz` or `.json`; ValueError if the name of the file ends in neither."""
+    suffix = Path(path).suffix
+    if suffix not in (".npz", ".json"):
+        raise ValueError(f"{path}: the name of a knowledge graph's file ends in .npz or .json.")
+    return suffix
+
+
+def _first(offenders: Sequence[str]) -> str:
+    """The first five, and how many more there are."""
+    more = f" and {len(offenders) - 5} more" if len(offenders) > 5 else ""
+    return ", ".join(offenders[:5]) + more
+
+
+def _require(key: str, rule: str, offenders: Sequence[str]) -> None:
+    if offenders:
+        raise ValueError(f"'{key}' must {rule}, but there is {_first(offenders)}.")
+
+
+def _repeated(names: Iterable[Any]) -> list[str]:
+    return [repr(name) for name, count in Counter(names).items() if count > 1]
+
+
+def _edges(graph: KnowledgeGraph, rows: Tensor) -> list[str]:
+    columns = (graph.edge_relation, graph.edge_dst, graph.edge_src, graph.edge_weight)
+    return [
+        f"'{graph.classes[dst]} {graph.relations[e]} {graph.classes[src]}' (weight {weight:g})"
+        for e, dst, src, weight in zip(*(c[rows].tolist() for c in columns), strict=True)
+    ]
+
+
+def _check_names(graph: KnowledgeGraph) -> None:
+    for key, names in (("classes", graph.classes), ("relations", graph.relations)):
+        bad = [repr(name) for name in names if not isinstance(name, str) or not name.strip()]
+        _require(key, "hold names", bad)
+        _require(key, "be unique", _repeated(names))
+    _require("classes", "hold names", ["none"] * (not graph.classes))
+    reserved = [repr(name) for name in graph.relations if name.startswith(INVERSE)]
+    _require("relations", f"not begin with {INVERSE!r}, which marks inverses", reserved)
+    wrong = [type(value) for value in graph.directed] != [bool] * len(graph.relations)
+    rule = f"hold true or false for each of the {len(graph.relations)} relations"
+    _require("rel_directed", rule, [str(list(graph.directed))] * wrong)
+
+
+def _check_edges(graph: KnowledgeGraph) -> None:
+    k, weight, shape = len(graph.classes), graph.edge_weight, tuple(graph.edge_weight.shape)
+    _require("edge_weight", "have one dimension", [f"the shape {shape}"] * (len(shape) != 1))
+    sizes = {"edge_rel": len(graph.relations), "edge_dst": k, "edge_src": k}
+    for key, size in sizes.items():
+        indices: Tensor = getattr(graph, _NPZ[key][0])
+        found = [f"{indices.dtype} of the shape {tuple(indices.shape)}"]
+        wrong = indices.is_floating_point() or tuple(indices.shape) != shape
+        _require(key, f"hold integers of the shape {shape}", found * wrong)
+        outside = indices[(indices < 0) | (indices >= size)].tolist()
+        _require(key, f"be in 0..{size - 1}", [str(index) for index in outside])
+    bad = ~(weight.isfinite() & (weight > 0))
+    _require("edge_weight", "be finite and > 0", _edges(graph, bad))
+    directed = torch.tensor(graph.directed, dtype=torch.bool)[graph.edge_relation]
+    ends = torch.stack([graph.edge_dst, graph.edge_src])
+    dst, src = torch.where(directed, ends, ends.sort(0).values)  # undirected: in either order
+    code = (graph.edge_relation * k + dst) * k + src
+    _, place, counts = code.unique(return_inverse=True, return_counts=True)
+    _require("edge_dst", "have each edge once", _edges(graph, counts[place] > 1))
+
+
+def _check_embeddings_and_meta(graph: KnowledgeGraph) -> None:
+    if graph.embeddings is not None:
+        k, vectors, shape = len(graph.classes), graph.embeddings, tuple(graph.embeddings.shape)
+        wrong = vectors.dtype != torch.float32 or len(shape) != 2 or shape[0] != k or 0 in shape
+        found = [f"{vectors.dtype} of the shape {shape}"]
+        _require("embeddings", f"hold float32 of the shape ({k}, d)", found * wrong)
+        rows = (~graph.embeddings.isfinite()).any(1).nonzero().flatten().tolist()
+        _require("embeddings", "be finite", [f"that of {graph.classes[row]!r}" for row in rows])
+    _require("meta", "be an object", [repr(graph.meta)] * (not isinstance(graph.meta, dict)))
+
+
+def _check_keys(where: str, content: Any, required: set[str], optional: set[str]) -> None:
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} must be an object, not {content!r:.40}.")
+    missing = _first([repr(key) for key in sorted(required - content.keys())])
+    unknown = _first([repr(key) for key in content if key not in required | optional])
+    if missing or unknown:
+        raise ValueError(f"{where} lacks {missing or 'no key'}; unknown: {unknown or 'none'}.")
+
+
+def _read_npz(path: str | os.PathLike[str]) -> KnowledgeGraph:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+        meta = json.loads(str(arrays.pop("meta", "{}")))
+    except (ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as e:
+        raise ValueError(f"no .npz file, or not one without pickles: {e}.") from None
+    _check_keys("it", arrays, {"format_version", *_NPZ} - {"embeddings"}, {"embeddings"})
+    version = arrays.pop("format_version").tolist()
+    _require("format_version", f"be {_VERSION}", [repr(version)] * (version != _VERSION))
+    fields: dict[str, Any] = {"meta": meta}
+    for key, array in arrays.items():
+        name, dtype = _NPZ[key]
+        fits = np.can_cast(array.dtype, dtype, "same_kind")
+        _require(key, f"hold {dtype.__name__}", [str(array.dtype)] * (not fits))
+        if dtype in (np.str_, np.bool_):
+            fields[name] = array.tolist()
+        else:
+            wide = np.float32 if dtype is np.float32 else np.int64
+            fields[name] = torch.from_numpy(array.astype(wide))
+    return KnowledgeGraph(**fields)
+
+
+def _read_json(path: str | os.PathLike[str]) -> KnowledgeGraph:
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # also what is not UTF-8
+        raise ValueError(f"it is not a JSON file: {error}.") from None
+    _check_keys("it", content, {"version", "classes", "relations"}, {"meta"})
+    version, classes, relations = content["version"], content["classes"], content["relations"]
+    _require("version", f"be {_VERSION}", [repr(version)] * (version != _VERSION))
+    for key in ("classes", "relations"):
+        _require(key, "be a list", [repr(content[key])] * (not isinstance(content[key], list)))
+    index = {name: k for k, name in enumerate(classes) if isinstance(name, str)}
+    edges: list[tuple[int, int, int, float]] = []
+    for e, relation in enumerate(relations):
+        _check_keys(f"relations[{e}]", relation, {"name", "directed", "edges"}, set())
+        edges += _read_edges(e, relation["edges"], index)
+    columns = torch.tensor(edges, dtype=torch.float64).reshape(-1, 4).T
+    rel, dst, src = columns[:3].long()
+    names = tuple(relation["name"] for relation in relations)
+    directed = tuple(relation["directed"] for relation in relations)
+    meta = content.get("meta", {})
+    return KnowledgeGraph(classes, names, directed, rel, dst, src, columns[3].float(), None, meta)
+
+
+def _read_edges(e: int, edges: Any, index: dict[str, int]) -> list[tuple[int, int, int, float]]:
+    """(relation, dst, src, weight) of the edges of relation number `e` of a .json file."""
+
+    def fits(edge: Any) -> bool:
+        types = [type(value) for value in edge] if isinstance(edge, list) else None
+        return types in _EDGE_TYPES and {*edge[:2]} <= index.keys()
+
+    edges = edges if isinstance(edges, list) else [edges]
+    rule = "hold lists [class, class, weight] with names of 'classes'"
+    bad = [_dumps(edge) for edge in edges if not fits(edge)]
+    _require(f"relations[{e}].edges", rule, bad)
+    return [(e, index[dst], index[src], weight) for dst, src, weight in edges]
+
+
+def _json_text(graph: KnowledgeGraph) -> str:
+    """What the .json file holds, an edge on each line."""
+    edges: list[list[str]] = [[] for _ in graph.relations]
+    columns = (graph.edge_relation, graph.edge_dst, graph.edge_src)
+    weights = [float(str(w)) for w in graph.edge_weight.numpy()]  # 0.1, not 0.10000000149
+    for e, dst, src, w in zip(*(c.tolist() for c in columns), weights, strict=True):
+        edges[e].append("\n    " + _dumps([graph.classes[dst], graph.classes[src], w]))
+    relations = [
+        f'\n  {{"name": {_dumps(n)}, "directed": {_dumps(d)}, "edges": [{",".join(lines)}]}}'
+        for n, d, lines in zip(graph.relations, graph.directed, edges, strict=True)
+    ]
+    head = f'{{"version": {_VERSION},\n "classes": {_dumps(graph.classes)},\n "relations": ['
+    return head + ",".join(relations) + f'],\n "meta": {_dumps(graph.meta)}}}\n'

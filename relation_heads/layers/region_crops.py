@@ -1,0 +1,294 @@
+"""Regions read out of a map and written back to it: crops of a fixed size and their inverse.
+
+Source: Chen et al., "Iterative Visual Reasoning Beyond Convolutions", CVPR 2018; its
+released code (endernewton/iter-reason, `utils/snippets.py`) does both with the TensorFlow operator
+`crop_and_resize`, the write with the inverse of the box.
+
+Sample p of P along an axis lies at `lo + p (hi - lo) / (P - 1)`, so the outermost samples lie on
+the border of the box (ROIAlign, which averages inside bins, is a different operator). Values are
+bilinear and 0 outside the map. Seen from the other side, cell i of the map lies at
+
+    u_i  = (i - lo) / (hi - lo) (P - 1)                      in samples of the crop
+    A_pi = max(0, 1 - |u_i - p|)  where lo <= i <= hi, else 0
+
+and the sum of the inverse crops of all regions separates into the two axes:
+
+    sum_ij = sum_n sum_pq A^y_npi V_npq A^x_nqj              `inverse_crop_sum`
+    c_ij   = sum_n [y1 <= i <= y2] [x1 <= j <= x2]           `coverage_count`
+
+The released form, which resizes every region to the whole map before it sums, is equal and holds
+N x H x W x D numbers. A box that covers no cell centre, or whose width or height is 0, writes
+nothing.
+
+Shapes: N boxes (x1, y1, x2, y2 in cells) of B images concatenated, `splits` of them in each image;
+maps (B, D, H, W), padded at the bottom and on the right; crops (N, D, P, P). `grid_sizes` says how
+many cells (h, w) of its map belong to each image, None that all do. Cells beyond them count as
+outside: they are neither read nor written, so no result depends on the padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Size = tuple[int, int]  # height, width
+
+REGIONS_AT_ONCE = 64  # bounds the memory of a write
+
+
+def boxes_in_cells(boxes: Tensor, stride: float, half_pixel: bool = False) -> Tensor:
+    """Boxes in pixels to boxes in cells, without gradient, in float32 or wider.
+
+    Args:
+        boxes: (N, 4) x1, y1, x2, y2 in pixels of the input image.
+        stride: pixels per cell.
+        half_pixel: False, cell i is at pixel `i stride` (released code); True, at its centre,
+            `(i + 1/2) stride`, the convention of Detectron2's aligned operators.
+    """
+    cells = _widened(boxes) / stride
+    return cells - 0.5 if half_pixel else cells
+
+
+def valid_mask(
+    grid_sizes: Sequence[Size], padded_size: Size, device: torch.device | None = None
+) -> Tensor:
+    """(B, 1, H, W) bool, True for the cells that belong to their image.
+
+    Args:
+        grid_sizes: (h, w) of each image.
+        padded_size: (H, W), no smaller than any of them.
+        device: of the result.
+    """
+    check_grids(grid_sizes, len(grid_sizes), padded_size)
+    heights, widths = (
+        torch.tensor([s[k] for s in grid_sizes], device=device).view(-1, 1, 1, 1) for k in (0, 1)
+    )
+    rows, columns = (torch.arange(n, device=device) for n in padded_size)
+    return (rows[:, None] < heights) & (columns < widths)
+
+
+def crop(
+    maps: Tensor,
+    boxes: Tensor,
+    splits: Sequence[int],
+    *,
+    crop_size: int = 7,
+    grid_sizes: Sequence[Size] | None = None,
+) -> Tensor:
+    """Reads regions: P x P bilinear samples of each box, (N, D, P, P) in the dtype of `maps`.
+
+    Computed in float32 or wider; no gradient reaches the boxes.
+
+    Args:
+        maps: (B, D, H, W).
+        boxes: (N, 4) in cells.
+        splits: number of boxes of each image.
+        crop_size: P, at least 2.
+        grid_sizes: (h, w) of each image.
+    """
+    if crop_size < 2:
+        raise ValueError(f"crop_size must be at least 2, got {crop_size}.")
+    size = (maps.shape[2], maps.shape[3])
+    _check(boxes, splits, maps.shape[0], grid_sizes, size)
+    crops = []
+    with torch.autocast(maps.device.type, enabled=False):
+        for image, own, (h, w) in zip(
+            maps.unbind(),
+            _widened(boxes).split(list(splits)),
+            grid_sizes or [size] * maps.shape[0],
+            strict=True,
+        ):
+            crops.append(_crop_image(image[:, :h, :w], own, crop_size).to(maps.dtype))
+    return torch.cat(crops) if crops else maps.new_zeros(0, maps.shape[1], crop_size, crop_size)
+
+
+def inverse_crop_sum(
+    values: Tensor,
+    boxes: Tensor,
+    splits: Sequence[int],
+    size: Size,
+    *,
+    grid_sizes: Sequence[Size] | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Writes regions: each crop resized to its box, summed per image: (B, D, H, W).
+
+    The result is float32 or wider; no gradient reaches boxes and weights.
+
+    Args:
+        values: (N, D, P, P) V, P at least 2.
+        boxes: (N, 4) in cells.
+        splits: number of boxes of each image.
+        size: (H, W) of the maps.
+        grid_sizes: (h, w) of each image.
+        weights: (N,) a factor for each region, None for 1.
+    """
+    n, crop_size = len(boxes), values.shape[-1]
+    if crop_size < 2 or values.dim() != 4 or values.shape != (n, values.shape[1], *[crop_size] * 2):
+        raise ValueError(
+            f"values must be ({n}, D, P, P) with P of at least 2 for these boxes, "
+            f"got {tuple(values.shape)}."
+        )
+    _check(boxes, splits, len(splits), grid_sizes, size, weights)
+    if weights is None:
+        weights = boxes.new_ones(len(boxes))
+    counts = list(splits)
+    sums = []
+    with torch.autocast(values.device.type, enabled=False):
+        for own_values, own, own_weights, (h, w) in zip(
+            values.split(counts),
+            _widened(boxes).split(counts),
+            weights.detach().split(counts),
+            grid_sizes or [size] * len(counts),
+            strict=True,
+        ):
+            total = _write_image(own_values, own, own_weights, (h, w))
+            sums.append(F.pad(total, (0, size[1] - w, 0, size[0] - h)))
+    return torch.stack(sums) if sums else _widened(values).new_zeros(0, values.shape[1], *size)
+
+
+@torch.no_grad()
+def coverage_count(
+    boxes: Tensor,
+    splits: Sequence[int],
+    size: Size,
+    *,
+    grid_sizes: Sequence[Size] | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """c: how many boxes cover the centre of each cell, (B, 1, H, W), float32.
+
+    Exact integers without weights, below 2^24 boxes; with them the sum of the weights of those
+    boxes, in float32 or wider.
+
+    Args:
+        boxes: (N, 4) in cells.
+        splits: number of boxes of each image.
+        size: (H, W) of the maps.
+        grid_sizes: (h, w) of each image.
+        weights: (N,), the same as those of the values.
+    """
+    _check(boxes, splits, len(splits), grid_sizes, size, weights)
+    if weights is None:
+        weights = boxes.new_ones(len(boxes), dtype=torch.float32)
+    dtype, counts = _at_least_float32(weights), list(splits)
+    sums = []
+    with torch.autocast(boxes.device.type, enabled=False):
+        for own, own_weights, (h, w) in zip(
+            _widened(boxes).split(counts),
+            weights.to(dtype).split(counts),
+            grid_sizes or [size] * len(counts),
+            strict=True,
+        ):
+            rows = _covers(own[:, 1], own[:, 3], h).to(dtype) * own_weights[:, None]  # (n, h)
+            columns = _covers(own[:, 0], own[:, 2], w).to(dtype)  # (n, w)
+            sums.append(F.pad(rows.T @ columns, (0, size[1] - w, 0, size[0] - h)))
+    return torch.stack(sums)[:, None] if sums else boxes.new_zeros(0, 1, *size, dtype=dtype)
+
+
+def _crop_image(image: Tensor, boxes: Tensor, crop_size: int) -> Tensor:
+    """(D, h, w) and (n, 4) to (n, D, P, P), float32 or wider."""
+    image = image.to(_at_least_float32(image))
+    (channels, h, w), n = image.shape, len(boxes)
+    steps = torch.arange(crop_size, device=boxes.device, dtype=boxes.dtype)
+    x1, y1, x2, y2 = boxes[:, :, None].unbind(1)  # (n, 1) each
+    x = x1 + steps * ((x2 - x1) / (crop_size - 1))  # (n, P)
+    y = y1 + steps * ((y2 - y1) / (crop_size - 1))
+    inside = ((y >= 0) & (y <= h - 1))[:, :, None] & ((x >= 0) & (x <= w - 1))[:, None, :]
+    # Pixel i at (2 i + 1) / size - 1, that is, align_corners=False: it also works for size 1.
+    grid = torch.stack(
+        [
+            ((2 * x + 1) / w - 1)[:, None, :].expand(n, crop_size, crop_size),
+            ((2 * y + 1) / h - 1)[:, :, None].expand(n, crop_size, crop_size),
+        ],
+        dim=-1,
+    ).view(1, n * crop_size, crop_size, 2)
+    grid = grid.to(image.dtype)
+    samples = F.grid_sample(image[None], grid, padding_mode="border", align_corners=False)
+    return samples.view(channels, n, crop_size, crop_size).transpose(0, 1) * inside[:, None]
+
+
+def _write_image(values: Tensor, boxes: Tensor, weights: Tensor, size: Size) -> Tensor:
+    """(n, D, P, P), (n, 4) and (n,) to (D, h, w); see the formula of the module."""
+    h, w = size
+    if w > h:  # the shorter side is expanded first, which keeps the product in between small
+        turned = _write_image(values.transpose(2, 3), boxes[:, [1, 0, 3, 2]], weights, (w, h))
+        return turned.transpose(1, 2)
+    channels, crop_size = values.shape[1:3]
+    dtype = _at_least_float32(values)
+    rows = _hats(boxes[:, 1], boxes[:, 3], crop_size, h).to(dtype)  # (n, P, h)
+    rows = rows * weights.to(dtype)[:, None, None]
+    columns = _hats(boxes[:, 0], boxes[:, 2], crop_size, w).to(dtype)  # (n, P, w)
+    total = rows.new_zeros(h, channels * w)
+    for v, a_y, a_x in zip(
+        *(t.split(REGIONS_AT_ONCE) for t in (values, rows, columns)), strict=True
+    ):
+        m = len(v)
+        v = v.to(dtype).transpose(1, 2).reshape(m, crop_size * channels, crop_size)
+        wide = torch.bmm(v, a_x).view(m * crop_size, channels * w)
+        total = torch.addmm(total, a_y.reshape(m * crop_size, h).T, wide)
+    return total.view(h, channels, w).transpose(0, 1)
+
+
+def _covers(low: Tensor, high: Tensor, length: int) -> Tensor:
+    """(n,) and (n,) to (n, length) bool: which cell centres lie in the interval; none if empty."""
+    cells = torch.arange(length, device=low.device)
+    return (low[:, None] <= cells) & (cells <= high[:, None]) & (low < high)[:, None]
+
+
+def _hats(low: Tensor, high: Tensor, crop_size: int, length: int) -> Tensor:
+    """A: (n,) and (n,) to (n, P, length)."""
+    cells = torch.arange(length, device=low.device, dtype=low.dtype)
+    samples = torch.arange(crop_size, device=low.device, dtype=low.dtype)
+    covered = _covers(low, high, length)
+    extent = torch.where(low < high, high - low, 1)[:, None]
+    u = (cells - low[:, None]) / extent * (crop_size - 1)  # (n, length)
+    u = torch.where(covered, u, 0)  # far outside a tiny box it overflows
+    hats = (1 - (u[:, None, :] - samples[:, None]).abs()).clamp(min=0)
+    return hats * covered[:, None, :]
+
+
+def _at_least_float32(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(_at_least_float32(tensor))
+
+
+def check_grids(grid_sizes: Sequence[Size], images: int, size: Size) -> None:
+    """Raises a ValueError unless there is an (h, w) for each image that fits into (H, W)."""
+    if len(grid_sizes) != images:
+        raise ValueError(f"grid_sizes names {len(grid_sizes)} images, there are {images}.")
+    for h, w in grid_sizes:
+        if not (1 <= h <= size[0] and 1 <= w <= size[1]):
+            raise ValueError(
+                f"grid_sizes must lie between (1, 1) and the padded size {tuple(size)}, "
+                f"got {(h, w)}."
+            )
+
+
+def _check(
+    boxes: Tensor,
+    splits: Sequence[int],
+    images: int,
+    grid_sizes: Sequence[Size] | None,
+    size: Size,
+    weights: Tensor | None = None,
+) -> None:
+    if boxes.dim() != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
+        raise ValueError(
+            f"boxes must be floating point of shape (N, 4), got {boxes.dtype} of shape "
+            f"{tuple(boxes.shape)}."
+        )
+    if len(splits) != images or sum(splits) != len(boxes):
+        raise ValueError(
+            f"splits {tuple(splits)} must divide {len(boxes)} boxes among {images} images."
+        )
+    if grid_sizes is not None:
+        check_grids(grid_sizes, images, size)
+    if weights is not None and weights.shape != boxes.shape[:1]:
+        raise ValueError(f"weights must be ({len(boxes)},), got {tuple(weights.shape)}.")

@@ -1,0 +1,265 @@
+"""Spatial memory: the local module of iterative reasoning.
+
+Source: Chen et al., "Iterative Visual Reasoning Beyond Convolutions", CVPR 2018, eq. 1;
+released code (endernewton/iter-reason, `nets/base_memory.py`) where it says more.
+
+An image has a memory S, a map of D channels on the grid of its feature map. An iteration predicts
+from it and then updates it, all regions r at once:
+
+    C(S) = c_1 + conv(relu(conv(relu(c_1)))),  c_1 = conv(S)               context
+    f_r, a_r = fc(relu(fc(relu(fc(crop_r C(S))))))                         logits, attention
+    x_r  = relu(conv(relu(W_h h_r + W_f f_r)))                             h_r: mid-level crop
+    z, u = sigmoid(conv(x_r) + conv(s_r)),  s_r = crop_r S                 gates, one channel each
+    n_r  = relu(conv(x_r) + conv(z s_r))                                   candidate
+    S   <- S + sum_r w_r crop_r^-1[u (n_r - s_r)] / sum_r w_r [r covers the cell]
+
+so u is 1 - u of the printed equation, and W_f f is added to each of the P x P places, which equals
+appending f to them. What is averaged is the difference: cells that no region covers keep their
+value.
+
+Shapes: N regions of B images concatenated, `splits` of them in each; boxes (N, 4) in cells; memory
+(B, D, H, W), of which the top left `grid_sizes` cells belong to the image and all others are 0;
+crops (N, D, P, P); h (N, D_m, P, P); f (N, K_f). Regions that come to lie in no cell, images
+without regions, no regions and no images at all are fine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .region_crops import Size, check_grids, coverage_count, crop, inverse_crop_sum, valid_mask
+
+INIT_STD = 0.01  # released code: W_h, W_f, the GRU and the two classifiers
+MIN_COUNT = 1e-3  # see `SpatialMemory.update`
+
+
+class ConvGRU(nn.Module):
+    """u (n - s) of one step; gates of one channel, biases on the side of the input only."""
+
+    def __init__(self, channels: int) -> None:
+        """
+        Args:
+            channels: D of x and s.
+        """
+        super().__init__()
+        self.from_input = nn.Conv2d(channels, channels + 2, 3, padding=1)  # of n, z and u
+        self.gates_from_memory = nn.Conv2d(channels, 2, 3, padding=1, bias=False)
+        self.candidate_from_memory = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor, s: Tensor) -> Tensor:
+        """(N, D, P, P) and (N, D, P, P) to (N, D, P, P), in the dtype of `s` or wider."""
+        candidate, gates = self.from_input(x).split([s.shape[1], 2], dim=1)
+        z, u = (gates + self.gates_from_memory(s)).sigmoid().split(1, dim=1)  # (N, 1, P, P)
+        n = F.relu(candidate + self.candidate_from_memory(z * s))
+        return u * (n - s)
+
+
+class SpatialMemory(nn.Module):
+    """The weights of the local module, shared by all iterations; it keeps no state.
+
+    134.8 million parameters at D = 512, fc_dim = 4096, D_m = 1024 and 81 logits, of which 102.8
+    million in the first fully connected layer.
+    """
+
+    def __init__(
+        self,
+        *,
+        mid_channels: int,
+        num_logits: int,
+        high_channels: int | None = None,
+        channels: int = 512,
+        crop_size: int = 7,
+        init_size: Size = (20, 20),
+        input_layers: int = 2,
+        context_layers: int = 3,
+        fc_dim: int = 4096,
+        num_fc: int = 2,
+    ) -> None:
+        """
+        Args:
+            mid_channels: D_m of h.
+            num_logits: K + 1.
+            high_channels: K_f of f, None for `num_logits`; twice that when the logits of local and
+                global module are concatenated (cross-feed).
+            channels: D.
+            crop_size: P, at least 2.
+            init_size: (height, width) of the trainable initial memory.
+            input_layers: layers of x: the first is 1 x 1, the others 3 x 3.
+            context_layers: 3 x 3 convolutions of the context, an odd number: one, then residual
+                pairs.
+            fc_dim: channels of the fully connected layers.
+            num_fc: how many of them stand before the classifiers, at least 1.
+
+        Raises:
+            ValueError: an argument outside these.
+        """
+        super().__init__()
+        if context_layers < 1 or context_layers % 2 == 0:
+            raise ValueError(f"context_layers must be an odd number, got {context_layers}.")
+        for name, value, least in (
+            ("crop_size", crop_size, 2),
+            ("input_layers", input_layers, 1),
+            ("num_fc", num_fc, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}.")
+        self.channels, self.crop_size = channels, crop_size
+        self.initial_memory = nn.Parameter(torch.empty(1, channels, *init_size))
+        self.context_convs = _convs(channels, context_layers)
+        widths = [channels * crop_size**2, *[fc_dim] * num_fc]
+        self.fcs = nn.ModuleList(nn.Linear(widths[k], widths[k + 1]) for k in range(num_fc))
+        self.classifier = nn.Linear(fc_dim, num_logits)
+        self.attention = nn.Linear(fc_dim, 1, bias=False)
+        self.from_mid = nn.Conv2d(mid_channels, channels, 1)  # W_h
+        self.from_high = nn.Linear(high_channels or num_logits, channels, bias=False)  # W_f
+        self.input_convs = _convs(channels, input_layers - 1)
+        self.gru = ConvGRU(channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Released code: S and biases 0; context, input and FC layers He, all others normal."""
+        nn.init.zeros_(self.initial_memory)
+        he = {*self.context_convs, *self.input_convs, *self.fcs}
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                if module in he:
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                else:
+                    nn.init.normal_(module.weight, std=INIT_STD)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def initial(self, grid_sizes: Sequence[Size], padded_size: Size) -> Tensor:
+        """S of the first iteration: the trained map, resized to each image's own grid.
+
+        The map is to be kept free of weight decay, as biases are (released code).
+
+        Args:
+            grid_sizes: (h, w) of each image in cells.
+            padded_size: (H, W), no smaller than any of them.
+
+        Returns:
+            (B, D, H, W), 0 beyond the grids.
+        """
+        check_grids(grid_sizes, len(grid_sizes), padded_size)
+        height, width = padded_size
+        memory = [
+            F.pad(
+                F.interpolate(self.initial_memory, size=(h, w), mode="bilinear")[0],
+                (0, width - w, 0, height - h),
+            )
+            for h, w in grid_sizes
+        ]
+        if not memory:
+            return self.initial_memory.new_zeros(0, self.channels, height, width)
+        return torch.stack(memory)
+
+    def context(self, memory: Tensor, valid: Tensor | None = None) -> Tensor:
+        """C(S): (B, D, H, W), what surrounds a cell mixed into it.
+
+        Args:
+            memory: (B, D, H, W), 0 beyond the grids.
+            valid: (B, 1, H, W) bool of `valid_mask`. Applied after each convolution, so that the
+                border of an image stays the zero padding that it is without padded cells. None:
+                all cells are valid.
+        """
+
+        def masked(t: Tensor) -> Tensor:
+            return t if valid is None else t * valid
+
+        first, *rest = self.context_convs
+        out = masked(first(memory))
+        for inner, outer in zip(rest[::2], rest[1::2], strict=True):
+            out = out + masked(outer(F.relu(masked(inner(F.relu(out))))))
+        return out
+
+    def predict(
+        self,
+        memory: Tensor,
+        boxes: Tensor,
+        splits: Sequence[int],
+        grid_sizes: Sequence[Size] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits f (N, K + 1) and attention a (N, 1) of all regions.
+
+        Both are 0 for a memory and biases of 0. At the first iteration the logits are of no use:
+        the plain classifier's take their place.
+
+        Args:
+            memory: (B, D, H, W).
+            boxes: (N, 4) in cells.
+            splits: number of regions of each image.
+            grid_sizes: (h, w) of each image, None when all fill the map.
+        """
+        valid = None
+        if grid_sizes is not None:
+            valid = valid_mask(grid_sizes, (memory.shape[2], memory.shape[3]), memory.device)
+        context = self.context(memory, valid)
+        x = crop(context, boxes, splits, crop_size=self.crop_size, grid_sizes=grid_sizes).flatten(1)
+        for fc in self.fcs:
+            x = F.relu(fc(x))
+        return self.classifier(x), self.attention(x)
+
+    def region_input(self, mid_crops: Tensor, high: Tensor) -> Tensor:
+        """x: (N, D_m, P, P) and (N, K_f) to (N, D, P, P)."""
+        x = F.relu(self.from_mid(mid_crops) + self.from_high(high)[:, :, None, None])
+        for conv in self.input_convs:
+            x = F.relu(conv(x))
+        return x
+
+    def update(
+        self,
+        memory: Tensor,
+        mid_crops: Tensor,
+        high: Tensor,
+        boxes: Tensor,
+        splits: Sequence[int],
+        grid_sizes: Sequence[Size] | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """S after all regions have written to it at once: (B, D, H, W).
+
+        With weights, a cell becomes the weighted mean of what its regions want: the total weight
+        cancels, so a cell that only weak regions cover is changed as much as any other, but strong
+        regions prevail where both are. Where the total is below 0.001 it is divided by 0.001
+        instead: such regions fade out and regions of weight 0 change nothing, whereas 1e-8 of
+        rounding noise in a weight of 0 would otherwise count as much as a 1. Counts without weights
+        are integers, so there the floor does nothing.
+
+        Args:
+            memory: (B, D, H, W).
+            mid_crops: (N, D_m, P, P) h, detached by the caller: the paper's modules do not train
+                the backbone.
+            high: (N, K_f) f, the logits of this iteration, detached by the caller.
+            boxes: (N, 4) in cells.
+            splits: number of regions of each image.
+            grid_sizes: (h, w) of each image, None when all fill the map.
+            weights: (N,) w >= 0, for example the probability to be an object; they receive no
+                gradient. None for 1.
+        """
+        expected = (len(boxes), self.from_mid.in_channels, self.crop_size, self.crop_size)
+        if mid_crops.shape != expected:
+            raise ValueError(f"mid_crops must be {expected}, got {tuple(mid_crops.shape)}.")
+        if high.shape != (len(boxes), self.from_high.in_features):
+            raise ValueError(
+                f"high must be {(len(boxes), self.from_high.in_features)}, got {tuple(high.shape)}."
+            )
+        size = (memory.shape[2], memory.shape[3])
+        s = crop(memory, boxes, splits, crop_size=self.crop_size, grid_sizes=grid_sizes)
+        difference = self.gru(self.region_input(mid_crops, high), s)
+        total = inverse_crop_sum(
+            difference, boxes, splits, size, grid_sizes=grid_sizes, weights=weights
+        )
+        count = coverage_count(boxes, splits, size, grid_sizes=grid_sizes, weights=weights)
+        return memory + (total / count.clamp(min=MIN_COUNT)).to(memory.dtype)
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, crop_size={self.crop_size}"
+
+
+def _convs(channels: int, count: int) -> nn.ModuleList:
+    return nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(count))

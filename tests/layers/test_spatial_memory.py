@@ -1,0 +1,501 @@
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from relation_heads.layers.region_crops import (
+    REGIONS_AT_ONCE,
+    boxes_in_cells,
+    coverage_count,
+    crop,
+    inverse_crop_sum,
+    valid_mask,
+)
+from relation_heads.layers.spatial_memory import MIN_COUNT, SpatialMemory
+from tests.layers import reference_spatial_memory as reference
+
+DIM, MID, LOGITS = 4, 6, 5
+GRIDS = ((9, 12), (6, 14), (11, 5))
+PADDED = (11, 14)
+SPLITS = (5, 0, 4)
+EXACT = {"rtol": 1e-10, "atol": 1e-10}
+TINY = [[2.25, 2.25, 2.75, 6.0], [3.0, 3.0, 3.0, 5.0], [4.0, 4.0, 4.0, 4.0]]  # cover no centre
+
+
+def random_boxes(n: int, size: tuple[int, int] = (9, 12)) -> torch.Tensor:
+    """(n, 4) float64 in cells, some of them reaching beyond the grid."""
+    corners = torch.rand(n, 2, 2, dtype=torch.float64) * torch.tensor([size[1] + 1, size[0] + 1.0])
+    corners = corners - 0.5
+    return torch.cat([corners.amin(1), corners.amax(1)], dim=1)
+
+
+def batch_boxes() -> torch.Tensor:
+    return torch.cat([random_boxes(n, size) for n, size in zip(SPLITS, GRIDS, strict=True)])
+
+
+def make(**kwargs) -> SpatialMemory:
+    module = SpatialMemory(
+        mid_channels=MID,
+        num_logits=LOGITS,
+        **{"channels": DIM, "crop_size": 3, "init_size": (4, 5), "fc_dim": 16, **kwargs},
+    )
+    for parameter in module.parameters():  # no weight too small to matter, no bias of 0
+        torch.nn.init.normal_(parameter, std=0.3)
+    return module
+
+
+def make_inputs(n: int, dtype=torch.float64):
+    h = torch.randn(n, MID, 3, 3, dtype=dtype)
+    return h, torch.randn(n, LOGITS, dtype=dtype)
+
+
+# ---- reading ----
+
+
+@pytest.mark.parametrize("crop_size", [2, 7])
+def test_crop_equals_the_slow_reference(crop_size):
+    maps = torch.randn(3, DIM, *PADDED, dtype=torch.float64)
+    boxes = batch_boxes()
+    boxes[1] = torch.tensor(TINY[1])
+    actual = crop(maps, boxes, SPLITS, crop_size=crop_size, grid_sizes=GRIDS)
+    images = [0] * 5 + [2] * 4
+    for n, image in enumerate(images):
+        h, w = GRIDS[image]
+        expected = reference.read(maps[image, :, :h, :w], boxes[n].tolist(), crop_size)
+        torch.testing.assert_close(actual[n], expected, **EXACT)
+    assert (actual == 0).any() and (actual != 0).any()
+
+
+def test_a_box_on_cell_centres_reads_the_cells_themselves():
+    maps = torch.randn(1, DIM, 9, 8)
+    box = torch.tensor([[0.0, 2.0, 6.0, 8.0]])
+    actual = crop(maps, box, (1,))[0]
+    torch.testing.assert_close(actual, maps[0, :, 2:9, :7])
+    shifted = crop(maps, box + 4, (1,))[0]  # columns 4 to 10 and rows 6 to 12: beyond is 0
+    torch.testing.assert_close(shifted[:, :3, :4], maps[0, :, 6:, 4:])
+    assert not shifted[:, 3:].any() and not shifted[:, :, 4:].any()
+
+
+def test_a_map_of_one_cell_is_read():
+    maps = torch.tensor([3.0]).view(1, 1, 1, 1)
+    boxes = torch.tensor([[0.0, 0, 0, 0], [-1, -1, 1, 1]])
+    actual = crop(maps, boxes, (2,), crop_size=3)
+    assert (actual[0] == 3).all()
+    assert actual[1].flatten().tolist() == [0, 0, 0, 0, 3, 0, 0, 0, 0]
+
+
+# ---- writing ----
+
+
+@pytest.mark.parametrize("size", [(9, 12), (12, 9)], ids=str)
+def test_inverse_crop_sum_equals_the_slow_reference(size):
+    boxes = random_boxes(6, size)
+    values = torch.randn(6, DIM, 7, 7, dtype=torch.float64)
+    expected = [reference.write(v, b, size) for v, b in zip(values, boxes.tolist(), strict=True)]
+    actual = inverse_crop_sum(values, boxes, (6,), size)
+    torch.testing.assert_close(actual[0], sum(expected), **EXACT)
+    weights = torch.rand(6, dtype=torch.float64)
+    expected = sum(w * e for w, e in zip(weights, expected, strict=True))
+    actual = inverse_crop_sum(values, boxes, (6,), size, weights=weights)
+    torch.testing.assert_close(actual[0], expected, **EXACT)
+
+
+@pytest.mark.parametrize("size", [(10, 17), (17, 10)], ids=str)
+def test_separable_equals_dense(size):
+    n = 2 * REGIONS_AT_ONCE + 3
+    boxes = random_boxes(n, size)
+    values = torch.randn(n, DIM, 7, 7, dtype=torch.float64, requires_grad=True)
+    separable = inverse_crop_sum(values, boxes, (n,), size)[0]
+    dense = reference.dense_write(values, boxes, size).sum(0)
+    torch.testing.assert_close(separable, dense, **EXACT)
+    upstream = torch.randn_like(dense)
+    gradients = [torch.autograd.grad(t, values, upstream)[0] for t in (separable, dense)]
+    torch.testing.assert_close(*gradients, **EXACT)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_count_is_an_exact_integer(dtype):
+    boxes = random_boxes(300).to(dtype)
+    expected = torch.zeros(1, 9, 12)
+    for x1, y1, x2, y2 in boxes.tolist():
+        for i, j in itertools.product(range(9), range(12)):
+            expected[0, i, j] += y1 <= i <= y2 and x1 <= j <= x2
+    actual = coverage_count(boxes, (300,), (9, 12))
+    assert actual.dtype == torch.float32 and actual.shape == (1, 1, 9, 12)
+    assert torch.equal(actual[0], expected) and actual.max() > 50
+    ones = torch.ones(300, 1, 7, 7, dtype=dtype)
+    written = inverse_crop_sum(ones, boxes, (300,), (9, 12))
+    torch.testing.assert_close(written.float(), actual, rtol=0, atol=1e-3)
+
+
+def test_a_border_on_a_cell_centre_covers_it():
+    # In the released form it depends on rounding; a box along the image border is a common one
+    boxes = torch.tensor([[0.0, 1.0, 3.0, 2.0], [3.0, 0.0, 4.7, 5.0]])
+    expected = torch.zeros(4, 5)
+    expected[1:3, :4] += 1
+    expected[:, 3:] += 1
+    assert torch.equal(coverage_count(boxes, (2,), (4, 5))[0, 0], expected)
+    written = inverse_crop_sum(torch.ones(2, 1, 7, 7), boxes, (2,), (4, 5))[0, 0]
+    torch.testing.assert_close(written, expected)
+
+
+def test_weighted_count():
+    boxes = random_boxes(6)
+    weights = torch.rand(6, dtype=torch.float64)
+    single = [coverage_count(b[None], (1,), (9, 12))[0].double() for b in boxes]
+    expected = sum(w * c for w, c in zip(weights, single, strict=True))
+    actual = coverage_count(boxes, (6,), (9, 12), weights=weights)
+    torch.testing.assert_close(actual[0], expected, **EXACT)
+
+
+def test_boxes_that_cover_no_centre_write_nothing():
+    tiny = [*TINY, [5.0, 5.0, 4.0, 4.0], [-9.0, -9.0, -2.0, -2.0], [5.0, 5.0, 5 + 1e-30, 9.0]]
+    boxes = torch.tensor(tiny, dtype=torch.float64)
+    values = torch.randn(6, DIM, 3, 3, dtype=torch.float64, requires_grad=True)
+    total = inverse_crop_sum(values, boxes, (6,), (9, 12))
+    assert not total.any() and not coverage_count(boxes, (6,), (9, 12)).any()
+    total.sum().backward()
+    assert not values.grad.any()
+    assert crop(torch.randn(1, DIM, 9, 12), boxes, (6,)).isfinite().all()
+
+
+# ---- both ----
+
+
+def test_gradients_of_reading_and_writing():
+    boxes, size = random_boxes(3, (4, 5)), (4, 5)
+    maps = torch.randn(1, 2, *size, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda m: crop(m, boxes, (3,), crop_size=3), maps)
+    values = torch.randn(3, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda v: inverse_crop_sum(v, boxes, (3,), size), values)
+    weights = torch.rand(3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda v: inverse_crop_sum(v, boxes, (3,), size, weights=weights), values
+    )
+
+
+def test_boxes_and_weights_get_no_gradient():
+    boxes, weights = random_boxes(3).requires_grad_(), torch.rand(3).requires_grad_()
+    values = torch.randn(3, 2, 3, 3)
+    assert not crop(torch.randn(1, 2, 9, 12), boxes, (3,)).requires_grad
+    assert not inverse_crop_sum(values, boxes, (3,), (9, 12), weights=weights).requires_grad
+    assert not coverage_count(boxes, (3,), (9, 12), weights=weights).requires_grad
+    assert not boxes_in_cells(boxes, 16).requires_grad
+
+
+def test_boxes_in_cells():
+    boxes = torch.tensor([[0.0, 16.0, 40.0, 64.0]], dtype=torch.float16)
+    assert boxes_in_cells(boxes, 16).tolist() == [[0.0, 1.0, 2.5, 4.0]]
+    assert boxes_in_cells(boxes, 16, half_pixel=True).tolist() == [[-0.5, 0.5, 2.0, 3.5]]
+    assert boxes_in_cells(boxes, 16).dtype == torch.float32
+    assert boxes_in_cells(boxes.double(), 16).dtype == torch.float64
+
+
+def test_half_pixel_covers_the_cells_whose_centre_is_in_the_box():
+    pixels = torch.tensor([[0.0, 20.0, 47.0, 64.0]])  # centres at 8, 24, 40, 56
+    count = coverage_count(boxes_in_cells(pixels, 16, half_pixel=True), (1,), (4, 4))[0, 0]
+    expected = torch.zeros(4, 4)
+    expected[1:, :3] = 1
+    assert torch.equal(count, expected)
+    ramp = torch.arange(4.0) * 16 + 8  # the pixel of each cell's centre
+    read = crop(ramp.expand(1, 1, 4, 4), boxes_in_cells(pixels, 16, half_pixel=True), (1,))
+    positions = torch.arange(7) * 47 / 6
+    inside = positions >= 8
+    torch.testing.assert_close(read[0, 0, 3][inside], positions[inside])
+    assert not read[0, 0, 3][~inside].any()
+
+
+def test_valid_mask():
+    mask = valid_mask(GRIDS, PADDED)
+    assert mask.shape == (3, 1, *PADDED) and mask.dtype == torch.bool
+    for image, (h, w) in zip(mask, GRIDS, strict=True):
+        assert image[:, :h, :w].all() and image.sum() == h * w
+
+
+# ---- the module ----
+
+
+def alone(module, memory, h, f, boxes, weights):
+    """Prediction and update image by image, on unpadded grids."""
+    logits, attention, memories = [], [], []
+    rows = [t.split(SPLITS) for t in (h, f, boxes, weights)]
+    for image, (height, width), *own in zip(memory, GRIDS, *rows, strict=True):
+        s, own_splits = image[None, :, :height, :width], (len(own[0]),)
+        logits_b, attention_b = module.predict(s, own[2], own_splits)
+        logits.append(logits_b)
+        attention.append(attention_b)
+        s = module.update(s, own[0], own[1], own[2], own_splits, weights=own[3])
+        memories.append(F.pad(s[0], (0, PADDED[1] - width, 0, PADDED[0] - height)))
+    return torch.cat(logits), torch.cat(attention), torch.stack(memories)
+
+
+def test_batch_equals_image_by_image():
+    module = make().double()
+    memory = module.initial(GRIDS, PADDED)
+    boxes = batch_boxes()
+    boxes[0] = torch.tensor([0.0, 0.0, 12.0, 9.0])  # as a box of the whole image: px / stride
+    h, f = make_inputs(9)
+    weights = torch.rand(9, dtype=torch.float64)
+    for _ in range(2):
+        logits, attention = module.predict(memory, boxes, SPLITS, GRIDS)
+        updated = module.update(memory, h, f, boxes, SPLITS, GRIDS, weights)
+        expected = alone(module, memory, h, f, boxes, weights)
+        for actual, wanted in zip((logits, attention, updated), expected, strict=True):
+            torch.testing.assert_close(actual, wanted, **EXACT)
+        assert not updated.masked_select(~valid_mask(GRIDS, PADDED)).any()
+        memory = updated
+
+
+def test_another_image_is_never_seen_even_when_it_is_not_finite():
+    module = make()
+    memory, boxes = module.initial(GRIDS, PADDED), batch_boxes().float()
+    h, f = make_inputs(9, torch.float32)
+    expected = module.predict(memory, boxes, SPLITS, GRIDS)[0][:5]
+    updated = module.update(memory, h, f, boxes, SPLITS, GRIDS)[0]
+    memory = torch.cat([memory[:2], memory[2:] * torch.nan])
+    h[5:] = torch.inf
+    assert torch.equal(module.predict(memory, boxes, SPLITS, GRIDS)[0][:5], expected)
+    assert torch.equal(module.update(memory, h, f, boxes, SPLITS, GRIDS)[0], updated)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("input_layers", [1, 2, 3])
+def test_update_equals_the_slow_reference(input_layers, weighted):
+    module = make(input_layers=input_layers).double()
+    memory = torch.randn(1, DIM, 9, 12, dtype=torch.float64)
+    boxes, (h, f) = random_boxes(5), make_inputs(5)
+    weights = torch.rand(5, dtype=torch.float64) + 0.1 if weighted else None
+    with torch.no_grad():
+        actual = module.update(memory, h, f, boxes, (5,), weights=weights)
+        floats = weights.tolist() if weighted else [1.0] * 5
+        expected = reference.update_image(module, memory[0], h, f, boxes, floats)
+    torch.testing.assert_close(actual[0], expected, **EXACT)
+    assert (actual - memory).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("context_layers", [1, 3, 5])
+def test_context_and_prediction_equal_the_slow_reference(context_layers):
+    module = make(context_layers=context_layers).double()
+    memory = torch.randn(1, DIM, 9, 12, dtype=torch.float64)
+    boxes = random_boxes(4)
+    expected = reference.context_image(module, memory[0])
+    torch.testing.assert_close(module.context(memory)[0], expected, **EXACT)
+    logits, attention = module.predict(memory, boxes, (4,))
+    for n, box in enumerate(boxes.tolist()):
+        x = reference.read(expected, box, 3).flatten()
+        for fc in module.fcs:
+            x = (fc.weight @ x + fc.bias).clamp(min=0)
+        wanted = module.classifier.weight @ x + module.classifier.bias
+        torch.testing.assert_close(logits[n], wanted, **EXACT)
+        torch.testing.assert_close(attention[n], module.attention.weight @ x, **EXACT)
+
+
+def test_uncovered_cells_keep_their_value():
+    module = make()
+    memory = torch.randn(1, DIM, 9, 12)
+    boxes = torch.tensor([[1.5, 1.5, 4.5, 6.5], [3.5, 2.5, 6.5, 4.5], *TINY])
+    h, f = make_inputs(5, torch.float32)
+    for weights in (None, torch.rand(5)):
+        updated = module.update(memory, h, f, boxes, (5,), weights=weights)
+        covered = coverage_count(boxes, (5,), (9, 12))[0, 0] > 0
+        assert torch.equal(updated[..., ~covered], memory[..., ~covered])
+        assert (updated[..., covered] != memory[..., covered]).all()
+        assert 0 < covered.sum() < covered.numel()
+
+
+def test_weights():
+    module = make().double()
+    memory = torch.randn(1, DIM, 9, 12, dtype=torch.float64)
+    boxes, (h, f) = random_boxes(4), make_inputs(4)
+
+    def update(*weights: float) -> torch.Tensor:
+        w = torch.tensor(weights, dtype=torch.float64)
+        return module.update(memory, h, f, boxes, (4,), weights=w)
+
+    plain = module.update(memory, h, f, boxes, (4,))
+    torch.testing.assert_close(update(1, 1, 1, 1), plain, **EXACT)
+    torch.testing.assert_close(update(0.2, 0.2, 0.2, 0.2), plain, **EXACT)  # a mean
+    without = module.update(memory, h[1:], f[1:], boxes[1:], (3,))
+    torch.testing.assert_close(update(0, 1, 1, 1), without, **EXACT)
+    assert torch.equal(update(0, 0, 0, 0), memory)
+    # Below the floor, changes shrink with the weights instead of growing
+    weak = MIN_COUNT * 1e-5
+    counts = coverage_count(boxes, (4,), (9, 12)).double()
+    expected = memory + (plain - memory) * counts * 1e-5
+    torch.testing.assert_close(update(weak, weak, weak, weak), expected, **EXACT)
+
+
+def test_permutation_of_regions():
+    module = make().double()
+    memory = torch.randn(1, DIM, 9, 12, dtype=torch.float64)
+    boxes, (h, f) = random_boxes(7), make_inputs(7)
+    order = torch.randperm(7)
+    updated = module.update(memory, h, f, boxes, (7,))
+    permuted = module.update(memory, h[order], f[order], boxes[order], (7,))
+    torch.testing.assert_close(permuted, updated, **EXACT)
+    logits, attention = module.predict(memory, boxes, (7,))
+    logits_p, attention_p = module.predict(memory, boxes[order], (7,))
+    torch.testing.assert_close(logits_p, logits[order], **EXACT)
+    torch.testing.assert_close(attention_p, attention[order], **EXACT)
+
+
+@pytest.mark.parametrize("splits", [(0, 0), (0, 1), ()])
+def test_no_region_one_region_no_image(splits):
+    module = make()
+    n, grids = sum(splits), GRIDS[: len(splits)]
+    memory = module.initial(grids, PADDED)
+    boxes, (h, f) = random_boxes(n).float(), make_inputs(n, torch.float32)
+    updated = module.update(memory, h, f, boxes, splits, grids)
+    logits, attention = module.predict(updated, boxes, splits, grids)
+    assert updated.shape == (len(splits), DIM, *PADDED)
+    assert logits.shape == (n, LOGITS) and attention.shape == (n, 1)
+    if n == 0:
+        assert torch.equal(updated, memory)
+    if splits:  # every weight takes part, as distributed training needs it
+        (logits.sum() + attention.sum()).backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
+
+
+def test_gradients_of_two_iterations():
+    module = make(init_size=(2, 2), fc_dim=8).double()
+    boxes, grids, splits = random_boxes(3, (4, 5)), ((4, 5), (3, 4)), (2, 1)
+    h, f = make_inputs(3)
+
+    def run(*_):
+        memory = module.initial(grids, (4, 5))
+        memory = module.update(memory, h, f, boxes, splits, grids)
+        return module.predict(memory, boxes, splits, grids)
+
+    some = [module.initial_memory, module.gru.from_input.bias, module.from_high.weight]
+    assert torch.autograd.gradcheck(run, some)
+    sum(t.square().sum() for t in run()).backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None and parameter.grad.any(), name
+
+
+def test_at_the_start_nothing_is_remembered():
+    module = SpatialMemory(mid_channels=MID, num_logits=LOGITS, channels=DIM, fc_dim=16)
+    boxes, h, f = random_boxes(3).float(), torch.randn(3, MID, 7, 7), torch.randn(3, LOGITS)
+    memory = module.initial([(9, 12)], (9, 12))
+    assert memory.shape == (1, DIM, 9, 12) and not memory.any()
+    logits, attention = module.predict(memory, boxes, (3,))
+    assert not logits.any() and not attention.any()
+    assert module.predict(module.update(memory, h, f, boxes, (3,)), boxes, (3,))[1].any()
+
+
+def test_initial_memory_is_resized_to_each_grid():
+    module = make(init_size=(4, 5))
+    memory = module.initial([(4, 5), (8, 10), (2, 3)], PADDED)
+    own = module.initial_memory[0]
+    assert torch.equal(memory[0, :, :4, :5], own)
+    # Twice as fine: row 1 lies 1/4 of the way from row 0 to row 1, column 2 3/4 of the way
+    column = 0.25 * own[:, :, 0] + 0.75 * own[:, :, 1]
+    torch.testing.assert_close(memory[1, :, 1, 2], 0.75 * column[:, 0] + 0.25 * column[:, 1])
+    outside = ~valid_mask([(4, 5), (8, 10), (2, 3)], PADDED)
+    assert not memory.masked_select(outside).any() and memory[2, :, :2, :3].all()
+
+
+def test_initial_weights_and_parameters():
+    module = SpatialMemory(mid_channels=64, num_logits=81, channels=64, fc_dim=256)
+    he = (2 / (64 * 9)) ** 0.5
+    expected = {
+        "context_convs.1": he,
+        "input_convs.0": he,
+        "fcs.0": (2 / (64 * 49)) ** 0.5,
+        "fcs.1": (2 / 256) ** 0.5,
+        **dict.fromkeys(("from_mid", "from_high", "classifier", "gru.from_input"), 0.01),
+        **dict.fromkeys(("gru.gates_from_memory", "gru.candidate_from_memory"), 0.01),
+    }
+    for name, std in expected.items():
+        assert module.get_submodule(name).weight.std().item() == pytest.approx(std, rel=0.1), name
+    biases = {n for n, p in module.named_parameters() if n.endswith("bias") and not p.any()}
+    with_bias = ("context_convs.0", "context_convs.1", "context_convs.2", "fcs.0", "fcs.1")
+    with_bias += ("classifier", "from_mid", "input_convs.0", "gru.from_input")
+    assert biases == {f"{name}.bias" for name in with_bias}
+    with torch.device("meta"):
+        official = SpatialMemory(mid_channels=1024, num_logits=81)
+    assert round(sum(p.numel() for p in official.parameters()) / 1e6, 1) == 134.8
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_is_finite_and_close(dtype):
+    module = make()
+    boxes = torch.cat([random_boxes(40), torch.tensor(TINY).double()]).float() + 20.3
+    h, f = make_inputs(43, torch.float32)
+    memory = F.pad(module.initial([(9, 12)], (9, 12)), (20, 0, 20, 0))
+
+    def run():
+        updated = module.update(memory, h, f, boxes, (43,))
+        return updated, *module.predict(updated, boxes, (43,))
+
+    expected = run()
+    with torch.autocast("cpu", dtype=dtype):
+        actual = run()
+        count = coverage_count(boxes, (43,), (29, 32))
+        sum(t.sum() for t in actual).backward()
+    assert actual[0].dtype == torch.float32
+    assert torch.equal(count, coverage_count(boxes, (43,), (29, 32))) and count.max() > 8
+    for a, e in zip(actual, expected, strict=True):
+        assert (a - e).norm() < 0.05 * e.norm()
+    assert all(p.grad.isfinite().all() for p in module.parameters())
+
+
+def test_sums_are_float32_under_autocast():
+    # 300 regions that want 1.01: bfloat16 would stop counting at 256
+    boxes = torch.tensor([[-0.5, -0.5, 4.5, 4.5]]).expand(300, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total = inverse_crop_sum(torch.full((300, 1, 3, 3), 1.01), boxes, (300,), (4, 4))
+        count = coverage_count(boxes, (300,), (4, 4))
+    assert (count == 300).all()
+    torch.testing.assert_close(total, torch.full_like(total, 303.0), rtol=1e-4, atol=0)
+
+
+# ---- wrong input ----
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"context_layers": 2}, "context_layers must be an odd number, got 2"),
+        ({"crop_size": 1}, "crop_size must be at least 2, got 1"),
+        ({"input_layers": 0}, "input_layers must be at least 1, got 0"),
+        ({"num_fc": 0}, "num_fc must be at least 1, got 0"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)
+
+
+def test_wrong_input():
+    module, memory = make(), torch.zeros(2, DIM, 9, 12)
+    boxes, (h, f) = random_boxes(3).float(), make_inputs(3, torch.float32)
+    for call in (
+        lambda splits: crop(memory, boxes, splits),
+        lambda splits: module.predict(memory, boxes, splits),
+    ):
+        with pytest.raises(ValueError, match=r"splits \(3,\) must divide 3 boxes among 2 images"):
+            call((3,))
+        with pytest.raises(ValueError, match=r"splits \(2, 2\) must divide 3 boxes"):
+            call((2, 2))
+    with pytest.raises(ValueError, match="grid_sizes names 1 images, there are 2"):
+        crop(memory, boxes, (1, 2), grid_sizes=[(9, 12)])
+    with pytest.raises(ValueError, match=r"padded size \(9, 12\), got \(10, 3\)"):
+        coverage_count(boxes, (1, 2), (9, 12), grid_sizes=[(9, 12), (10, 3)])
+    with pytest.raises(ValueError, match=r"padded size \(9, 12\), got \(9, 13\)"):
+        module.initial([(9, 13)], (9, 12))
+    with pytest.raises(ValueError, match=r"boxes must be floating point of shape \(N, 4\)"):
+        crop(memory, boxes.long(), (1, 2))
+    with pytest.raises(ValueError, match=r"crop_size must be at least 2, got 1"):
+        crop(memory, boxes, (1, 2), crop_size=1)
+    with pytest.raises(ValueError, match=r"values must be \(3, D, P, P\) with P of at least 2"):
+        inverse_crop_sum(h[:2], boxes, (1, 2), (9, 12))
+    with pytest.raises(ValueError, match=r"got \(3, 6, 3, 2\)"):
+        inverse_crop_sum(h[..., :2], boxes, (1, 2), (9, 12))
+    with pytest.raises(ValueError, match=r"weights must be \(3,\), got \(3, 1\)"):
+        inverse_crop_sum(h, boxes, (1, 2), (9, 12), weights=torch.ones(3, 1))
+    with pytest.raises(ValueError, match=r"mid_crops must be \(3, 6, 3, 3\), got \(3, 6, 7, 7\)"):
+        module.update(memory, torch.zeros(3, MID, 7, 7), f, boxes, (1, 2))
+    with pytest.raises(ValueError, match=r"high must be \(3, 5\), got \(3, 4\)"):
+        module.update(memory, h, f[:, 1:], boxes, (1, 2))
