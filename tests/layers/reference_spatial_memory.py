@@ -17,6 +17,24 @@ from relation_heads.layers.spatial_memory import SpatialMemory
 
 Box = tuple[float, float, float, float]
 
+# A batch of three images, one without regions, and how exactly it is compared.
+GRIDS = ((9, 12), (6, 14), (11, 5))
+PADDED = (11, 14)
+SPLITS = (5, 0, 4)
+TINY = [[2.25, 2.25, 2.75, 6.0], [3.0, 3.0, 3.0, 5.0], [4.0, 4.0, 4.0, 4.0]]  # cover no centre
+EXACT = {"rtol": 1e-10, "atol": 1e-10}
+
+
+def random_boxes(n: int, size: tuple[int, int] = (9, 12)) -> torch.Tensor:
+    """(n, 4) float64 in cells, some of them reaching beyond the grid."""
+    corners = torch.rand(n, 2, 2, dtype=torch.float64) * torch.tensor([size[1] + 1, size[0] + 1.0])
+    corners = corners - 0.5
+    return torch.cat([corners.amin(1), corners.amax(1)], dim=1)
+
+
+def batch_boxes() -> torch.Tensor:
+    return torch.cat([random_boxes(n, size) for n, size in zip(SPLITS, GRIDS, strict=True)])
+
 
 def crop_and_resize(image: Tensor, box: Box, crop_size: tuple[int, int]) -> Tensor:
     """(D, h, w) and a normalised (y1, x1, y2, x2) to (D, *crop_size), which is at least 2 x 2."""
