@@ -100,7 +100,10 @@ def test_a_model_without_relations_has_nothing_to_draw(tmp_path, opts, name):
         tool.main(tool.parse_args(arguments))
 
 
-@pytest.fixture(scope="module", params=[(), TWO_STAGES], ids=["one stage", "two stages"])
+ONE_STAGE = ("MODEL.SGRN.FOREGROUND_EDGES", False)
+
+
+@pytest.fixture(scope="module", params=[ONE_STAGE, TWO_STAGES], ids=["one stage", "two stages"])
 def sgrn(request):
     """A head whose boxes move far, so that every region's and every class's is another."""
     model = build(*SGRN, *request.param).eval()

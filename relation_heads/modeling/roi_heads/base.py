@@ -14,8 +14,12 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-from detectron2.modeling.roi_heads import StandardROIHeads
-from detectron2.structures import Boxes, Instances
+from detectron2.modeling.roi_heads import (
+    Res5ROIHeads,
+    StandardROIHeads,
+    select_foreground_proposals,
+)
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
@@ -141,3 +145,83 @@ class RelationalROIHeads(RegionSampling, StandardROIHeads):
         if self.train_on_pred_boxes:
             move_to_predictions(self.box_predictor, predictions, proposals)
         return losses
+
+
+class RegionsROIHeads(StandardROIHeads):
+    """`StandardROIHeads` whose boxes are classified by a mix-in that stands before it:
+
+    - `is_stock`: True where the mechanism is switched off and the stock forward is used;
+    - `_box_losses(x, features, proposals, targets)`: losses, and the base predictions;
+    - `_box_detections(x, features, proposals)`: detections of each image.
+
+    x: (N, D) box features of all proposals, which are labelled -1 outside the loss; features: of
+    the backbone; targets: the objects of each image.
+    """
+
+    def _embed(self, features: dict[str, Tensor], proposals: list[Instances]) -> Tensor:
+        return self.box_head(self._pool(features, proposals))  # (N, D)
+
+    def _pool(self, features: dict[str, Tensor], proposals: list[Instances]) -> Tensor:
+        """(N, C, h, w) features of the proposals."""
+        maps = [features[f] for f in self.box_in_features]
+        return self.box_pooler(maps, [p.proposal_boxes for p in proposals])
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """See `StandardROIHeads.forward`; new is that the box branch sees the targets."""
+        if self.is_stock:
+            return super().forward(images, features, proposals, targets)
+        if self.training:
+            proposals = self.label_and_sample_proposals(proposals, targets)
+        x = self._embed(features, proposals)
+        if not self.training:
+            found = self._box_detections(x, features, proposals)
+            return self.forward_with_given_boxes(features, found), {}
+
+        losses, base = self._box_losses(x, features, proposals, targets)
+        if self.train_on_pred_boxes:
+            move_to_predictions(self.box_predictor, base, proposals)
+        losses.update(self._forward_mask(features, proposals))
+        losses.update(self._forward_keypoint(features, proposals))
+        return proposals, losses
+
+
+class Res5RegionsROIHeads(Res5ROIHeads):
+    """The same for `Res5ROIHeads` (C4); x is the mean of res5."""
+
+    def _embed(self, features: dict[str, Tensor], proposals: list[Instances]) -> Tensor:
+        return self._res5(features, proposals).mean(dim=[2, 3])  # (N, D)
+
+    def _res5(self, features: dict[str, Tensor], proposals: list[Instances]) -> Tensor:
+        """(N, D, h, w) features of the proposals, which boxes and masks share."""
+        maps = [features[f] for f in self.in_features]
+        return self._shared_roi_transform(maps, [p.proposal_boxes for p in proposals])
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """See `Res5ROIHeads.forward`."""
+        if self.is_stock:
+            return super().forward(images, features, proposals, targets)
+        if self.training:
+            proposals = self.label_and_sample_proposals(proposals, targets)
+        maps = self._res5(features, proposals)  # (N, D, h, w)
+        x = maps.mean(dim=[2, 3])  # (N, D)
+        if not self.training:
+            found = self._box_detections(x, features, proposals)
+            return self.forward_with_given_boxes(features, found), {}
+
+        losses, _ = self._box_losses(x, features, proposals, targets)
+        if self.mask_on:
+            proposals, foreground = select_foreground_proposals(proposals, self.num_classes)
+            losses.update(self.mask_head(maps[torch.cat(foreground)], proposals))
+        return [], losses

@@ -25,15 +25,19 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import (
     ROI_HEADS_REGISTRY,
-    Res5ROIHeads,
-    StandardROIHeads,
-    select_foreground_proposals,
 )
 from detectron2.structures import ImageList, Instances
 from torch import Tensor
 
 from ...layers.reasoning import IterativeReasoning, ReasonedLogits
-from .base import Predictions, RegionSampling, labelled_losses, move_to_predictions, regions_of
+from .base import (
+    Predictions,
+    RegionSampling,
+    RegionsROIHeads,
+    Res5RegionsROIHeads,
+    labelled_losses,
+    regions_of,
+)
 from .reasoning_branch import (
     build_reasoning,
     chosen_prediction,
@@ -110,6 +114,23 @@ class RegionReasoning(RegionSampling):
         if given_boxes:  # nothing is regressed
             self.box_predictor.bbox_pred.requires_grad_(False)
 
+    @property
+    def is_stock(self) -> bool:
+        """Whether there are no modules."""
+        return self.reasoning is None
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """See `ROIHeads.forward`; given boxes take a way of their own."""
+        if self.given_boxes:
+            return self._classify_given(self._embed(features, proposals), features, proposals)
+        return super().forward(images, features, proposals, targets)
+
     def _reason(
         self,
         x: Tensor,
@@ -137,7 +158,11 @@ class RegionReasoning(RegionSampling):
         )
 
     def _box_losses(
-        self, x: Tensor, features: dict[str, Tensor], proposals: list[Instances]
+        self,
+        x: Tensor,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances],
     ) -> tuple[dict[str, Tensor], Predictions]:
         """The stock losses and those of the reasoning, and the base predictions."""
         base = self.box_predictor(x)
@@ -191,7 +216,7 @@ class RegionReasoning(RegionSampling):
 
 
 @ROI_HEADS_REGISTRY.register()
-class ReasoningROIHeads(RegionReasoning, StandardROIHeads):
+class ReasoningROIHeads(RegionReasoning, RegionsROIHeads):
     """`StandardROIHeads` (FPN, DC5, C5) with iterative reasoning."""
 
     @configurable
@@ -213,38 +238,9 @@ class ReasoningROIHeads(RegionReasoning, StandardROIHeads):
         channels = args["box_head"].output_shape.channels
         return {**args, "reasoning": _arguments(cfg, input_shape, in_feature, channels)}
 
-    def forward(
-        self,
-        images: ImageList,
-        features: dict[str, Tensor],
-        proposals: list[Instances],
-        targets: list[Instances] | None = None,
-    ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """See `StandardROIHeads.forward`."""
-        if self.reasoning is None and not self.given_boxes:
-            return super().forward(images, features, proposals, targets)
-        if self.training and not self.given_boxes:
-            proposals = self.label_and_sample_proposals(proposals, targets)
-        x = self.box_pooler(
-            [features[f] for f in self.box_in_features], [p.proposal_boxes for p in proposals]
-        )  # (N, C, h, w)
-        x = self.box_head(x)  # (N, D)
-        if self.given_boxes:
-            return self._classify_given(x, features, proposals)
-        if not self.training:
-            found = self._box_detections(x, features, proposals)
-            return self.forward_with_given_boxes(features, found), {}
-
-        losses, base = self._box_losses(x, features, proposals)
-        if self.train_on_pred_boxes:
-            move_to_predictions(self.box_predictor, base, proposals)
-        losses.update(self._forward_mask(features, proposals))
-        losses.update(self._forward_keypoint(features, proposals))
-        return proposals, losses
-
 
 @ROI_HEADS_REGISTRY.register()
-class Res5ReasoningROIHeads(RegionReasoning, Res5ROIHeads):
+class Res5ReasoningROIHeads(RegionReasoning, Res5RegionsROIHeads):
     """`Res5ROIHeads` (C4) with iterative reasoning: h from res4, f from pooled res5."""
 
     @configurable
@@ -263,31 +259,3 @@ class Res5ReasoningROIHeads(RegionReasoning, Res5ROIHeads):
         channels = args["box_predictor"].cls_score.in_features
         in_feature = args["in_features"][0]
         return {**args, "reasoning": _arguments(cfg, input_shape, in_feature, channels)}
-
-    def forward(
-        self,
-        images: ImageList,
-        features: dict[str, Tensor],
-        proposals: list[Instances],
-        targets: list[Instances] | None = None,
-    ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """See `Res5ROIHeads.forward`."""
-        if self.reasoning is None and not self.given_boxes:
-            return super().forward(images, features, proposals, targets)
-        if self.training and not self.given_boxes:
-            proposals = self.label_and_sample_proposals(proposals, targets)
-        maps = self._shared_roi_transform(
-            [features[f] for f in self.in_features], [p.proposal_boxes for p in proposals]
-        )  # (N, D, h, w)
-        x = maps.mean(dim=[2, 3])  # (N, D)
-        if self.given_boxes:
-            return self._classify_given(x, features, proposals)
-        if not self.training:
-            found = self._box_detections(x, features, proposals)
-            return self.forward_with_given_boxes(features, found), {}
-
-        losses, _ = self._box_losses(x, features, proposals)
-        if self.mask_on:
-            proposals, foreground = select_foreground_proposals(proposals, self.num_classes)
-            losses.update(self.mask_head(maps[torch.cat(foreground)], proposals))
-        return [], losses

@@ -16,7 +16,7 @@ Stock parameters keep their names, so that a trained Faster R-CNN loads complete
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,20 +24,22 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling.roi_heads import (
     ROI_HEADS_REGISTRY,
-    Res5ROIHeads,
-    StandardROIHeads,
     build_box_head,
-    select_foreground_proposals,
 )
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from .base import Predictions, RegionSampling, labelled_losses, move_to_predictions, regions_of
+from .base import (
+    Predictions,
+    RegionSampling,
+    RegionsROIHeads,
+    Res5RegionsROIHeads,
+    labelled_losses,
+    regions_of,
+)
 from .sgrn_stage import Resampler, SGRNStage, refined_proposals, sgrn_config
-
-Embed = Callable[[list[Instances]], Tensor]  # proposals to the (N, D) features of their boxes
 
 
 def _reasoning(cfg: CfgNode, dim: int) -> dict[str, Any]:
@@ -93,11 +95,20 @@ class SGRNReasoning(RegionSampling):
         if freeze != "none":
             _freeze(base)
 
+    @property
+    def is_stock(self) -> bool:
+        """Whether there is no second stage."""
+        return self.sgrn is None
+
+    def _embed_refined(self, features: dict[str, Tensor], proposals: list[Instances]) -> Tensor:
+        """Features (N, D) of refined proposals; the first stage's box head is shared."""
+        return self._embed(features, proposals)
+
     def _reason(
         self,
         x: Tensor,
         predictions: Predictions,
-        embed: Embed,
+        features: dict[str, Tensor],
         proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> tuple[Predictions, list[Instances]]:
@@ -106,7 +117,7 @@ class SGRNReasoning(RegionSampling):
         Args:
             x: (N, D) features of the proposals.
             predictions: of the base predictor.
-            embed: gives the features of refined proposals.
+            features: of the backbone, for refined proposals.
             proposals: of all images.
             targets: in training, the objects.
         """
@@ -120,16 +131,21 @@ class SGRNReasoning(RegionSampling):
                 with get_event_storage().name_scope("sgrn"):
                     proposals = self.resampler.label_and_sample_proposals(proposals, targets)
             logits = logits[torch.cat([p.row for p in proposals])]
-            x = embed(proposals)
+            x = self._embed_refined(features, proposals)
         regions = regions_of(proposals)
         return self.sgrn(x, logits, self.box_predictor.cls_score, regions), proposals
 
     def _box_losses(
-        self, x: Tensor, embed: Embed, proposals: list[Instances], targets: list[Instances]
+        self,
+        x: Tensor,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances],
     ) -> tuple[dict[str, Tensor], Predictions]:
-        """Losses of both stages, and the base predictions; arguments as in `_reason`."""
+        """Losses of both stages, and the base predictions."""
+        check_frozen(self.freeze, features)
         base = self.box_predictor(x)
-        predictions, refined = self._reason(x, base, embed, proposals, targets)
+        predictions, refined = self._reason(x, base, features, proposals, targets)
         losses = {}
         if self.freeze == "none":
             losses = _scaled(
@@ -142,11 +158,11 @@ class SGRNReasoning(RegionSampling):
         return losses, base
 
     def _box_detections(
-        self, x: Tensor, embed: Embed, proposals: list[Instances]
+        self, x: Tensor, features: dict[str, Tensor], proposals: list[Instances]
     ) -> list[Instances]:
-        """What is found at test time; arguments as in `_reason`."""
+        """What the second stage, or both, find."""
         base = self.box_predictor(x)
-        last, refined = self._reason(x, base, embed, proposals)
+        last, refined = self._reason(x, base, features, proposals)
         predictor = self.sgrn.predictor
         if self.ensemble == "union_nms":
             stages = ((self.box_predictor, base, proposals), (predictor, last, refined))
@@ -170,7 +186,7 @@ def _scaled(losses: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
 
 
 @ROI_HEADS_REGISTRY.register()
-class SGRNROIHeads(SGRNReasoning, StandardROIHeads):
+class SGRNROIHeads(SGRNReasoning, RegionsROIHeads):
     """`StandardROIHeads` (FPN, DC5, C5) with SGRN; `MODEL.ROI_HEADS.NAME SGRNROIHeads` on any
     stock config is enough."""
 
@@ -201,40 +217,13 @@ class SGRNROIHeads(SGRNReasoning, StandardROIHeads):
             )
         return args
 
-    def forward(
-        self,
-        images: ImageList,
-        features: dict[str, Tensor],
-        proposals: list[Instances],
-        targets: list[Instances] | None = None,
-    ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """See `StandardROIHeads.forward`; new is that the second stage sees the targets."""
-        if self.sgrn is None:
-            return super().forward(images, features, proposals, targets)
-        if self.training:
-            check_frozen(self.freeze, features)
-            proposals = self.label_and_sample_proposals(proposals, targets)
-
-        def pooled(proposals: list[Instances]) -> Tensor:
-            maps = [features[f] for f in self.box_in_features]
-            return self.box_pooler(maps, [p.proposal_boxes for p in proposals])  # (N, C, h, w)
-
-        second_head = self.box_head if self.sgrn_box_head is None else self.sgrn_box_head
-        x = self.box_head(pooled(proposals))  # (N, D)
-        if not self.training:
-            found = self._box_detections(x, lambda p: second_head(pooled(p)), proposals)
-            return self.forward_with_given_boxes(features, found), {}
-
-        losses, base = self._box_losses(x, lambda p: second_head(pooled(p)), proposals, targets)
-        if self.train_on_pred_boxes:
-            move_to_predictions(self.box_predictor, base, proposals)
-        losses.update(self._forward_mask(features, proposals))
-        losses.update(self._forward_keypoint(features, proposals))
-        return proposals, losses
+    def _embed_refined(self, features: dict[str, Tensor], proposals: list[Instances]) -> Tensor:
+        head = self.box_head if self.sgrn_box_head is None else self.sgrn_box_head
+        return head(self._pool(features, proposals))
 
 
 @ROI_HEADS_REGISTRY.register()
-class Res5SGRNROIHeads(SGRNReasoning, Res5ROIHeads):
+class Res5SGRNROIHeads(SGRNReasoning, Res5RegionsROIHeads):
     """`Res5ROIHeads` (C4) with SGRN on pooled res5."""
 
     @configurable
@@ -256,37 +245,6 @@ class Res5SGRNROIHeads(SGRNReasoning, Res5ROIHeads):
             )
         args = super().from_config(cfg, input_shape)
         return {**args, "reasoning": _reasoning(cfg, args["box_predictor"].cls_score.in_features)}
-
-    def forward(
-        self,
-        images: ImageList,
-        features: dict[str, Tensor],
-        proposals: list[Instances],
-        targets: list[Instances] | None = None,
-    ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """See `Res5ROIHeads.forward`."""
-        if self.sgrn is None:
-            return super().forward(images, features, proposals, targets)
-        if self.training:
-            check_frozen(self.freeze, features)
-            proposals = self.label_and_sample_proposals(proposals, targets)
-
-        def res5(proposals: list[Instances]) -> Tensor:
-            return self._shared_roi_transform(
-                [features[f] for f in self.in_features], [p.proposal_boxes for p in proposals]
-            )  # (N, D, h, w)
-
-        maps = res5(proposals)
-        x = maps.mean(dim=[2, 3])  # (N, D)
-        if not self.training:
-            found = self._box_detections(x, lambda p: res5(p).mean(dim=[2, 3]), proposals)
-            return self.forward_with_given_boxes(features, found), {}
-
-        losses, _ = self._box_losses(x, lambda p: res5(p).mean(dim=[2, 3]), proposals, targets)
-        if self.mask_on:
-            proposals, foreground = select_foreground_proposals(proposals, self.num_classes)
-            losses.update(self.mask_head(maps[torch.cat(foreground)], proposals))
-        return [], losses
 
 
 def check_frozen(freeze: str, features: dict[str, Tensor]) -> None:
