@@ -34,20 +34,32 @@ def variants(name):
 
 
 def test_configs_of_the_table_exist():
-    names = re.findall(r"`([\w{},]+-Detection/[\w{},\[\]]+|RelationalScenes/[\w\[\]]+)`", README)
+    names = re.findall(
+        r"`((?:[\w{},]+-Detection|Region\w+|RelationalScenes)/[\w{},\[\]]+)`", README
+    )
     assert len(names) >= 8
     for name in names:
         for variant in variants(name):
             assert (ROOT / "configs" / f"{variant}.yaml").is_file(), variant
 
 
-@pytest.mark.parametrize("group", ["RELATION", "SGRN"])
+def flat(node, start=""):
+    """Keys of a node and of those inside it: `LOCAL.CHANNELS`."""
+    keys = {}
+    for key, value in node.items():
+        keys.update(
+            flat(value, f"{start}{key}.") if isinstance(value, dict) else {start + key: value}
+        )
+    return keys
+
+
+@pytest.mark.parametrize("group", ["RELATION", "SGRN", "REASONING"])
 def test_every_key_is_in_its_table(group):
     pytest.importorskip("detectron2")
     from relation_heads import get_cfg
 
     table = README.split(f"### `MODEL.{group}`")[1].split("\n##")[0]
-    for key, default in get_cfg().MODEL[group].items():
+    for key, default in flat(get_cfg().MODEL[group]).items():
         rows = [line.split("|") for line in table.splitlines() if line.startswith("|")]
         row = next((cells for cells in rows if f"`{key}`" in cells[1]), None)
         assert row, key
