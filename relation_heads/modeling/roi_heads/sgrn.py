@@ -59,9 +59,7 @@ def _reasoning(cfg: CfgNode, dim: int) -> dict[str, Any]:
 
 def _freeze(modules: Sequence[nn.Module]) -> None:
     for module in modules:
-        for parameter in module.parameters():
-            parameter.requires_grad_(False)
-        FrozenBatchNorm2d.convert_frozen_batchnorm(module)
+        FrozenBatchNorm2d.convert_frozen_batchnorm(module.requires_grad_(False))
 
 
 class SGRNReasoning(RegionSampling):
