@@ -164,6 +164,9 @@ def _reasoning() -> CN:
     # Cell i is at pixel (i + 1/2) stride, as in Detectron2's aligned operators, or at i stride
     # (released code).
     node.LOCAL.HALF_PIXEL = True
+    # Weights at the start: "he", or "normal", N(0, 0.01) (released), which learns nothing for
+    # hundreds of iterations.
+    node.LOCAL.INIT = "he"
 
     node.GLOBAL = CN()
     # D: channels of region and class nodes.

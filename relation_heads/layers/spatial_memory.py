@@ -26,6 +26,7 @@ without regions, no regions and no images at all are fine.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,8 @@ from torch import Tensor, nn
 
 from .region_crops import Size, check_grids, coverage_count, crop, inverse_crop_sum, valid_mask
 
+Init = Literal["he", "normal"]
+INITS: tuple[str, ...] = get_args(Init)
 INIT_STD = 0.01  # released code: W_h, W_f, the GRU and the two classifiers
 MIN_COUNT = 1e-3  # see `SpatialMemory.update`
 
@@ -78,6 +81,7 @@ class SpatialMemory(nn.Module):
         context_layers: int = 3,
         fc_dim: int = 4096,
         num_fc: int = 2,
+        init: Init = "he",
     ) -> None:
         """
         Args:
@@ -93,6 +97,8 @@ class SpatialMemory(nn.Module):
                 pairs.
             fc_dim: channels of the fully connected layers.
             num_fc: how many of them stand before the classifiers, at least 1.
+            init: of W_h, W_f and the GRU: "normal" is N(0, 0.01) as released, whose first
+                predictions and gradients are close to 0 for hundreds of iterations; "he" is not.
 
         Raises:
             ValueError: an argument outside these.
@@ -107,7 +113,9 @@ class SpatialMemory(nn.Module):
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}.")
-        self.channels, self.crop_size = channels, crop_size
+        if init not in INITS:
+            raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}.")
+        self.channels, self.crop_size, self.init = channels, crop_size, init
         self.initial_memory = nn.Parameter(torch.empty(1, channels, *init_size))
         self.context_convs = _convs(channels, context_layers)
         widths = [channels * crop_size**2, *[fc_dim] * num_fc]
@@ -121,12 +129,13 @@ class SpatialMemory(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Released code: S and biases 0; context, input and FC layers He, all others normal."""
+        """S and biases 0; context, input and FC layers He, the classifiers normal, see `init`."""
         nn.init.zeros_(self.initial_memory)
         he = {*self.context_convs, *self.input_convs, *self.fcs}
+        normal = {self.classifier, self.attention}
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                if module in he:
+                if module in he or (self.init == "he" and module not in normal):
                     nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 else:
                     nn.init.normal_(module.weight, std=INIT_STD)

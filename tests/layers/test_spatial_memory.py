@@ -219,16 +219,20 @@ def test_initial_memory_is_resized_to_each_grid():
     assert not memory.masked_select(outside).any() and memory[2, :, :2, :3].all()
 
 
-def test_initial_weights_and_parameters():
-    module = SpatialMemory(mid_channels=64, num_logits=81, channels=64, fc_dim=256)
+@pytest.mark.parametrize("init", ["he", "normal"])
+def test_initial_weights_and_parameters(init):
+    module = SpatialMemory(mid_channels=64, num_logits=81, channels=64, fc_dim=256, init=init)
     he = (2 / (64 * 9)) ** 0.5
+    widths = {"from_mid": 64, "from_high": 81, "gru.from_input": 64 * 9}
+    widths |= {"gru.gates_from_memory": 64 * 9, "gru.candidate_from_memory": 64 * 9}
+    rest = {name: (2 / n) ** 0.5 if init == "he" else 0.01 for name, n in widths.items()}
     expected = {
         "context_convs.1": he,
         "input_convs.0": he,
         "fcs.0": (2 / (64 * 49)) ** 0.5,
         "fcs.1": (2 / 256) ** 0.5,
-        **dict.fromkeys(("from_mid", "from_high", "classifier", "gru.from_input"), 0.01),
-        **dict.fromkeys(("gru.gates_from_memory", "gru.candidate_from_memory"), 0.01),
+        "classifier": 0.01,
+        **rest,
     }
     for name, std in expected.items():
         assert module.get_submodule(name).weight.std().item() == pytest.approx(std, rel=0.1), name
@@ -274,6 +278,7 @@ def test_autocast_is_finite_and_close(dtype):
         ({"crop_size": 1}, "crop_size must be at least 2, got 1"),
         ({"input_layers": 0}, "input_layers must be at least 1, got 0"),
         ({"num_fc": 0}, "num_fc must be at least 1, got 0"),
+        ({"init": "xavier"}, "init must be one of he, normal, got 'xavier'"),
     ],
 )
 def test_wrong_options(options, message):

@@ -24,7 +24,7 @@ from ...layers.reasoning import IterativeReasoning, ReasonedLogits
 from ...layers.reasoning_losses import reweighted_loss
 from ...layers.region_crops import boxes_in_cells
 from ...layers.region_edges import RELATIONS
-from ...layers.spatial_memory import SpatialMemory
+from ...layers.spatial_memory import INITS, SpatialMemory
 from .base import SAMPLINGS
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ def reasoning_config(cfg: CfgNode) -> CfgNode:
     for key, values, allowed in (
         ("MODULES", node.MODULES, MODULES),
         ("GLOBAL.RELATIONS", node.GLOBAL.RELATIONS, RELATIONS),
+        ("LOCAL.INIT", [node.LOCAL.INIT], INITS),
         ("SAMPLING", [node.SAMPLING], SAMPLINGS),
     ):
         unknown = [value for value in values if value not in allowed]
@@ -118,6 +119,7 @@ def build_reasoning(
             init_size=tuple(node.LOCAL.INIT_SIZE),
             fc_dim=node.LOCAL.FC_DIM,
             num_fc=node.LOCAL.NUM_FC,
+            init=node.LOCAL.INIT,
         )
     if "global" in modules:
         graph = class_graph(cfg)
