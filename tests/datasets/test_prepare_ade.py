@@ -1,0 +1,242 @@
+"""The command line of datasets/prepare_ade.py, on a release of each kind with a few images."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SCRIPT = Path(__file__).parents[2] / "datasets" / "prepare_ade.py"
+HEIGHT, WIDTH = 10, 20
+# Name, level and inclusive columns and rows x1, y1, x2, y2 of every region, by image.
+IMAGES = {
+    "training/street/ADE_train_1": [
+        ("tree", 0, (0, 0, 4, 9)),
+        ("trees", 0, (6, 0, 11, 4)),
+        ("wheel", 1, (1, 1, 2, 3)),
+        ("thing", 0, (15, 5, 15, 5)),
+    ],
+    "training/street/ADE_train_2": [("tree", 0, (3, 3, 6, 6)), ("left arm", 0, (8, 0, 9, 9))],
+    "validation/h/ADE_val_1": [("bus", 0, (2, 2, 8, 8)), ("right arm", 0, (10, 1, 12, 3))],
+    "validation/h/ADE_val_2": [("thing", 0, (0, 0, 19, 9))],
+}
+COUNTS = {"-": 9, "tree": 3, "wheel": 5, "thing": 4, "left arm": 5, "right arm": 5, "trees": 5}
+
+
+def write_release(root, year):
+    """A release of 2016 or 2021 with these images."""
+    for stem, regions in IMAGES.items():
+        path = root / "images" / f"{stem}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (WIDTH, HEIGHT)).save(path)
+        (write_2016 if year == 2016 else write_2021)(path, regions)
+
+
+def filled(box, value, start=None):
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8) if start is None else start
+    x1, y1, x2, y2 = box
+    mask[y1 : y2 + 1, x1 : x2 + 1] = value
+    return mask
+
+
+def write_2021(path, regions):
+    objects = []
+    (path.parent / path.stem).mkdir()
+    for k, (name, level, box) in enumerate(reversed(regions)):
+        mask = f"{path.stem}/instance_{k:03d}_{path.stem}.png"
+        Image.fromarray(filled(box, 255)).save(path.parent / mask)
+        objects.append({"raw_name": name, "parts": {"part_level": level}, "instance_mask": mask})
+    path.with_suffix(".json").write_text(json.dumps({"annotation": {"object": objects}}))
+
+
+def write_2016(path, regions):
+    lines = []
+    for level in (0, 1):
+        seg = np.zeros((HEIGHT, WIDTH), np.uint8)
+        of_level = [region for region in regions if region[1] == level]
+        for number, (name, _, box) in enumerate(of_level, start=1):
+            filled(box, number * 20, seg)
+            lines.append(f'{number:03d} # {level} # 0 # class # {name} # ""\n')
+        suffix = "parts_1" if level else "seg"
+        blue = np.dstack([np.zeros_like(seg), np.zeros_like(seg), seg])
+        Image.fromarray(blue).save(path.with_name(f"{path.stem}_{suffix}.png"))
+    path.with_name(f"{path.stem}_atr.txt").write_text("".join(lines))
+
+
+@pytest.fixture
+def tool(tmp_path, monkeypatch):
+    """`main` of the script, in a folder with both releases and the other inputs."""
+    spec = importlib.util.spec_from_file_location("prepare_ade", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.chdir(tmp_path)
+    for year in (2016, 2021):
+        write_release(Path(str(year)), year)
+    Path("names.txt").write_text("".join(f"{name} \n" for name in COUNTS))
+    Path("counts.txt").write_text("".join(f"{count}\n" for count in COUNTS.values()))
+    Path("mval.txt").write_text("images/validation/other/ADE_val_2.jpg\nx/ADE_val_9.jpg\n")
+    Path("vg.txt").write_text("tree.n.01\ntree.n.03\nbus.n.01\nWheel\nright arm\n")
+
+    def run(arguments, year=2021, output="out"):
+        module.main(["--ade-root", str(year), "--output", output, *arguments.split()])
+        return Path(output)
+
+    return run
+
+
+REASONING = "--labels reasoning --names names.txt --counts counts.txt"
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def regions_of(coco):
+    """(class name, level, inclusive box, area) by file name without its ending, sorted."""
+    names = {category["id"]: category["name"] for category in coco["categories"]}
+    found = {image["id"]: [] for image in coco["images"]}
+    for a in coco["annotations"]:
+        x, y, w, h = a["bbox"]
+        box = (x, y, x + w - 1, y + h - 1)
+        found[a["image_id"]].append((names[a["category_id"]], a["part_level"], box, a["area"]))
+    files = {image["id"]: image["file_name"] for image in coco["images"]}
+    return {files[i][len("images/") : -len(".jpg")]: sorted(r) for i, r in found.items()}
+
+
+def expected(split, label):
+    """`regions_of` by hand; `label` gives the class of a raw name, or None."""
+    return {
+        stem: sorted(
+            (label(name), level, box, (box[2] - box[0] + 1) * (box[3] - box[1] + 1))
+            for name, level, box in regions
+            if label(name)
+        )
+        for stem, regions in IMAGES.items()
+        if stem.startswith(split)
+    }
+
+
+@pytest.mark.parametrize("year", [2016, 2021])
+def test_reasoning_with_published_counts(tool, year):
+    out = tool(REASONING, year)
+    classes = ["left_arm", "right_arm", "trees", "wheel"]  # each 5 times, so by name
+    assert (out / "ade_reasoning_classes.txt").read_text().splitlines() == classes
+
+    def label(name):
+        return name.replace(" ", "_") if name.replace(" ", "_") in classes else None
+
+    for split, folder in (("train", "training"), ("val", "validation")):
+        coco = read(out / "annotations" / f"ade_reasoning_{split}.json")
+        assert [(c["id"], c["name"]) for c in coco["categories"]] == list(enumerate(classes, 1))
+        assert regions_of(coco) == expected(folder, label)
+        assert {(i["height"], i["width"]) for i in coco["images"]} == {(HEIGHT, WIDTH)}
+        assert "other classes" in coco["info"]["description"]
+    report = read(out / "ade_reasoning_report.json")
+    assert report["splits"]["train"] == {
+        "images": 2,
+        "images_without_boxes": 0,
+        "annotations": 3,
+        "objects": 2,
+        "parts": 1,
+        "dropped": {"name is not a class": 3},
+        "outlines_from_polygons": 0,
+    }
+    assert report["names_left_out"] == {"thing": 2, "tree": 2, "bus": 1}
+    assert report["hflip_pairs"] == [["left_arm", "right_arm"]]
+    assert report["splits"]["val"]["images_without_boxes"] == 1
+    assert (report["counted"], report["num_classes"]) == ("counts.txt", 4)
+
+
+@pytest.mark.parametrize(
+    "min_count, classes", [(1, "tree left_arm thing trees wheel"), (2, "tree")]
+)
+def test_without_counts_training_images_are_counted(tool, min_count, classes):
+    out = tool(f"--labels reasoning --min-count {min_count}")
+    report = read(out / "ade_reasoning_report.json")
+    assert list(report["class_counts"]) == classes.split()
+    assert report["class_counts"]["tree"] == 2 and report["counted"] == "training images"
+
+
+def test_sgrn_merges_and_keeps_what_visual_genome_has(tool, capsys):
+    out = tool("--labels sgrn --vocabulary vg.txt --min-count 1 --workers 1")
+    report = read(out / "ade_sgrn_report.json")
+    assert report["class_counts"] == {"tree": 3, "wheel": 1}
+    assert report["names_lost_by_merging"] == {"bus": 1}  # as "bu", by the published rule
+    labels = {"tree": "tree", "trees": "tree", "wheel": "wheel"}
+    coco = read(out / "annotations" / "ade_sgrn_train.json")
+    assert regions_of(coco) == expected("training", labels.get)
+    printed = capsys.readouterr().out
+    for text in (report["note"], coco["info"]["description"], printed):
+        assert "445 classes of the papers is not published" in text and "may differ" in text
+    assert "train: 2 of 2 images" in printed and "2 classes" in printed
+
+
+def test_lists_split_val(tool):
+    out = tool(f"{REASONING} --val-lists mval.txt")
+    report = read(out / "ade_reasoning_report.json")
+    assert report["listed_but_not_in_val"] == {"mval": 1}
+    [image] = read(out / "annotations" / "ade_reasoning_mval.json")["images"]
+    assert image in read(out / "annotations" / "ade_reasoning_val.json")["images"]
+    assert image["file_name"] == "images/validation/h/ADE_val_2.jpg"
+    assert report["names_left_out"]["thing"] == 2  # not counted again for the list
+
+
+def test_the_same_bytes_twice(tool):
+    first = tool(f"{REASONING} --val-lists mval.txt --workers 1")
+    second = tool(f"{REASONING} --val-lists mval.txt --workers 3", output="again")
+    files = sorted(path.relative_to(first) for path in first.rglob("*.*"))
+    assert len(files) == 5
+    for file in files:
+        assert (first / file).read_bytes() == (second / file).read_bytes()
+
+
+def test_detectron2_has_no_complaints(tool):
+    pytest.importorskip("detectron2")
+    from detectron2.data.datasets import load_coco_json
+
+    from relation_heads.data.coco_format import coco_problems
+
+    for arguments in (REASONING, "--labels sgrn --vocabulary vg.txt --min-count 1"):
+        for file in (tool(arguments) / "annotations").iterdir():
+            coco = read(file)
+            assert coco_problems(coco) == []
+            records = load_coco_json(str(file), "2021")
+            assert sum(len(r["annotations"]) for r in records) == len(coco["annotations"])
+            assert all(Path(r["file_name"]).is_file() for r in records)
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        ("--labels reasoning --names names.txt --counts vg.txt", ("7 lines", "vg.txt 5")),
+        ("--labels reasoning --names names.txt --counts names.txt", ("names.txt, line 1", "'-'")),
+        ("--labels reasoning --min-count 99", ("None of 7 possible classes has 99 instances",)),
+        ("--labels reasoning --val-lists names.txt", ("names.txt: none of its 7 images",)),
+        ("--labels reasoning --val-lists none.txt", ("none.txt: No such file",)),
+        ("--labels reasoning --names names.txt", ("--counts belong together",)),
+        ("--labels sgrn", ("--vocabulary is needed",)),
+        ("--labels reasoning --vocabulary vg.txt", ("for it alone",)),
+        ("--labels reasoning --min-count 0", ("at least 1",)),
+        ("--labels reasoning --val-lists val.txt", ("called differently",)),
+    ],
+)
+def test_what_does_not_fit_is_said_in_a_sentence(tool, capsys, arguments, parts):
+    with pytest.raises(SystemExit) as stopped:
+        tool(arguments)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert all(part in error for part in parts), error
+    assert not Path("out").exists()
+
+
+def test_a_truncated_annotation_is_refused_by_name(tool, capsys):
+    file = Path("2021/images/validation/h/ADE_val_1.json")
+    file.write_text(file.read_text()[:-20])
+    with pytest.raises(SystemExit):
+        tool(REASONING)
+    assert f"{file} is damaged, it is not a complete JSON file" in capsys.readouterr().err
+    assert not Path("out").exists()
