@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from relation_heads.layers import SGRN, Regions, semantic_nodes
-from relation_heads.layers.sgrn import CHOICES, GaussianKernels, polar_coordinates
+from relation_heads.layers.sgrn import CHOICES, polar_coordinates
+from relation_heads.layers.spatial_graph_conv import GaussianKernels
 from tests.layers.reference_sgrn import sgrn_image
 
 SIZE = (300, 400)
