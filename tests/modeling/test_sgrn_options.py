@@ -181,6 +181,7 @@ WRONG = [
     ("GRAPH_DIMS", [0], r"must be multiples of .*, got \[0\]"),
     ("LOSS_WEIGHTS", [1.0], r".*got \[1.0\]"),
     ("DROPOUT", 1.5, ".*got 1.5"),
+    ("SHARE_FC", False, ".*set REFINE True or SHARE_FC True"),
 ]
 
 

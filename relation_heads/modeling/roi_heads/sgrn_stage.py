@@ -57,6 +57,11 @@ def sgrn_config(cfg: CfgNode) -> CfgNode:
             "MODEL.SGRN.LOSS_WEIGHTS must be two numbers, of the base predictor and of the second, "
             f"got {node.LOSS_WEIGHTS}."
         )
+    if not (node.SHARE_FC or node.REFINE):
+        raise ValueError(
+            "MODEL.SGRN.SHARE_FC False gives a second stage a box head of its own, and with "
+            "MODEL.SGRN.REFINE False there is one stage only: set REFINE True or SHARE_FC True."
+        )
     if node.REFINE and len(cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS) < 2:
         raise ValueError(
             "MODEL.SGRN.REFINE takes the IoU of its second stage from "
