@@ -30,6 +30,7 @@ if importlib.util.find_spec("relation_heads") is None:  # a checkout that is not
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from relation_heads.data import class_graphs
+from relation_heads.data.command_line import run_or_explain
 from relation_heads.data.wordnet import graph_from_wordnet
 from relation_heads.layers.knowledge_graph import KnowledgeGraph, check_suffix
 
@@ -135,17 +136,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; exit code 2 and one sentence if something does not fit."""
-    args = parse_args(argv)
-    try:
-        run(args)
-    except OSError as error:
-        message = f"{error.filename}: {error.strerror}." if error.filename else str(error)
-    except ValueError as error:
-        message = str(error)
-    else:
-        return
-    print(message, file=sys.stderr)
-    raise SystemExit(2)
+    run_or_explain(run, parse_args(argv))
 
 
 if __name__ == "__main__":

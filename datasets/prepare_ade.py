@@ -41,6 +41,7 @@ if importlib.util.find_spec("relation_heads") is None:  # a checkout that is not
 
 from relation_heads.data import ade20k
 from relation_heads.data.ade20k import AnnotatedImage
+from relation_heads.data.command_line import run_or_explain
 
 NOTES = {
     "reasoning": "Raw names. The 1,484 classes of the paper follow from its authors' names and "
@@ -306,17 +307,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; exit code 2 and one sentence if something does not fit."""
-    args = parse_args(argv)
-    try:
-        run(args)
-    except OSError as error:
-        message = f"{error.filename}: {error.strerror}." if error.filename else str(error)
-    except ValueError as error:
-        message = str(error)
-    else:
-        return
-    print(message, file=sys.stderr)
-    raise SystemExit(2)
+    run_or_explain(run, parse_args(argv))
 
 
 if __name__ == "__main__":

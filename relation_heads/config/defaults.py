@@ -100,7 +100,7 @@ def _sgrn() -> CN:
     node.ANGLE = "atan2"
     # Between the graph layers.
     node.DROPOUT = 0.5
-    # "LN": LayerNorm of h. The paper has none (""), and h starts about 1e-4 times as large as f.
+    # "LN": LayerNorm of h. The paper has none (""), and h starts about 1e-3 times as large as f.
     node.OUT_NORM = "LN"
     # Two stages (released code): the graph is on the boxes that the base predictor gives, labelled
     # and sampled anew at ROI_BOX_CASCADE_HEAD.IOUS[1].

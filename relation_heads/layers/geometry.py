@@ -23,7 +23,7 @@ Angle = Literal["atan2", "arctan"]
 MIN_DISPLACEMENT = 1e-3
 
 
-def _widen(x: Tensor) -> Tensor:
+def widen(x: Tensor) -> Tensor:
     """float16 and bfloat16 to float32; float32 and float64 stay."""
     return x if x.dtype == torch.float64 else x.float()
 
@@ -82,7 +82,7 @@ def relative_geometry(
         signed: which form of dx and dy.
         normalize_by: see `displacement`.
     """
-    query_boxes, key_boxes = _widen(query_boxes), _widen(key_boxes)
+    query_boxes, key_boxes = widen(query_boxes), widen(key_boxes)
     offset = displacement(query_boxes, key_boxes, normalize_by)
     if signed:
         offset = offset.sign() * torch.log1p(4 * offset.abs())
@@ -128,7 +128,7 @@ def box_embedding(boxes: Tensor, dim: int) -> Tensor:
     `extract_unary_multi_position_embedding`).
     """
     with torch.no_grad():
-        boxes = _widen(boxes)
+        boxes = widen(boxes)
         centers = (boxes[:, :2] + boxes[:, 2:]) / 2
         return sinusoidal_embedding(
             torch.cat([centers / 4, box_sizes(boxes)], dim=1), dim // 8, scale=1.0

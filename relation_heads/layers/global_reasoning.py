@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .geometry import widen
 from .regions import Regions
 
 
@@ -95,7 +96,7 @@ class SemanticPath(nn.Module):
 def _along(knowledge: Sequence[Tensor], values: Tensor) -> Tensor:
     """sum_e A_e V_e: (C, E, D) to (C, D), in float32 or wider (sparse products need it)."""
     with torch.autocast(values.device.type, enabled=False):
-        values = values if values.dtype == torch.float64 else values.float()
+        values = widen(values)
         messages = torch.zeros_like(values[:, 0])
         for e, adjacency in enumerate(knowledge):
             messages = messages + adjacency.to(values.dtype) @ values[:, e].contiguous()

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .geometry import widen
 from .regions import Regions
 
 
@@ -48,8 +49,7 @@ def top_neighbors(
         num_neighbors: T.
         key_bias: (N,) b, for example the log-probability that a region is an object.
     """
-    if latent.dtype != torch.float64:
-        latent = latent.float()
+    latent = widen(latent)
     rows = torch.arange(latent.shape[0], device=latent.device)
     biases = [None] * len(regions.splits) if key_bias is None else regions.split_keys(key_bias)
     neighbors, scores = [], []
@@ -89,8 +89,7 @@ def sum_over_neighbors(values: Tensor, neighbors: Tensor, weights: Tensor) -> Te
         (N, K, M).
     """
     n, k, m = values.shape
-    if values.dtype != torch.float64:
-        values = values.float()
+    values = widen(values)
     kernel = torch.arange(k, device=values.device)[:, None]  # (K, 1)
     bags = neighbors[:, None, :] * k + kernel  # (N, K, T) rows of values as (N * K, M)
     out = F.embedding_bag(

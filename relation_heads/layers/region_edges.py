@@ -22,6 +22,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .geometry import widen
+
 RELATIONS = ("left", "right", "top", "bottom", "iou")
 EPSILON = 1e-12
 
@@ -62,8 +64,7 @@ def spatial_edges(
         raise ValueError(f"relations must be of {', '.join(RELATIONS)}, got {', '.join(unknown)}.")
     if bandwidth <= 0:
         raise ValueError(f"bandwidth must be positive, got {bandwidth}.")
-    if boxes.dtype != torch.float64:
-        boxes = boxes.float()
+    boxes = widen(boxes)
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     offset = centers[None] - centers[:, None]  # (R, R, 2), of j seen from i
     kappa = torch.exp(-offset.norm(dim=2) / bandwidth)

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from .geometry import Angle, polar
+from .geometry import Angle, polar, widen
 from .graph import SparseGraph, top_neighbors
 from .regions import Regions
 from .spatial_graph_conv import Covariance, EdgeNorm, KernelNorm, SpatialGraphConv
@@ -86,7 +86,7 @@ def polar_coordinates(regions: Regions, neighbors: Tensor, angle: Angle = "atan2
         neighbors: (N, T) rows of `regions`.
         angle: see `geometry.polar`.
     """
-    boxes = regions.boxes if regions.boxes.dtype == torch.float64 else regions.boxes.float()
+    boxes = widen(regions.boxes)
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     relative = torch.cat(
         [
@@ -161,7 +161,7 @@ class SGRN(nn.Module):
             covariance, angle: see `GaussianKernels`.
             dropout: probability, between the layers.
             out_norm: "LN", a LayerNorm of h. The paper has none (""); but classifier rows are
-                small, so that h starts some 1e-4 times as large as f.
+                small, so that h starts some 1e-3 times as large as f.
 
         Raises:
             ValueError: an argument outside these.

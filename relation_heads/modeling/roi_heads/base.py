@@ -28,6 +28,7 @@ from ...layers import Regions
 Sampling = Literal["loss", "regions", "off"]
 Predictions = tuple[Tensor, Tensor]  # logits (N, C + 1), box deltas (N, 4) or (N, 4 C)
 SAMPLINGS: tuple[str, ...] = get_args(Sampling)
+MIN_FOREGROUND = 1e-6
 EVERYTHING = 10**9  # a sample of so many regions is all of them
 
 
@@ -38,6 +39,15 @@ def regions_of(proposals: list[Instances]) -> Regions:
         [p.image_size for p in proposals],
         [p.is_key for p in proposals] if proposals[0].has("is_key") else None,
     )
+
+
+def foreground_probability(probabilities: Tensor) -> Tensor:
+    """1 - p(background), (N,), with a floor so that it has a logarithm.
+
+    Args:
+        probabilities: (N, C + 1), background last.
+    """
+    return (1 - probabilities[:, -1]).clamp(min=MIN_FOREGROUND)
 
 
 def labelled(features: Tensor, proposals: list[Instances]) -> tuple[Tensor, list[Instances]]:

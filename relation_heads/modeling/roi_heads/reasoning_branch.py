@@ -25,12 +25,11 @@ from ...layers.reasoning_losses import reweighted_loss
 from ...layers.region_crops import boxes_in_cells
 from ...layers.region_edges import RELATIONS
 from ...layers.spatial_memory import INITS, SpatialMemory
-from .base import SAMPLINGS
+from .base import SAMPLINGS, foreground_probability
 
 logger = logging.getLogger(__name__)
 
 MODULES = ("local", "global")
-MIN_WEIGHT = 1e-6
 
 
 def reasoning_config(cfg: CfgNode) -> CfgNode:
@@ -175,7 +174,7 @@ def reason(
     assignment = probabilities[:, :num_classes]  # what is background assigns little
     weights = None
     if foreground and logits.shape[1] > num_classes:
-        weights = (1 - probabilities[:, num_classes]).clamp(min=MIN_WEIGHT)
+        weights = foreground_probability(probabilities)
     if regions.is_key is not None:  # may ask, but neither write nor be listened to
         ones = torch.ones_like(probabilities[:, 0]) if weights is None else weights
         weights = ones * regions.is_key

@@ -21,16 +21,22 @@ from detectron2.modeling.roi_heads import (
     ROI_BOX_HEAD_REGISTRY,
     ROI_HEADS_REGISTRY,
     FastRCNNConvFCHead,
-    Res5ROIHeads,
-    select_foreground_proposals,
 )
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ...config.defaults import relation_node
 from ...layers import ObjectRelation, Regions, regions_embedding
 from ...layers.object_relation import GEOMETRIES, INITS
-from .base import SAMPLINGS, RegionSampling, RelationalROIHeads, labelled, regions_of
+from .base import (
+    SAMPLINGS,
+    Predictions,
+    RegionSampling,
+    RelationalROIHeads,
+    Res5RegionsROIHeads,
+    labelled_losses,
+    regions_of,
+)
 
 NORMALIZE_BY = ("query", "key")
 
@@ -199,7 +205,7 @@ class RelationROIHeads(RelationalROIHeads):
 
 
 @ROI_HEADS_REGISTRY.register()
-class Res5RelationROIHeads(RegionSampling, Res5ROIHeads):
+class Res5RelationROIHeads(RegionSampling, Res5RegionsROIHeads):
     """`Res5ROIHeads` (C4) with relation modules, `relation1.*`, `relation2.*`, on pooled res5."""
 
     @configurable
@@ -219,8 +225,7 @@ class Res5RelationROIHeads(RegionSampling, Res5ROIHeads):
         """
         super().__init__(**kwargs)
         self.relation1, self.relation2 = relations
-        related = any(len(stage) for stage in relations)
-        self._init_sampling(sampling if related else "regions", gt_as_keys)
+        self._init_sampling("regions" if self.is_stock else sampling, gt_as_keys)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -243,28 +248,23 @@ class Res5RelationROIHeads(RegionSampling, Res5ROIHeads):
             x = torch.relu(x)  # without a module it changes nothing: means of ReLUs are >= 0
         return x
 
-    def forward(
+    @property
+    def is_stock(self) -> bool:
+        """Whether there are no modules."""
+        return not (len(self.relation1) or len(self.relation2))
+
+    def _box_losses(
         self,
-        images: ImageList,
+        x: Tensor,
         features: dict[str, Tensor],
         proposals: list[Instances],
-        targets: list[Instances] | None = None,
-    ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """See `Res5ROIHeads.forward`; new are `_relate`, and rows that leave before the loss."""
-        if self.training:
-            proposals = self.label_and_sample_proposals(proposals, targets)
-        maps = self._shared_roi_transform(
-            [features[f] for f in self.in_features], [p.proposal_boxes for p in proposals]
-        )  # (N, D, h, w)
-        x = self._relate(maps.mean(dim=[2, 3]), regions_of(proposals))  # (N, D)
-        if not self.training:
-            instances, _ = self.box_predictor.inference(self.box_predictor(x), proposals)
-            return self.forward_with_given_boxes(features, instances), {}
+        targets: list[Instances],
+    ) -> tuple[dict[str, Tensor], Predictions]:
+        predictions = self.box_predictor(self._relate(x, regions_of(proposals)))
+        return labelled_losses(self.box_predictor, predictions, proposals), predictions
 
-        maps, _ = labelled(maps, proposals)
-        x, proposals = labelled(x, proposals)
-        losses = self.box_predictor.losses(self.box_predictor(x), proposals)
-        if self.mask_on:
-            proposals, foreground = select_foreground_proposals(proposals, self.num_classes)
-            losses.update(self.mask_head(maps[torch.cat(foreground)], proposals))
-        return [], losses
+    def _box_detections(
+        self, x: Tensor, features: dict[str, Tensor], proposals: list[Instances]
+    ) -> list[Instances]:
+        predictions = self.box_predictor(self._relate(x, regions_of(proposals)))
+        return self.box_predictor.inference(predictions, proposals)[0]

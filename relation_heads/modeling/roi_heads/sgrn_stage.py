@@ -22,11 +22,10 @@ from torch import Tensor, nn
 from ...config.defaults import sgrn_node
 from ...layers import SGRN, Regions, semantic_nodes
 from ...layers.sgrn import CHOICES, MAPPINGS, Mapping
-from .base import SAMPLINGS, RegionSampling
+from .base import SAMPLINGS, RegionSampling, foreground_probability
 
 Freeze = Literal["none", "base", "all"]
 TestEnsemble = Literal["last", "mean", "union_nms"]
-MIN_FOREGROUND = 1e-6
 
 
 def sgrn_config(cfg: CfgNode) -> CfgNode:
@@ -180,8 +179,7 @@ class SGRNStage(nn.Module):
         nodes = semantic_nodes(logits, weight, bias if self.pool_bias else None, self.mapping)
         key_bias = None
         if self.foreground_edges:
-            background = logits.detach().float().softmax(dim=1)[:, -1]
-            key_bias = (1 - background).clamp(min=MIN_FOREGROUND).log()  # (N,)
+            key_bias = foreground_probability(logits.detach().float().softmax(dim=1)).log()  # (N,)
         learner_input = x.detach() if self.detach_learner_input else x
         h = self.graph(learner_input, nodes, regions, key_bias)  # (N, E)
         return self.predictor(torch.cat([x, h.to(x.dtype)], dim=1))
