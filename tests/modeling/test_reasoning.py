@@ -49,7 +49,7 @@ BASE = {"loss_cls", "loss_box_reg"}
 BOTH = {"loss_cls_local", "loss_cls_global", "loss_cls_final"}
 
 
-def graph_file(tmp_path):
+def graph_file(tmp_path, embeddings=None):
     graph = KnowledgeGraph(
         classes=tuple(f"class{k}" for k in range(NUM_CLASSES)),
         relations=("is-kind-of",),
@@ -58,7 +58,7 @@ def graph_file(tmp_path):
         edge_dst=torch.tensor([0, 1]),
         edge_src=torch.tensor([2, 3]),
         edge_weight=torch.ones(2),
-        embeddings=None,
+        embeddings=embeddings,
         meta={},
     )
     graph.save(tmp_path / "graph.npz")
@@ -142,6 +142,17 @@ def test_class_edges_take_part(tmp_path):
     for name, parameter in heads.named_parameters():
         assert parameter.grad is not None, name
     assert heads.reasoning.globally.semantic[0].edges.weight.grad.any()
+
+
+def test_word_vectors_of_a_graph_file_are_used_and_stay_as_they_are(tmp_path):
+    vectors = torch.randn(NUM_CLASSES, 7)
+    heads = build_heads(*REASONING, *graph_file(tmp_path, vectors))
+    assert torch.equal(heads.state_dict()["reasoning.globally.embeddings"], vectors)
+    losses = head_losses(heads)
+    sum(losses.values()).backward()
+    assert not any(name.endswith("embeddings") for name, _ in heads.named_parameters())
+    reads = [p.grad for n, p in heads.named_parameters() if "from_classes" in n]
+    assert any(grad.shape[1:] == (7,) and grad.abs().sum() > 0 for grad in reads)
 
 
 def test_without_a_graph_file_one_line_says_so(caplog):
