@@ -1,9 +1,10 @@
 """The evaluator of a data set, by its metadata `evaluator_type` as in Detectron2's train_net.py.
 
-Three things differ. Region classification (`MODEL.REASONING.GIVEN_BOXES`) has an evaluator of its
+Four things differ. Region classification (`MODEL.REASONING.GIVEN_BOXES`) has an evaluator of its
 own for any data set. Data sets whose metadata has `class_groups` also get results by group. And
 `TEST.DETECTIONS_PER_IMAGE` above COCO's limit of 100 (LVIS: 300) is given to the evaluator, which
-would drop the detections beyond its limit silently.
+would drop the detections beyond its limit silently. Boxes of more than MANY_CLASSES classes are
+evaluated without the (class, image) pairs that are empty.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ from detectron2.evaluation import (
 from ..config.defaults import reasoning_node
 from .grouped_coco import GroupedCOCOEvaluator
 from .region_classification import RegionClassificationEvaluator
+from .sparse_coco import MAX_DETS
+from .sparse_evaluator import SparseCOCOEvaluator, training_counts
+
+# Beyond it results by class flood the log, and the memory of COCO's own evaluation grows.
+MANY_CLASSES = 300
 
 EVALUATOR_TYPES = (
     "coco",
@@ -79,11 +85,17 @@ def build_evaluator(
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
 
 
-def _coco_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> COCOEvaluator:
-    grouped = MetadataCatalog.get(dataset_name).get("class_groups")
-    evaluator = GroupedCOCOEvaluator if grouped else COCOEvaluator
+def _coco_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
+    metadata, limit = MetadataCatalog.get(dataset_name), _limit(cfg, MAX_DETS[-1])
+    if metadata.get("class_groups"):
+        return GroupedCOCOEvaluator(dataset_name, output_dir=folder, max_dets_per_image=limit)
+    only_boxes = not (cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON)
+    if only_boxes and len(metadata.get("thing_classes", ())) > MANY_CLASSES:
+        counts = training_counts(cfg.DATASETS.TRAIN)
+        limit = limit or MAX_DETS[-1]
+        return SparseCOCOEvaluator(dataset_name, folder, max_dets_per_image=limit, counts=counts)
     # Above 100, Detectron2 counts with `COCOevalMaxDets`, which is pycocotools' slow evaluation.
-    return evaluator(dataset_name, output_dir=folder, max_dets_per_image=_limit(cfg, 100))
+    return COCOEvaluator(dataset_name, output_dir=folder, max_dets_per_image=limit)
 
 
 def _limit(cfg: CfgNode, default: int) -> int | None:

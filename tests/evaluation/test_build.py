@@ -12,6 +12,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
 
 from relation_heads.evaluation import GroupedCOCOEvaluator, build, build_evaluator
+from relation_heads.evaluation.sparse_evaluator import SparseCOCOEvaluator
 from tests.helpers import tiny_cfg, tiny_coco, unregister
 
 
@@ -55,6 +56,20 @@ def test_coco_with_groups(dataset, cfg):
 def test_only_more_detections_than_coco_counts_change_the_limit(dataset, cfg, detections, limit):
     cfg.TEST.DETECTIONS_PER_IMAGE = detections
     assert build_evaluator(cfg, dataset("coco"))._max_dets_per_image == [1, 10, limit]
+
+
+@pytest.mark.parametrize(("detections", "limit"), [(100, 100), (300, 300)])
+def test_boxes_of_many_classes_are_evaluated_sparsely(dataset, cfg, monkeypatch, detections, limit):
+    monkeypatch.setattr(build, "MANY_CLASSES", 2)
+    name = dataset("coco")
+    cfg.DATASETS.TRAIN = (name,)
+    cfg.TEST.DETECTIONS_PER_IMAGE = detections
+    evaluator = build_evaluator(cfg, name)
+    assert type(evaluator) is SparseCOCOEvaluator
+    assert evaluator._max_dets == limit
+    assert evaluator._counts.images == {1: 4, 2: 4, 3: 4}
+    cfg.MODEL.MASK_ON = True
+    assert type(build_evaluator(cfg, name)) is COCOEvaluator
 
 
 class Recorded:
