@@ -36,7 +36,10 @@ setup(
     # The configs live beside the package in the repository and inside it when installed.
     packages=[*find_packages(include=["relation_heads*"]), "relation_heads.configs"],
     package_dir={"relation_heads.configs": "configs"},
-    package_data={"relation_heads.configs": ["*.yaml", "**/*.yaml"]},
+    package_data={
+        "relation_heads.configs": ["*.yaml", "**/*.yaml"],
+        "relation_heads.data": ["vocabularies/*.txt"],
+    },
     install_requires=[
         "torch>=2.1",
         "torchvision>=0.16",

@@ -2,9 +2,15 @@
 
 - `relational_scenes_train`, `relational_scenes_val`: the synthetic benchmark, under
   `<datasets_root()>/relational_scenes`, made by `datasets/make_relational_scenes.py`.
+- `vg3000_{train,val,test}`, `vg1000_{train,val,test}`: in `<datasets_root()>/visual_genome`, made
+  by `datasets/prepare_vg.py`.
+- `ade_{train,val}` (merged names), `ade_regions_{train,val,mval,mtest}` (1,484 names): in
+  `<datasets_root()>/ade20k`, made by `datasets/prepare_ade.py`.
 - those of the environment variable `RELATION_HEADS_DATASETS`, see `coco_format`.
 
-Registering reads no file of the benchmark: its classes are constants of `relational_scenes`.
+Registering reads no annotations. Names of classes are constants (Relational Scenes, VG3000) or in
+the small file of names that the converters write; where that is not there yet, they are known when
+the annotations are read.
 """
 
 from __future__ import annotations
@@ -18,6 +24,24 @@ from detectron2.data.datasets import load_coco_json
 
 from .coco_format import datasets_root, register_from_env
 from .relational_scenes import CLASS_GROUPS, CLASSES, HFLIP_PAIRS
+from .visual_genome import published_classes
+
+# Name -> folder below the root, file of annotations, converter.
+CONVERTED = {
+    **{
+        f"{vocabulary}_{split}": ("visual_genome", f"{vocabulary}_{split}", "prepare_vg.py")
+        for vocabulary in ("vg3000", "vg1000")
+        for split in ("train", "val", "test")
+    },
+    **{
+        f"{name}_{split}": ("ade20k", f"{labels}_{split}", "prepare_ade.py")
+        for name, labels, splits in (
+            ("ade", "ade_sgrn", ("train", "val")),
+            ("ade_regions", "ade_reasoning", ("train", "val", "mval", "mtest")),
+        )
+        for split in splits
+    },
+}
 
 
 def register_builtin() -> None:
@@ -28,30 +52,50 @@ def register_builtin() -> None:
     """
     for split in ("train", "val"):
         _register_relational_scenes(f"relational_scenes_{split}", split)
+    for name, (folder, file, tool) in CONVERTED.items():
+        _register_converted(name, os.path.join(datasets_root(), folder), file, tool)
     register_from_env()
 
 
 def _register_relational_scenes(name: str, split: str) -> None:
-    if name in DatasetCatalog:
-        return
     folder = os.path.join(datasets_root(), "relational_scenes")
-    json_file = os.path.join(folder, "annotations", f"{split}.json")
-    image_root = os.path.join(folder, split)
-    MetadataCatalog.get(name).set(
-        json_file=json_file,
-        image_root=image_root,
-        evaluator_type="coco",
+    _register(
+        name,
+        os.path.join(folder, "annotations", f"{split}.json"),
+        os.path.join(folder, split),
+        "make_relational_scenes.py",
         thing_classes=list(CLASSES),
         class_groups=dict(CLASS_GROUPS),
         hflip_pairs=HFLIP_PAIRS,
     )
-    DatasetCatalog.register(name, partial(_load_relational_scenes, name, json_file, image_root))
 
 
-def _load_relational_scenes(name: str, json_file: str, image_root: str) -> list[dict[str, Any]]:
+def _register_converted(name: str, folder: str, file: str, tool: str) -> None:
+    vocabulary = file.rsplit("_", 1)[0]
+    names = os.path.join(folder, f"{vocabulary}_classes.txt")
+    metadata = {}
+    if vocabulary == "vg3000":
+        metadata["thing_classes"] = published_classes()
+    elif os.path.isfile(names):
+        with open(names, encoding="utf-8") as lines:
+            metadata["thing_classes"] = lines.read().splitlines()
+    json_file = os.path.join(folder, "annotations", f"{file}.json")
+    _register(name, json_file, folder, tool, **metadata)
+
+
+def _register(name: str, json_file: str, image_root: str, tool: str, **metadata: Any) -> None:
+    if name in DatasetCatalog:
+        return
+    MetadataCatalog.get(name).set(
+        json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata
+    )
+    DatasetCatalog.register(name, partial(_load, name, json_file, image_root, tool))
+
+
+def _load(name: str, json_file: str, image_root: str, tool: str) -> list[dict[str, Any]]:
     if not os.path.isfile(json_file):
         raise FileNotFoundError(
             f"The data set {name!r} is not there, {json_file} is missing: "
-            "make it with `python datasets/make_relational_scenes.py`."
+            f"make it with `python datasets/{tool}`."
         )
     return load_coco_json(json_file, image_root, name)

@@ -8,7 +8,6 @@ is in `meta` of the graph.
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 import pickle
@@ -24,11 +23,11 @@ import torch
 
 from relation_heads.layers.knowledge_graph import KnowledgeGraph
 
+from .json_records import read_records
+
 Edge = tuple[str, int, int, float]  # relation, dst, src, weight
 
 _SENSE = re.compile(r"\.[a-z]\.\d+$")  # of bag.n.04
-_BLANKS = re.compile(r"[ \t\r\n]*")
-_CHUNK, _LONGEST = 1 << 20, 1 << 26  # characters read at once, characters of one record
 
 
 def build_graph(
@@ -235,44 +234,6 @@ def _relationships(path: str | os.PathLike[str]) -> Iterator[Mapping[str, Any]]:
         if not isinstance(found, list) or not all(isinstance(r, Mapping) for r in found):
             raise ValueError(f"{path}: record {number} has no list 'relationships' of objects.")
         yield from found
-
-
-def read_records(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """The items of a JSON file that is one long list, with the memory of one item.
-
-    Raises:
-        OSError, ValueError: it cannot be read, or where it is not such a list.
-    """
-    decoder, number = json.JSONDecoder(), 0
-    with open(path, encoding="utf-8") as file:
-        buffer = file.read(_CHUNK)
-        start = _BLANKS.match(buffer, 0).end()
-        if buffer[start : start + 1] != "[":
-            raise ValueError(f"{path} is not a JSON list: it does not begin with '['.")
-        start += 1
-        while True:
-            start = _BLANKS.match(buffer, start).end()
-            try:
-                if number == 0 and buffer[start] == "]":
-                    return
-                record, end = decoder.raw_decode(buffer, start)
-                end = _BLANKS.match(buffer, end).end()
-                separator = buffer[end]
-            except (ValueError, IndexError):  # broken, or not read to its end yet
-                rest = len(buffer) - start
-                more = file.read(max(_CHUNK, rest)) if rest < _LONGEST else ""
-                if not more:
-                    raise ValueError(
-                        f"{path}: record {number} is broken or not complete."
-                    ) from None
-                buffer, start = buffer[start:] + more, 0
-                continue
-            if separator not in ",]":
-                raise ValueError(f"{path}: {separator!r} follows record {number}, not ',' or ']'.")
-            yield record
-            if separator == "]":
-                return
-            number, start = number + 1, end + 1
 
 
 class _ArrayUnpickler(pickle.Unpickler):

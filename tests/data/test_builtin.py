@@ -8,22 +8,23 @@ pytest.importorskip("detectron2")
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from relation_heads.data.builtin import register_builtin
+from relation_heads.data.builtin import CONVERTED, register_builtin
 from relation_heads.data.coco_format import ENV_VARIABLE
 from relation_heads.data.relational_scenes import CLASS_GROUPS, CLASSES, HFLIP_PAIRS
 from tests.helpers import tiny_coco, unregister, write_json
 
 NAMES = ("relational_scenes_train", "relational_scenes_val")
+ALL = (*NAMES, *CONVERTED)
 
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """Registers the data sets below `tmp_path`; afterwards as they were."""
-    unregister(*NAMES)
+    unregister(*ALL)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     register_builtin()
     yield tmp_path
-    unregister(*NAMES)
+    unregister(*ALL)
     monkeypatch.undo()
     register_builtin()
 
@@ -71,3 +72,30 @@ def test_data_sets_of_the_environment_are_registered(root, monkeypatch):
         assert len(DatasetCatalog.get("builtin_test")) == 4
     finally:
         unregister("builtin_test")
+
+
+# ---- Visual Genome and ADE20K ----
+
+
+def test_names_of_vg3000_are_known_without_files(root):
+    metadata = MetadataCatalog.get("vg3000_val")
+    assert len(metadata.thing_classes) == 3000
+    assert metadata.evaluator_type == "coco"
+    folder = root / "visual_genome"
+    assert metadata.json_file == str(folder / "annotations" / "vg3000_val.json")
+    assert metadata.image_root == str(folder)
+    with pytest.raises(FileNotFoundError, match=r"python datasets/prepare_vg\.py"):
+        DatasetCatalog.get("vg3000_val")
+
+
+def test_names_that_a_converter_wrote_are_known_at_once(root):
+    assert "thing_classes" not in MetadataCatalog.get("ade_regions_mtest").as_dict()
+    unregister(*ALL)
+    (root / "ade20k").mkdir()
+    (root / "ade20k" / "ade_reasoning_classes.txt").write_text("wall\nleft_arm\n")
+    register_builtin()
+    assert MetadataCatalog.get("ade_regions_mtest").thing_classes == ["wall", "left_arm"]
+    json_file = str(root / "ade20k" / "annotations" / "ade_reasoning_mtest.json")
+    assert MetadataCatalog.get("ade_regions_mtest").json_file == json_file
+    with pytest.raises(FileNotFoundError, match=r"python datasets/prepare_ade\.py"):
+        DatasetCatalog.get("ade_regions_mtest")
