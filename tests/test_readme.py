@@ -53,7 +53,7 @@ def flat(node, start=""):
     return keys
 
 
-@pytest.mark.parametrize("group", ["RELATION", "SGRN", "REASONING"])
+@pytest.mark.parametrize("group", ["RELATION", "SGRN", "REASONING", "CONTEXT_BLOCKS"])
 def test_every_key_is_in_its_table(group):
     pytest.importorskip("detectron2")
     from relation_heads import get_cfg

@@ -21,7 +21,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY
 
 from ..data.coco_format import class_names, coco_problems, empty_box_problems, read_coco
-from .defaults import reasoning_node, sgrn_node
+from ..modeling.context_plugins import parse_plugins
+from .defaults import context_blocks_node, reasoning_node, sgrn_node
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,11 @@ RELATION_BOX_HEAD = "RelationBoxHead"
 RELATION_ROI_HEADS = ("RelationROIHeads", "Res5RelationROIHeads")
 SGRN_ROI_HEADS = ("SGRNROIHeads", "Res5SGRNROIHeads")
 REASONING_ROI_HEADS = ("ReasoningROIHeads", "Res5ReasoningROIHeads")
+CONTEXT_BUILDERS = (
+    "build_context_resnet_backbone",
+    "build_context_resnet_fpn_backbone",
+    "build_context_backbone",
+)
 
 # Meta-architecture -> where it reads its number of classes.
 _NUM_CLASSES = {
@@ -55,6 +61,7 @@ def check_cfg(cfg: CfgNode, *, eval_only: bool = False, resume: bool = False) ->
     """
     resumes = resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
     problems = [*_names(cfg), *_device(cfg), *_datasets(cfg, eval_only), *_given_boxes(cfg)]
+    problems += _context_blocks(cfg)
     if not resumes:
         problems += _weights(cfg)
     if not eval_only:
@@ -108,6 +115,21 @@ def _given_boxes(cfg: CfgNode) -> Iterator[str]:
                 f"MODEL.REASONING.GIVEN_BOXES is True, which classifies the boxes of the data set: "
                 f"{key} must be {names}, got {value} (see configs/heads/given_boxes.yaml)."
             )
+
+
+def _context_blocks(cfg: CfgNode) -> Iterator[str]:
+    """Plugins that cannot be read, or that nobody reads."""
+    plugins, name = context_blocks_node(cfg).PLUGINS, cfg.MODEL.BACKBONE.NAME
+    try:
+        parse_plugins(plugins)
+    except ValueError as error:
+        yield str(error)
+    if plugins and name not in CONTEXT_BUILDERS:
+        yield (
+            f"MODEL.CONTEXT_BLOCKS.PLUGINS are given, and MODEL.BACKBONE.NAME {name} does not read "
+            f"them; use one of {', '.join(CONTEXT_BUILDERS)} (the last with any other builder in "
+            "MODEL.CONTEXT_BLOCKS.BUILDER)."
+        )
 
 
 def _unknown(key: str, name: str, registry: Any) -> Iterator[str]:

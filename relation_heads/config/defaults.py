@@ -13,6 +13,8 @@ def add_relation_heads_config(cfg: CN) -> None:
         cfg.MODEL.SGRN = _sgrn()
     if "REASONING" not in cfg.MODEL:
         cfg.MODEL.REASONING = _reasoning()
+    if "CONTEXT_BLOCKS" not in cfg.MODEL:
+        cfg.MODEL.CONTEXT_BLOCKS = _context_blocks()
 
 
 def relation_node(cfg: CN) -> CN:
@@ -28,6 +30,11 @@ def sgrn_node(cfg: CN) -> CN:
 def reasoning_node(cfg: CN) -> CN:
     """`cfg.MODEL.REASONING`, or its defaults where Detectron2's own `get_cfg()` made the config."""
     return cfg.MODEL.REASONING if "REASONING" in cfg.MODEL else _reasoning()
+
+
+def context_blocks_node(cfg: CN) -> CN:
+    """`cfg.MODEL.CONTEXT_BLOCKS`, or its defaults if Detectron2's own `get_cfg()` made `cfg`."""
+    return cfg.MODEL.CONTEXT_BLOCKS if "CONTEXT_BLOCKS" in cfg.MODEL else _context_blocks()
 
 
 def _relation() -> CN:
@@ -183,4 +190,16 @@ def _reasoning() -> CN:
     node.GLOBAL.GRAPH_FILE = ""
     # Channels learned per class where the graph brings no embeddings.
     node.GLOBAL.EMBEDDING_DIM = 300
+    return node
+
+
+def _context_blocks() -> CN:
+    """GloRe, GC, NL and SE inside a backbone, for build_context_resnet_backbone,
+    build_context_resnet_fpn_backbone and build_context_backbone."""
+    node = CN()
+    # A list of dicts such as {name: GC, stages: [res4, res5], position: after_conv3, ratio: 0.0625}
+    # (`relation_heads/modeling/context_plugins.py`). [] is the stock backbone.
+    node.PLUGINS = []
+    # What build_context_backbone builds: any registered builder of a ResNet or RegNet.
+    node.BUILDER = "build_resnet_fpn_backbone"
     return node

@@ -1,5 +1,6 @@
 """Detectron2 adapters of `relation_heads.layers`; importing this registers them."""
 
+from . import context_backbone  # noqa: F401  (registers)
 from .c5_backbone import C5Backbone
 from .roi_heads import (
     RelationBoxHead,

@@ -275,3 +275,23 @@ def test_all_problems_are_reported_at_once(cfg):
     cfg.MODEL.BACKBONE.FREEZE_AT = 2
     cfg.DATASETS.TEST = ("nobody",)
     assert len(problems(cfg)) == 3
+
+
+# ---- context blocks ----
+
+
+def test_plugins_that_nobody_reads(cfg):
+    cfg.MODEL.CONTEXT_BLOCKS.PLUGINS = [{"name": "GC", "stages": ["res4"]}]
+    assert_only_problem(
+        cfg,
+        "MODEL.CONTEXT_BLOCKS.PLUGINS are given, and MODEL.BACKBONE.NAME build_resnet_fpn_backbone",
+        "use one of build_context_resnet_backbone, build_context_resnet_fpn_backbone",
+    )
+    cfg.MODEL.BACKBONE.NAME = "build_context_resnet_fpn_backbone"
+    assert problems(cfg) == []
+
+
+def test_plugins_that_cannot_be_read(cfg):
+    cfg.MODEL.BACKBONE.NAME = "build_context_resnet_fpn_backbone"
+    cfg.MODEL.CONTEXT_BLOCKS.PLUGINS = [{"name": "GC", "stages": ["res4"], "ratios": 0.1}]
+    assert_only_problem(cfg, "PLUGINS[0]: GC has no key 'ratios'; did you mean ratio?")

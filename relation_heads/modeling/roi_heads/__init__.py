@@ -1,10 +1,12 @@
 """ROI heads whose regions see one another; importing this registers them."""
 
+from .context import ContextRes5ROIHeads
 from .reasoning import ReasoningROIHeads, Res5ReasoningROIHeads
 from .relation import RelationBoxHead, RelationROIHeads, Res5RelationROIHeads
 from .sgrn import Res5SGRNROIHeads, SGRNROIHeads
 
 __all__ = [
+    "ContextRes5ROIHeads",
     "ReasoningROIHeads",
     "RelationBoxHead",
     "RelationROIHeads",

@@ -24,6 +24,7 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
 from ...layers import Regions
+from .context import ContextRes5
 
 Sampling = Literal["loss", "regions", "off"]
 Predictions = tuple[Tensor, Tensor]  # logits (N, C + 1), box deltas (N, 4) or (N, 4 C)
@@ -201,7 +202,7 @@ class RegionsROIHeads(StandardROIHeads):
         return proposals, losses
 
 
-class Res5RegionsROIHeads(Res5ROIHeads):
+class Res5RegionsROIHeads(ContextRes5, Res5ROIHeads):
     """The same for `Res5ROIHeads` (C4); x is the mean of res5."""
 
     def _embed(self, features: dict[str, Tensor], proposals: list[Instances]) -> Tensor:

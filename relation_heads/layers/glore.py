@@ -1,0 +1,319 @@
+"""GloRe: global reasoning over a feature map, through a small graph of learned regions.
+
+Source: Chen et al., "Graph-Based Global Reasoning Networks", CVPR 2019; the authors' PyTorch code
+(facebookresearch/GloRe, `global_reasoning_unit.py`), whose child names and weight shapes are kept
+so that its weights load (3D kernels into 2D: squeeze them), and their MXNet code for
+`PreActivationGloRe`.
+
+    B = theta(X)                           how much of every place goes to each node; no softmax
+    V = 1/L phi(X) B^T                     states of the nodes
+    Z = W_g relu(V + A_g V)                A_g over the nodes, W_g over the states
+    Y = X + norm(W_e (Z B))                back to the places, with the same B
+
+phi, theta and W_e are 1 x 1 convolutions. The branch is cubic in X and, without the 1/L,
+proportional to the size of the map: put into a pretrained network it can start thousands of times
+as large as X, and training diverges at every learning rate. Hence the 1/L; and the last tensor of
+the branch starts at zero, so that Y = X.
+
+Sums commute with the convolutions,
+
+    phi(X) B^T = W_s (X B^T) + b_s (sum B)^T,        W_e (Z B) = (W_e Z) B,
+
+which halves the arithmetic and needs no S x L map. V and the graph are float32 or wider, also under
+autocast: a sum over the places of a map does not fit float16.
+
+Shapes: n images, C channels, L places, N nodes, S = 2 N states. Nodes are rows here: V and Z are
+(n, N, S).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .geometry import widen
+
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+CONVS: dict[int, type[Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+PRE_ACTIVATION_EPS = 1e-3  # MXNet's
+POOLS: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+
+
+def matrix(conv: Conv, dtype: torch.dtype) -> Tensor:
+    """(out, in) weight of a 1 x 1 convolution."""
+    return conv.weight.flatten(1).to(dtype)
+
+
+def on_rows(conv: Conv, rows: Tensor) -> Tensor:
+    """A 1 x 1 convolution of rows: (..., in) to (..., out), in their dtype."""
+    bias = None if conv.bias is None else conv.bias.to(rows.dtype)
+    return F.linear(rows, matrix(conv, rows.dtype), bias)
+
+
+def mix(
+    coefficients: Tensor, maps: Tensor, plus: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """`out_d = sum_k c_kd map_k (+ plus_d) (+ bias_d)` in every place.
+
+    Args:
+        coefficients: (n, K, D).
+        maps: (n, K, *places).
+        plus: (n, D, *places).
+        bias: (D,), only together with `plus`.
+
+    Returns:
+        (n, D, *places), in memory as `maps` are, channels_last or not.
+    """
+    flat = maps.flatten(2)
+    added = None if plus is None else plus.flatten(2)
+    rows = flat.stride(1) == 1  # channels are adjacent: compute out^T, so that they stay so
+    if rows:
+        left, right = flat.mT, coefficients
+        added = None if added is None else added.mT
+    else:
+        left, right = coefficients.mT, flat
+    if added is None:
+        out = torch.bmm(left, right)
+    elif bias is None:
+        out = torch.baddbmm(added, left, right)
+    else:
+        out = (added + (bias if rows else bias[:, None])).baddbmm_(left, right)
+    return (out.mT if rows else out).unflatten(2, maps.shape[2:])
+
+
+def zeroed(norm: nn.Module) -> nn.Module:
+    """A norm that returns zeros until it has learned; a ValueError if it cannot learn."""
+    weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
+    if not isinstance(weight, nn.Parameter) or not weight.requires_grad:
+        raise ValueError(
+            f"The norm of a GloRe unit needs a weight that is trained, which {type(norm).__name__} "
+            f"has not: the weight starts at zero, and fixed there the unit would never do anything."
+        )
+    nn.init.zeros_(weight)
+    if isinstance(bias, nn.Parameter):
+        nn.init.zeros_(bias)
+    return norm
+
+
+def fixed_affine(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """(C,) scale and shift of a batch norm that uses its running statistics, else None."""
+    if not isinstance(norm, _BatchNorm) or norm.training:
+        return None
+    mean, variance = norm.running_mean, norm.running_var
+    if mean is None or variance is None:
+        return None
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    return scale, norm.bias - mean * scale
+
+
+class GraphConv(nn.Module):
+    """`Z = W_g relu(V + A_g V)`, with the identity of the paper's I - A_g as a residual."""
+
+    def __init__(self, num_nodes: int, num_states: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(num_nodes, num_nodes, 1)
+        self.conv2 = nn.Conv1d(num_states, num_states, 1, bias=False)
+
+    def forward(self, v: Tensor) -> Tensor:
+        """(n, N, S) to (n, N, S)."""
+        return on_rows(self.conv2, F.relu(v + on_rows(self.conv1, v.mT).mT))
+
+
+class GloRe(nn.Module):
+    """The unit of the PyTorch code, Y = X when it is new; any size of map, also a changing one.
+
+    1,641,472 parameters at C = 1024, N = 256 and 411,136 at (512, 128), with a batch norm.
+    """
+
+    conv_bias = True
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        num_nodes: int | None = None,
+        dims: int = 2,
+        stride: int = 1,
+        normalize: bool = True,
+        norm: Callable[[int], nn.Module] | None = None,
+    ) -> None:
+        """
+        Args:
+            channels: C.
+            num_nodes: N, by default C // 4 (the width of a bottleneck). The states are 2 N.
+            dims: of the map: 1, 2 or 3.
+            stride: phi(X) and the B of V come from X averaged over blocks of this many places in
+                every dimension, the B that leads back from all places. Blocks at the far edges may
+                be smaller (nothing is dropped); L is the number of blocks. (The released MXNet code
+                pools both, and its shapes do not fit.)
+            normalize: with the 1/L. The released code has it as an option, off by default; weights
+                trained without it need it off.
+            norm: makes the last norm from its number of channels C; its weight starts at zero. The
+                released code has `lambda c: nn.BatchNorm2d(c, eps=1e-4)`. Without one (None) W_e
+                starts at zero; the branch stays cubic in X then, and a learning rate that the
+                network takes without the unit can still be too large.
+
+        Raises:
+            ValueError: an argument outside these, or a norm whose weight cannot be trained.
+        """
+        super().__init__()
+        if dims not in CONVS:
+            raise ValueError(f"dims of a GloRe unit must be 1, 2 or 3, got {dims}.")
+        num_nodes = channels // 4 if num_nodes is None else num_nodes
+        for name, value in (("channels", channels), ("num_nodes", num_nodes), ("stride", stride)):
+            if value < 1:
+                raise ValueError(f"{name} of a GloRe unit must be at least 1, got {value}.")
+        self.channels, self.num_nodes, self.dims = channels, num_nodes, dims
+        self.stride, self.normalize = stride, normalize
+        states, conv = 2 * num_nodes, CONVS[dims]
+        self.conv_state = conv(channels, states, 1, bias=self.conv_bias)
+        self.conv_proj = conv(channels, num_nodes, 1, bias=self.conv_bias)
+        self.gcn = self._graph(num_nodes, states)
+        self.conv_extend = conv(states, channels, 1, bias=False)
+        for child in self.modules():
+            if isinstance(child, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+                nn.init.xavier_uniform_(child.weight)
+                if child.bias is not None:
+                    nn.init.zeros_(child.bias)
+        if norm is None:
+            self.blocker: nn.Module = nn.Identity()
+            nn.init.zeros_(self.conv_extend.weight)
+        else:
+            self.blocker = zeroed(norm(channels))
+
+    def _graph(self, num_nodes: int, num_states: int) -> nn.Module:
+        return GraphConv(num_nodes, num_states)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """
+        Args:
+            x: (n, C, *places), contiguous or channels_last.
+
+        Returns:
+            Y: (n, C, *places), layout and dtype of `x`; `x` itself if it has no image or no place.
+        """
+        self._check(x)
+        if x.numel() == 0:
+            return x
+        b = self.conv_proj(x)
+        with torch.autocast(x.device.type, enabled=False):
+            z = self.gcn(self._states(self._pool(x), self._pool(b)))
+            w = on_rows(self.conv_extend, z)  # W_e Z, (n, N, C)
+            # Without the 1/L the branch is as large as V.
+            weight = self.conv_extend.weight
+            dtype = x.dtype if self.normalize else torch.promote_types(x.dtype, weight.dtype)
+            b, residual = b.to(dtype), x.to(dtype)
+            affine = fixed_affine(self.blocker)
+            if affine is not None:
+                scale, shift = affine
+                return mix((w * scale).to(dtype), b, residual, shift.to(dtype)).to(x.dtype)
+            if isinstance(self.blocker, nn.Identity):
+                return mix(w.to(dtype), b, residual).to(x.dtype)
+            y = mix(w.to(dtype), b)
+        return self.blocker(y).add_(x).to(x.dtype)
+
+    def _check(self, x: Tensor) -> None:
+        if torch.jit.is_tracing():
+            return
+        if x.dim() != self.dims + 2 or x.shape[1] != self.channels:
+            places = ", ".join(["depth", "height", "width"][3 - self.dims :])
+            raise ValueError(
+                f"the map of a GloRe unit must be (n, {self.channels}, {places}), "
+                f"got {tuple(x.shape)}."
+            )
+
+    def _pool(self, x: Tensor) -> Tensor:
+        """Averages over blocks; those at the far edges are over what is there (ceil_mode)."""
+        if self.stride == 1:
+            return x
+        pool = POOLS[self.dims]
+        return pool(x, self.stride, self.stride, ceil_mode=True, count_include_pad=False)
+
+    def _states(self, x: Tensor, b: Tensor) -> Tensor:
+        """V: (n, C, *places), (n, N, *places) to (n, N, S), float32 or wider."""
+        x, b = widen(x.flatten(2)), widen(b.flatten(2))
+        # The same product either way; written so that the gradient of X comes in the layout of X.
+        sums = torch.bmm(b, x.mT) if x.stride(1) == 1 else torch.bmm(x, b.mT).mT  # (n, N, C)
+        v = F.linear(sums, matrix(self.conv_state, x.dtype))
+        if self.conv_state.bias is not None:
+            v = v + b.sum(2, keepdim=True) * self.conv_state.bias.to(b.dtype)
+        return v / b.shape[2] if self.normalize else v
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.channels}, num_nodes={self.num_nodes}, stride={self.stride}, "
+            f"normalize={self.normalize}"
+        )
+
+
+class PreActivationGraphConv(nn.Module):
+    """`Z = W_g a(V + A_g a(V))`, a: a batch norm (of the nodes, of the states) and a ReLU."""
+
+    def __init__(self, num_nodes: int, num_states: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm1d(num_nodes, eps=PRE_ACTIVATION_EPS)
+        self.conv1 = nn.Conv1d(num_nodes, num_nodes, 1, bias=False)
+        self.norm2 = nn.BatchNorm1d(num_states, eps=PRE_ACTIVATION_EPS)
+        self.conv2 = nn.Conv1d(num_states, num_states, 1, bias=False)
+
+    def forward(self, v: Tensor) -> Tensor:
+        """(n, N, S) to (n, N, S)."""
+        v = v + on_rows(self.conv1, F.relu(self.norm1(v)).mT).mT
+        return on_rows(self.conv2, F.relu(self.norm2(v.mT)).mT)
+
+
+class PreActivationGloRe(GloRe):
+    """The unit of the MXNet code, with which the paper's ImageNet table was made.
+
+    Every convolution has no bias and a batch norm and a ReLU before it; there is no norm after W_e.
+    W_e starts at zero here and not in the released code. As a ReLU comes between B and W_e, the
+    S x L map has to exist. With a stride theta follows the norm and the ReLU of the whole map, and
+    B is pooled.
+
+    1,645,056 parameters at C = 1024, N = 256 and 412,928 at (512, 128).
+    """
+
+    conv_bias = False
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        num_nodes: int | None = None,
+        dims: int = 2,
+        stride: int = 1,
+        normalize: bool = False,
+    ) -> None:
+        """
+        Args:
+            normalize: with the 1/L, which the norms of the graph make superfluous.
+            channels, num_nodes, dims, stride: see `GloRe`.
+        """
+        super().__init__(
+            channels=channels, num_nodes=num_nodes, dims=dims, stride=stride, normalize=normalize
+        )
+        norm = BATCH_NORMS[dims]
+        self.norm_state = norm(channels, eps=PRE_ACTIVATION_EPS)
+        self.norm_proj = norm(channels, eps=PRE_ACTIVATION_EPS)
+        self.norm_extend = norm(2 * self.num_nodes, eps=PRE_ACTIVATION_EPS)
+
+    def _graph(self, num_nodes: int, num_states: int) -> nn.Module:
+        return PreActivationGraphConv(num_nodes, num_states)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See `GloRe.forward`."""
+        self._check(x)
+        if x.numel() == 0:
+            return x
+        b = self.conv_proj(F.relu(self.norm_proj(x)))
+        with torch.autocast(x.device.type, enabled=False):
+            activated = F.relu(self.norm_state(self._pool(x)))
+            z = self.gcn(self._states(activated, self._pool(b)))
+            y = F.relu(self.norm_extend(mix(z.to(x.dtype), b.to(x.dtype))))  # (n, S, *places)
+            w = matrix(self.conv_extend, y.dtype).T.expand(len(x), -1, -1)
+            return mix(w, y, plus=x)

@@ -1,0 +1,174 @@
+"""`MODEL.CONTEXT_BLOCKS.PLUGINS`: which context blocks go where, read and checked.
+
+One plugin is a dict. Only `name` and `stages` are needed:
+
+    name      GC (Cao et al. 2019), GloRe (Chen et al. 2019), NL (Wang et al. 2018), SE (Hu et al.
+              2018)
+    stages    [res3, res4] for all their blocks, or {res3: [0, 2], res4: [0, 2, 4]}, blocks from 0
+    position  after_conv2 | after_conv3 | after_add; by default where the paper puts it
+    norm      GloRe, NL: of the result ("", BN, SyncBN, GN, LN); "" starts from zero without one
+    others    the arguments of the layer: ratio, num_nodes, mode, ... (`relation_heads.layers`)
+
+Several plugins at one place follow one another in the order of the list.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+
+from detectron2.layers import get_norm
+from torch import nn
+
+from ..layers.context import GlobalContext, SqueezeExcitation
+from ..layers.glore import GloRe
+from ..layers.non_local import NonLocal
+
+POSITIONS = ("after_conv2", "after_conv3", "after_add")
+NORMS = ("", "BN", "SyncBN", "GN", "LN")
+_KEY = "MODEL.CONTEXT_BLOCKS.PLUGINS"
+# Layer and position of the paper: GC and SE on the residual branch, GloRe and NL between blocks.
+_LAYERS: dict[str, tuple[type[nn.Module], str]] = {
+    "GC": (GlobalContext, "after_conv3"),
+    "GloRe": (GloRe, "after_add"),
+    "NL": (NonLocal, "after_add"),
+    "SE": (SqueezeExcitation, "after_conv3"),
+}
+_GLORE_EPS = 1e-4  # of the released unit's BatchNorm
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry of the list.
+
+    Args:
+        name: a key of `_LAYERS`.
+        stages: stage -> its blocks from 0, or None for all.
+        position: of POSITIONS.
+        norm: of NORMS.
+        options: arguments of the layer.
+        where: of the entry, for messages.
+    """
+
+    name: str
+    stages: Mapping[str, tuple[int, ...] | None]
+    position: str
+    norm: str
+    options: Mapping[str, Any]
+    where: str
+
+    def restricted(self, stages: Collection[str]) -> Plugin:
+        """The same plugin in these of its stages alone."""
+        return replace(self, stages={k: v for k, v in self.stages.items() if k in stages})
+
+    def build(self, channels: int) -> nn.Module:
+        """The layer for (n, `channels`, H, W).
+
+        Raises:
+            ValueError: an option does not fit the layer or the channels.
+        """
+        layer = _LAYERS[self.name][0]
+        options = dict(self.options)
+        if self.norm:
+            options["norm"] = partial(_norm, self.norm, self.name)
+        try:
+            return layer(channels=channels, **options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.where} ({self.name}, {channels} channels): {error}") from error
+
+
+def _norm(norm: str, name: str, channels: int) -> nn.Module:
+    module = get_norm(norm, channels)
+    if name == "GloRe" and hasattr(module, "eps"):
+        module.eps = _GLORE_EPS
+    return module
+
+
+def parse_plugins(entries: Sequence[Mapping[str, Any]]) -> list[Plugin]:
+    """The plugins of a config, checked as far as they can be without a backbone.
+
+    Args:
+        entries: `MODEL.CONTEXT_BLOCKS.PLUGINS`.
+
+    Raises:
+        ValueError: names the entry, what is wrong and what is allowed.
+    """
+    return [_parse(entry, f"{_KEY}[{i}]") for i, entry in enumerate(entries)]
+
+
+def _parse(entry: Mapping[str, Any], where: str) -> Plugin:
+    if not isinstance(entry, Mapping):
+        raise ValueError(
+            f"{where} must be a dict such as {{name: GC, stages: [res4]}}, got {entry!r}."
+        )
+    name = entry.get("name")
+    if name not in _LAYERS:
+        raise ValueError(f"{where}: name must be one of {', '.join(_LAYERS)}, got {name!r}.")
+    layer, position = _LAYERS[name]
+    options = _options(layer)
+    allowed = ["name", "stages", "position", *options]
+    for key in entry:
+        if key not in allowed:
+            close = get_close_matches(str(key), allowed, n=1)
+            hint = f" did you mean {close[0]}?" if close else f" allowed are {', '.join(allowed)}."
+            raise ValueError(f"{where}: {name} has no key {key!r};{hint}")
+    position = entry.get("position", position)
+    if position not in POSITIONS:
+        raise ValueError(
+            f"{where}: position must be one of {', '.join(POSITIONS)}, got {position!r}."
+        )
+    return Plugin(
+        name=name,
+        stages=_stages(entry.get("stages"), where),
+        position=position,
+        norm=_checked_norm(entry.get("norm", ""), where),
+        options={key: entry[key] for key in options if key in entry and key != "norm"},
+        where=where,
+    )
+
+
+def _options(layer: type[nn.Module]) -> list[str]:
+    """Arguments of a layer that a plugin may set."""
+    return [k for k in inspect.signature(layer).parameters if k not in ("channels", "dims")]
+
+
+def _stages(stages: Any, where: str) -> dict[str, tuple[int, ...] | None]:
+    if isinstance(stages, Mapping):
+        found = {stage: tuple(blocks) for stage, blocks in stages.items() if _indices(blocks)}
+    elif isinstance(stages, Sequence) and not isinstance(stages, str):
+        found = dict.fromkeys(s for s in stages if isinstance(s, str))
+    else:
+        found = {}
+    if not found or len(found) != len(stages):
+        raise ValueError(
+            f"{where}: stages must be different names, such as [res3, res4], or their blocks, such "
+            f"as {{res3: [0, 2]}}, got {stages!r}."
+        )
+    return found
+
+
+def _indices(blocks: Any) -> bool:
+    """Whether this is a list of one or more different block numbers."""
+    return (
+        isinstance(blocks, list | tuple)
+        and len(blocks) > 0
+        and all(type(b) is int and b >= 0 for b in blocks)
+        and len(set(blocks)) == len(blocks)
+    )
+
+
+def _checked_norm(norm: Any, where: str) -> str:
+    if norm == "FrozenBN":
+        raise ValueError(
+            f"{where}: norm FrozenBN has no weight to train, and a plugin starts with that weight "
+            "at zero, so that it would stay without effect; use '', BN, SyncBN, GN or LN."
+        )
+    if norm not in NORMS:
+        raise ValueError(
+            f"{where}: norm must be one of {', '.join(map(repr, NORMS))}, got {norm!r}."
+        )
+    return norm
