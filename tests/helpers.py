@@ -133,6 +133,48 @@ def registered(coco: TinyCoco, **metadata: Any) -> Iterator[str]:
         unregister(name)
 
 
+@contextmanager
+def registered_labels(coco: TinyCoco, **metadata: Any) -> Iterator[str]:
+    """Registers the images of a data set with labels of their pixels, and removes that again.
+
+    A pixel has the class of its box, elsewhere the last class, `ground`; the top four rows are not
+    labelled (255). Written to `labels/` beside `images/`.
+
+    Args:
+        coco: the data set; boxes of whole pixels.
+        metadata: more metadata, or another `evaluator_type`.
+
+    Yields:
+        the name.
+    """
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    folder = coco.image_root.parent / "labels"
+    folder.mkdir()
+    index = {c["id"]: k for k, c in enumerate(coco.dataset["categories"])}
+    records = []
+    for image in coco.dataset["images"]:
+        labels = np.full((image["height"], image["width"]), len(index), dtype=np.uint8)
+        for a in coco.dataset["annotations"]:
+            x, y, w, h = a["bbox"]
+            if a["image_id"] == image["id"]:
+                labels[y : y + h, x : x + w] = index[a["category_id"]]
+        labels[:4] = 255
+        Image.fromarray(labels).save(folder / image["file_name"])
+        record = {"image_id": image["id"], "height": image["height"], "width": image["width"]}
+        record["file_name"] = str(coco.image_root / image["file_name"])
+        record["sem_seg_file_name"] = str(folder / image["file_name"])
+        records.append(record)
+    name = f"labels_{uuid.uuid4().hex}"
+    known = {"stuff_classes": [*coco.class_names, "ground"], "ignore_label": 255}
+    try:
+        DatasetCatalog.register(name, lambda: records)
+        MetadataCatalog.get(name).set(**{"evaluator_type": "sem_seg", **known, **metadata})
+        yield name
+    finally:
+        unregister(name)
+
+
 def unregister(*names: str) -> None:
     """Removes data sets and their metadata from the catalogs; unknown names are passed over."""
     from detectron2.data import DatasetCatalog, MetadataCatalog

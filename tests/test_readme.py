@@ -35,7 +35,7 @@ def variants(name):
 
 def test_configs_of_the_table_exist():
     names = re.findall(
-        r"`((?:[\w{},]+-Detection|Region\w+|RelationalScenes)/[\w{},\[\]]+)`", README
+        r"`((?:[\w{},]+-Detection|Cityscapes-\w+|Region\w+|RelationalScenes)/[\w{},\[\]]+)`", README
     )
     assert len(names) >= 8
     for name in names:
@@ -53,7 +53,7 @@ def flat(node, start=""):
     return keys
 
 
-@pytest.mark.parametrize("group", ["RELATION", "SGRN", "REASONING", "CONTEXT_BLOCKS"])
+@pytest.mark.parametrize("group", ["RELATION", "SGRN", "REASONING", "CONTEXT_BLOCKS", "GLORE_HEAD"])
 def test_every_key_is_in_its_table(group):
     pytest.importorskip("detectron2")
     from relation_heads import get_cfg

@@ -17,9 +17,15 @@ from urllib.parse import urlparse
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+)
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY
 
+from ..data.cityscapes import provide_cityscapes_scripts
 from ..data.coco_format import class_names, coco_problems, empty_box_problems, read_coco
 from ..modeling.context_plugins import parse_plugins
 from .defaults import context_blocks_node, reasoning_node, sgrn_node
@@ -42,6 +48,7 @@ _NUM_CLASSES = {
     "GeneralizedRCNN": "ROI_HEADS",
     "PanopticFPN": "ROI_HEADS",
     "RetinaNet": "RETINANET",
+    "SemanticSegmentor": "SEM_SEG_HEAD",
 }
 # JSON files of training sets above this size are not read: only a few minor problems in them are
 # silent, and COCO's (450 MB) takes longer to read than a start-up should.
@@ -81,6 +88,9 @@ def _names(cfg: CfgNode) -> Iterator[str]:
     """Names that select what is built."""
     yield from _unknown("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY)
     yield from _unknown("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY)
+    if cfg.MODEL.META_ARCHITECTURE in ("SemanticSegmentor", "PanopticFPN"):
+        name = cfg.MODEL.SEM_SEG_HEAD.NAME
+        yield from _unknown("MODEL.SEM_SEG_HEAD.NAME", name, SEM_SEG_HEADS_REGISTRY)
     if _NUM_CLASSES.get(cfg.MODEL.META_ARCHITECTURE) != "ROI_HEADS":
         return
     heads, box_head = cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_BOX_HEAD.NAME
@@ -194,7 +204,7 @@ def _frozen_base(cfg: CfgNode) -> Iterator[str]:
 
 def _warn_steps(cfg: CfgNode) -> None:
     late = [step for step in cfg.SOLVER.STEPS if step > cfg.SOLVER.MAX_ITER]
-    if late:
+    if late and cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR":  # the others have no steps
         logger.warning(
             f"SOLVER.STEPS {late} come after SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}: the learning "
             "rate will not drop there."
@@ -211,20 +221,33 @@ def _datasets(cfg: CfgNode, eval_only: bool) -> Iterator[str]:
             known.append(name)
         else:
             yield f"The data set {name!r} is not registered{_close(name, DatasetCatalog)}"
-    classes = {name: names for name in known if (names := _classes(name))}
+    kind = "stuff" if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor" else "thing"
+    classes = {name: names for name in known if (names := _classes(name, kind))}
     yield from _num_classes(cfg, classes)
     yield from _same_classes(classes)
     for name in known:
         if name in test or not eval_only:
             yield from _json(name, is_test=name in test)
+    yield from _cityscapes(name for name in known if name in test)
 
 
-def _classes(name: str) -> list[str]:
-    """Class names of a data set, empty if they cannot be known before it is loaded."""
+def _cityscapes(test: Iterable[str]) -> Iterator[str]:
+    """Data sets whose evaluation needs a package of theirs, which is missed after the training."""
+    for name in test:
+        if str(MetadataCatalog.get(name).get("evaluator_type")).startswith("cityscapes"):
+            try:
+                provide_cityscapes_scripts()
+            except ModuleNotFoundError as error:
+                yield f"{name}: {error}"
+
+
+def _classes(name: str, kind: str) -> list[str]:
+    """Names of the "thing" or "stuff" classes of a data set, empty if they cannot be known before
+    it is loaded."""
     metadata = MetadataCatalog.get(name)
-    if metadata.get("thing_classes"):
-        return list(metadata.thing_classes)
-    if _is_coco(metadata):
+    if metadata.get(f"{kind}_classes"):
+        return list(metadata.get(f"{kind}_classes"))
+    if kind == "thing" and _is_coco(metadata):
         try:
             return class_names(read_coco(metadata.json_file))
         except ValueError:  # `_json` says why

@@ -1,8 +1,12 @@
-"""Every configuration key of this package; each lives under a node of ours."""
+"""Every configuration key of this package; each lives under a node of ours.
+
+The keys of Detectron2's DeepLab project (dilated backbone, poly schedule, crops) are known too.
+"""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode as CN
+from detectron2.projects.deeplab import add_deeplab_config
 
 
 def add_relation_heads_config(cfg: CN) -> None:
@@ -15,6 +19,10 @@ def add_relation_heads_config(cfg: CN) -> None:
         cfg.MODEL.REASONING = _reasoning()
     if "CONTEXT_BLOCKS" not in cfg.MODEL:
         cfg.MODEL.CONTEXT_BLOCKS = _context_blocks()
+    if "GLORE_HEAD" not in cfg.MODEL:
+        cfg.MODEL.GLORE_HEAD = _glore_head()
+    if "STEM_TYPE" not in cfg.MODEL.RESNETS:  # only what DeepLab added reads its keys
+        add_deeplab_config(cfg)
 
 
 def relation_node(cfg: CN) -> CN:
@@ -35,6 +43,11 @@ def reasoning_node(cfg: CN) -> CN:
 def context_blocks_node(cfg: CN) -> CN:
     """`cfg.MODEL.CONTEXT_BLOCKS`, or its defaults if Detectron2's own `get_cfg()` made `cfg`."""
     return cfg.MODEL.CONTEXT_BLOCKS if "CONTEXT_BLOCKS" in cfg.MODEL else _context_blocks()
+
+
+def glore_head_node(cfg: CN) -> CN:
+    """`cfg.MODEL.GLORE_HEAD`, or its defaults where Detectron2's `get_cfg()` made the config."""
+    return cfg.MODEL.GLORE_HEAD if "GLORE_HEAD" in cfg.MODEL else _glore_head()
 
 
 def _relation() -> CN:
@@ -202,4 +215,17 @@ def _context_blocks() -> CN:
     node.PLUGINS = []
     # What build_context_backbone builds: any registered builder of a ResNet or RegNet.
     node.BUILDER = "build_resnet_fpn_backbone"
+    return node
+
+
+def _glore_head() -> CN:
+    """The FCN head with global reasoning (Chen et al. 2019), for GloReFCNHead. Its width, norm and
+    classes are those of MODEL.SEM_SEG_HEAD."""
+    node = CN()
+    # N: nodes of a unit; its states are 2 N.
+    node.NUM_NODES = 64
+    # Units in a row; 0 is the same head without reasoning, an FCN.
+    node.NUM_UNITS = 1
+    # Probability that a channel is dropped before the last convolution.
+    node.DROPOUT = 0.1
     return node

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper
+from detectron2.data.detection_utils import build_augmentation
+from detectron2.data.transforms import Augmentation, RandomCrop_CategoryAreaConstraint
 
 from ..config.defaults import reasoning_node
 from .mapper import FlipAwareMapper, mirror_classes
@@ -21,10 +24,29 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> Callable[[dict[str, Any]], dic
 
     Returns:
         `RegionClassificationMapper` where boxes are given, in training `FlipAwareMapper` where
-        classes have mirror images, None where Detectron2's own mapper will do.
+        classes have mirror images or pixels are classified, None where Detectron2's own mapper
+        will do.
     """
     if reasoning_node(cfg).GIVEN_BOXES:
         return RegionClassificationMapper(cfg, is_train)
     if is_train and mirror_classes(cfg.DATASETS.TRAIN):
         return FlipAwareMapper(cfg, is_train=True)
+    if is_train and cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":
+        return DatasetMapper(cfg, is_train=True, augmentations=semantic_augmentations(cfg))
     return None
+
+
+def semantic_augmentations(cfg: CfgNode) -> list[Augmentation]:
+    """Resize, crop, flip, in the order of Detectron2's DeepLab project.
+
+    Detectron2's own mapper crops first, so that batches of crops would have all sizes again.
+    """
+    resize, *flip = build_augmentation(cfg, is_train=True)
+    crop = cfg.INPUT.CROP
+    if not crop.ENABLED:
+        return [resize, *flip]
+    # DeepLab's key, which Detectron2's own `get_cfg()` does not have; 1.0 allows any crop.
+    max_area = crop.get("SINGLE_CATEGORY_MAX_AREA", 1.0)
+    ignored = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    cut = RandomCrop_CategoryAreaConstraint(crop.TYPE, crop.SIZE, max_area, ignored)
+    return [resize, cut, *flip]

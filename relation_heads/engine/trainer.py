@@ -20,6 +20,8 @@ from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine import defaults as detectron2_defaults
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.projects.deeplab import build_lr_scheduler
+from detectron2.solver import LRScheduler
 from torch import nn
 from torch.optim import Optimizer
 
@@ -93,6 +95,11 @@ class RelationTrainer(DefaultTrainer):
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> Optimizer:
         """The default optimizer, which may also clip by the norm of all gradients together."""
         return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
+        """The default schedules, and `WarmupPolyLR` of Detectron2's DeepLab project."""
+        return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:

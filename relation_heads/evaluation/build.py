@@ -26,6 +26,7 @@ from detectron2.evaluation import (
 )
 
 from ..config.defaults import reasoning_node
+from ..data.cityscapes import provide_cityscapes_scripts
 from .grouped_coco import GroupedCOCOEvaluator
 from .region_classification import RegionClassificationEvaluator
 from .sparse_coco import MAX_DETS
@@ -57,6 +58,7 @@ def build_evaluator(
 
     Raises:
         NotImplementedError: the metadata has no `evaluator_type` or an unknown one.
+        ModuleNotFoundError: Cityscapes' scripts are not installed.
     """
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
     if reasoning_node(cfg).GIVEN_BOXES:
@@ -71,6 +73,8 @@ def build_evaluator(
         return LVISEvaluator(dataset_name, output_dir=folder, max_dets_per_image=_limit(cfg, 300))
     if kind == "pascal_voc":
         return PascalVOCDetectionEvaluator(dataset_name)
+    if kind.startswith("cityscapes"):
+        provide_cityscapes_scripts()
     if kind == "cityscapes_instance":
         return CityscapesInstanceEvaluator(dataset_name)
     if kind == "cityscapes_sem_seg":

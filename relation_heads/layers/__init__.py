@@ -1,8 +1,11 @@
 """The science in plain PyTorch: no Detectron2, no configuration, usable from any framework."""
 
+from .context import GlobalContext, SqueezeExcitation
 from .geometry import box_embedding, pair_embedding, relative_geometry, sinusoidal_embedding
 from .global_reasoning import GlobalReasoning
+from .glore import GloRe, PreActivationGloRe
 from .knowledge_graph import KnowledgeGraph
+from .non_local import NonLocal
 from .object_relation import ObjectRelation, regions_embedding
 from .reasoning import IterativeReasoning
 from .regions import Regions
@@ -11,12 +14,17 @@ from .spatial_memory import SpatialMemory
 
 __all__ = [
     "SGRN",
+    "GloRe",
+    "GlobalContext",
     "GlobalReasoning",
     "IterativeReasoning",
     "KnowledgeGraph",
+    "NonLocal",
     "ObjectRelation",
+    "PreActivationGloRe",
     "Regions",
     "SpatialMemory",
+    "SqueezeExcitation",
     "box_embedding",
     "pair_embedding",
     "regions_embedding",

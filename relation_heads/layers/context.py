@@ -37,12 +37,6 @@ POOLINGS: tuple[str, ...] = get_args(Pooling)
 FUSION_CHOICES = (("add",), ("mul",), ("add", "mul"), ("mul", "add"))
 
 
-def average_pool(x: Tensor) -> Tensor:
-    """(n, C, H, W) to (n, C, 1, 1), summed in float32 or wider, in the dtype of x."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    return x.mean(dim=(2, 3), keepdim=True, dtype=dtype).to(x.dtype)
-
-
 def attention_pool(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """sum_j softmax_j(w_k^T x_j) x_j: (n, C, H, W) to (n, C, 1, 1), in the dtype of x.
 
@@ -129,14 +123,14 @@ class GlobalContext(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, C, H, W) to (n, C, H, W), of the same dtype."""
         if self.conv_mask is None:
-            context = average_pool(x)
+            context = x.mean(dim=(2, 3), keepdim=True)
         else:
             context = attention_pool(x, self.conv_mask.weight, self.conv_mask.get_parameter("bias"))
         out = x
         if self.channel_mul_conv is not None:
-            out = out * _gate(self.channel_mul_conv(context), self.identity_init).to(x.dtype)
+            out = out * _gate(self.channel_mul_conv(context), self.identity_init)
         if self.channel_add_conv is not None:
-            out = out + self.channel_add_conv(context).to(x.dtype)
+            out = out + self.channel_add_conv(context)
         return out
 
 
@@ -177,8 +171,9 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, C, H, W) to (n, C, H, W), of the same dtype."""
-        t = self.fc2(F.relu(self.fc1(average_pool(x))))
-        return x * _gate(t, self.identity_init).to(x.dtype)
+        context = x.mean(dim=(2, 3), keepdim=True)
+        t = self.fc2(F.relu(self.fc1(context)))
+        return x * _gate(t, self.identity_init)
 
 
 def _transform(channels: int, hidden: int) -> nn.Sequential:

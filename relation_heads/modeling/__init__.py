@@ -2,6 +2,7 @@
 
 from . import context_backbone  # noqa: F401  (registers)
 from .c5_backbone import C5Backbone
+from .glore_head import GloReFCNHead
 from .roi_heads import (
     RelationBoxHead,
     RelationROIHeads,
@@ -13,6 +14,7 @@ from .shallow_backbone import ShallowBackbone
 
 __all__ = [
     "C5Backbone",
+    "GloReFCNHead",
     "RelationBoxHead",
     "RelationROIHeads",
     "Res5RelationROIHeads",

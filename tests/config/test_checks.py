@@ -13,7 +13,15 @@ from detectron2.data.datasets import register_coco_instances
 
 from relation_heads.config import check_cfg, checks, get_cfg
 from relation_heads.modeling import roi_heads
-from tests.helpers import registered, tiny_cfg, tiny_coco, unregister, write_json
+from tests.helpers import (
+    registered,
+    registered_labels,
+    tiny_cfg,
+    tiny_coco,
+    unregister,
+    write_json,
+)
+from tests.modeling.common import SEM_SEG
 
 
 @pytest.fixture
@@ -78,6 +86,33 @@ def test_num_classes_of_a_retinanet_is_another_key(cfg, name):
     assert_only_problem(cfg, "MODEL.RETINANET.NUM_CLASSES is 80", f"{name} has 3")
     cfg.MODEL.RETINANET.NUM_CLASSES = 3
     assert problems(cfg) == []
+
+
+def test_num_classes_of_pixels_are_those_of_the_stuff(coco, cfg):
+    with registered_labels(coco) as name:
+        cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
+        cfg.merge_from_list(list(SEM_SEG))
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = 77  # not read
+        assert problems(cfg) == []
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 3
+        assert_only_problem(cfg, "MODEL.SEM_SEG_HEAD.NUM_CLASSES is 3", f"{name} has 4")
+
+
+def test_evaluation_on_cityscapes_needs_its_scripts(coco, cfg, monkeypatch):
+    with registered_labels(coco, evaluator_type="cityscapes_sem_seg") as name:
+        cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
+        cfg.merge_from_list(list(SEM_SEG))
+        monkeypatch.setattr(checks, "provide_cityscapes_scripts", lambda: None)
+        assert problems(cfg) == []
+
+        def missing():
+            raise ModuleNotFoundError("install it.")
+
+        monkeypatch.setattr(checks, "provide_cityscapes_scripts", missing)
+        assert_only_problem(cfg, f"{name}: install it.")
+        assert_only_problem(cfg, f"{name}: install it.", eval_only=True)
+        cfg.DATASETS.TEST = ()
+        assert problems(cfg) == []
 
 
 def test_num_classes_without_class_names_in_the_metadata(coco, cfg):
@@ -213,6 +248,9 @@ def test_steps_after_the_end_only_warn(cfg, caplog):
     cfg.SOLVER.STEPS, cfg.SOLVER.MAX_ITER = (60, 80), 70
     (warning,) = warnings(caplog, cfg)
     assert "SOLVER.STEPS [80]" in warning and "MAX_ITER 70" in warning
+    caplog.clear()
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupPolyLR"
+    assert warnings(caplog, cfg) == []
 
 
 @pytest.mark.parametrize(
@@ -227,6 +265,12 @@ def test_steps_after_the_end_only_warn(cfg, caplog):
 def test_names_that_are_not_registered(cfg, key, wrong, right):
     cfg.merge_from_list([key, wrong])
     assert_only_problem(cfg, key, repr(wrong), "did you mean", right)
+
+
+def test_segmentation_head_that_is_not_registered(cfg):
+    cfg.merge_from_list([*SEM_SEG, "MODEL.SEM_SEG_HEAD.NAME", "GloreFCNHead"])
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
+    assert_only_problem(cfg, "MODEL.SEM_SEG_HEAD.NAME 'GloreFCNHead'", "did you mean GloReFCNHead")
 
 
 def test_relation_box_head_in_heads_that_do_not_tell_it_the_regions(cfg):

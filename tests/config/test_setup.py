@@ -7,7 +7,9 @@ from pathlib import Path
 
 import detectron2
 import torch
+from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.modeling import build_model
+from detectron2.projects.deeplab import add_deeplab_config
 
 from relation_heads.config import add_relation_heads_config, find_config, get_cfg
 
@@ -39,6 +41,23 @@ def test_adding_the_config_twice_changes_nothing():
     cfg.MODEL.RELATION.NUM_HEADS = 3
     add_relation_heads_config(cfg)
     assert cfg.MODEL.RELATION.NUM_HEADS == 3
+
+
+def test_a_key_of_the_user_is_kept():
+    cfg = get_detectron2_cfg()
+    add_deeplab_config(cfg)
+    cfg.MODEL.RESNETS.STEM_TYPE, cfg.SOLVER.POLY_LR_POWER = "basic", 1.0
+    add_relation_heads_config(cfg)
+    assert (cfg.MODEL.RESNETS.STEM_TYPE, cfg.SOLVER.POLY_LR_POWER) == ("basic", 1.0)
+
+
+def test_the_rest_is_detectron2s_default():
+    ours, stock = get_cfg(), get_detectron2_cfg()
+    for name in ("RELATION", "SGRN", "REASONING", "CONTEXT_BLOCKS", "GLORE_HEAD"):
+        del ours.MODEL[name]
+    assert ours != stock
+    add_deeplab_config(stock)
+    assert ours == stock
 
 
 @pytest.mark.parametrize("leaf", LEAVES)

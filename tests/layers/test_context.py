@@ -8,6 +8,7 @@ from relation_heads.layers.context import (
     POOLINGS,
     GlobalContext,
     SqueezeExcitation,
+    attention_pool,
 )
 from relation_heads.measure import peak_bytes
 
@@ -215,6 +216,15 @@ def test_pooling_over_many_positions_keeps_its_precision(pooling, dtype):
     with torch.autocast("cpu", dtype=dtype):
         module(x)
     torch.testing.assert_close(seen[0].float(), torch.full((1, 2, 1, 1), 3.0), rtol=0.01, atol=0)
+
+
+def test_attention_pooling_of_float32_is_float32_under_autocast():
+    module = make("attention-add")
+    x = torch.randn(2, CHANNELS, 30, 40)
+    expected = attention_pool(x, module.conv_mask.weight, module.conv_mask.bias)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = attention_pool(x, module.conv_mask.weight, module.conv_mask.bias)
+    assert torch.equal(actual, expected)
 
 
 def test_attention_pooling_makes_one_map_less_than_the_released_order():
