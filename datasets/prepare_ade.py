@@ -2,17 +2,18 @@
 """ADE20K, full release, as boxes of objects and parts in COCO format.
 
 TOOL="python datasets/prepare_ade.py --ade-root DIR --output DIR"
-$TOOL --labels reasoning --names NAMES.txt --counts COUNTS.txt --val-lists mval.txt mtest.txt
-$TOOL --labels sgrn --vocabulary vg_synsets.txt
+$TOOL --labels reasoning --published
+$TOOL --labels sgrn --published
 
 Reads the releases of 2016 and 2021. Label sets (blanks in names are written as `_`):
 
-- reasoning: raw names with at least 5 instances. With the names and counts that the authors of
-  "Iterative Visual Reasoning Beyond Convolutions" published these are their 1,484 classes, else the
-  instances are counted in the training images at hand.
+- reasoning: raw names with at least 5 instances. With --published these are the 1,484 classes of
+  "Iterative Visual Reasoning Beyond Convolutions", whose authors published names and counts, and
+  val is also written as their halves, mval and mtest; else the instances are counted in the
+  training images at hand.
 - sgrn: names merged as the loader of "Hybrid Knowledge Routed Modules" does (courts, pants,
-  plurals), kept if Visual Genome has them too and they have at least 5 instances. The list of 445
-  classes of the papers is not published: this one follows their description and may differ.
+  plurals), kept if Visual Genome (VG3000) has them too and they have at least 5 instances. The list
+  of 445 classes of the papers is not published: this one follows their description and differs.
 
 Writes under --output, with the same bytes each time:
 
@@ -42,6 +43,7 @@ if importlib.util.find_spec("relation_heads") is None:  # a checkout that is not
 from relation_heads.data import ade20k
 from relation_heads.data.ade20k import AnnotatedImage
 from relation_heads.data.command_line import run_or_explain
+from relation_heads.data.visual_genome import PUBLISHED_FILE
 
 NOTES = {
     "reasoning": "Raw names. The 1,484 classes of the paper follow from its authors' names and "
@@ -50,6 +52,9 @@ NOTES = {
     "published; this one follows their description and may differ from it.",
 }
 NOT_A_CLASS = "name is not a class"
+# Of github.com/endernewton/iter-reason, data/ADE at commit 82082b3.
+PUBLISHED = PUBLISHED_FILE.parent
+PUBLISHED_LISTS = {name: PUBLISHED / f"ade_{name}.txt" for name in ("mval", "mtest")}
 Images = Sequence[tuple[int, AnnotatedImage]]  # with their ids
 
 
@@ -201,7 +206,7 @@ def write_splits(
 
 
 def listed_images(
-    list_files: Iterable[Path], val_names: Iterable[str]
+    list_files: Mapping[str, Path], val_names: Iterable[str]
 ) -> tuple[dict[str, set[str]], dict[str, int]]:
     """By name of the list: its validation images, and how many of its images are not there.
 
@@ -211,11 +216,11 @@ def listed_images(
         OSError, ValueError: a list cannot be read, or none of its images is there.
     """
     lists, not_there = {}, {}
-    for file in list_files:
+    for name, file in list_files.items():
         listed = {line.rpartition("/")[2] for line in read_lines(file) if line}
-        lists[file.stem] = listed.intersection(val_names)
-        not_there[file.stem] = len(listed - lists[file.stem])
-        if not lists[file.stem]:
+        lists[name] = listed.intersection(val_names)
+        not_there[name] = len(listed - lists[name])
+        if not lists[name]:
             raise ValueError(f"{file}: none of its {len(listed)} images is a validation image.")
     return lists, not_there
 
@@ -284,9 +289,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--ade-root", type=Path, required=True, help="folder of the unpacked release")
     add("--output", type=Path, required=True, help="folder to write")
     add("--labels", choices=sorted(NOTES), required=True, help="label set")
+    add("--published", action="store_true",
+        help="the published names and counts; for reasoning mval and mtest, too")  # fmt: skip
     add("--names", type=Path, help="raw names, one per line, of --counts")
     add("--counts", type=Path, help="instances, one number per line (default: counted)")
-    add("--vocabulary", type=Path, help="names or synsets of Visual Genome, for sgrn")
+    add("--vocabulary", type=Path, help="names or synsets, for sgrn (default: those of VG3000)")
     add("--min-count", type=int, default=5, help="fewest instances of a class (%(default)s)")
     add("--val-lists", type=Path, nargs="+", default=[], metavar="LIST.txt",
         help="a further split of val each, named as the file")  # fmt: skip
@@ -295,13 +302,21 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if (args.names is None) != (args.counts is None):
         parser.error("--names and --counts belong together")
-    if (args.labels == "sgrn") != (args.vocabulary is not None):
-        parser.error("--vocabulary is needed for --labels sgrn, and for it alone")
+    if args.labels != "sgrn" and args.vocabulary:
+        parser.error("--vocabulary is for --labels sgrn")
+    if args.published and (args.names or args.val_lists):
+        parser.error("--published stands for --names, --counts and --val-lists")
     if min(args.min_count, args.workers) < 1:
         parser.error("--min-count and --workers must be at least 1")
     stems = ["train", "val", *(path.stem for path in args.val_lists)]
     if len(set(stems)) < len(stems):
         parser.error("--val-lists must be called differently, and neither train nor val")
+    args.val_lists = {path.stem: path for path in args.val_lists}
+    if args.labels == "sgrn":
+        args.vocabulary = args.vocabulary or PUBLISHED_FILE
+    if args.published:
+        args.names, args.counts = PUBLISHED / "ade_names.txt", PUBLISHED / "ade_counts.txt"
+        args.val_lists = PUBLISHED_LISTS if args.labels == "reasoning" else {}
     return args
 
 

@@ -1,5 +1,6 @@
 """The README's Python code runs, and the files and names that it mentions exist."""
 
+import os
 import re
 from pathlib import Path
 
@@ -64,3 +65,11 @@ def test_every_key_is_in_its_table(group):
         row = next((cells for cells in rows if f"`{key}`" in cells[1]), None)
         assert row, key
         assert str(default) in row[2], row
+
+
+def test_scripts_can_be_called_as_the_readme_does():
+    scripts = [*(ROOT / "tools").glob("*.py"), *(ROOT / "datasets").glob("*.py")]
+    assert len(scripts) > 10
+    for script in scripts:
+        assert script.read_text().startswith("#!/usr/bin/env python\n"), script
+        assert os.access(script, os.X_OK), script

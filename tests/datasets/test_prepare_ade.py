@@ -194,6 +194,23 @@ def test_the_same_bytes_twice(tool):
         assert (first / file).read_bytes() == (second / file).read_bytes()
 
 
+def test_published_names_and_lists(tool):
+    folder = Path("2021/images/validation")
+    for ours, theirs in (("ADE_val_1", "ADE_val_00000638"), ("ADE_val_2", "ADE_val_00001409")):
+        for file in list(folder.rglob(f"{ours}*")):
+            file.rename(file.with_name(file.name.replace(ours, theirs)))
+    out = tool("--labels reasoning --published")
+    report = read(out / "ade_reasoning_report.json")
+    assert (report["num_classes"], report["counted"]) == (1484, "ade_counts.txt")
+    assert len((out / "ade_reasoning_classes.txt").read_text().splitlines()) == 1484
+    assert report["listed_but_not_in_val"] == {"mval": 999, "mtest": 999}
+    for split, name in (("mval", "ADE_val_00000638.jpg"), ("mtest", "ADE_val_00001409.jpg")):
+        images = read(out / "annotations" / f"ade_reasoning_{split}.json")["images"]
+        assert [Path(image["file_name"]).name for image in images] == [name]
+    report = read(tool("--labels sgrn --published") / "ade_sgrn_report.json")
+    assert report["num_classes"] == 679
+
+
 def test_detectron2_has_no_complaints(tool):
     pytest.importorskip("detectron2")
     from detectron2.data.datasets import load_coco_json
@@ -218,8 +235,9 @@ def test_detectron2_has_no_complaints(tool):
         ("--labels reasoning --val-lists names.txt", ("names.txt: none of its 7 images",)),
         ("--labels reasoning --val-lists none.txt", ("none.txt: No such file",)),
         ("--labels reasoning --names names.txt", ("--counts belong together",)),
-        ("--labels sgrn", ("--vocabulary is needed",)),
-        ("--labels reasoning --vocabulary vg.txt", ("for it alone",)),
+        ("--labels reasoning --vocabulary vg.txt", ("--vocabulary is for --labels sgrn",)),
+        ("--labels reasoning --published --val-lists mval.txt", ("--published stands for",)),
+        ("--labels reasoning --published", ("ade_mval.txt: none of its 1000 images",)),
         ("--labels reasoning --min-count 0", ("at least 1",)),
         ("--labels reasoning --val-lists val.txt", ("called differently",)),
     ],

@@ -1,0 +1,1 @@
+"""What models cost, counted without weights or data, beside what was published."""
