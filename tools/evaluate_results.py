@@ -1,0 +1,81 @@
+#!/usr/bin/env python
+"""COCO box evaluation of saved predictions: no model, no GPU.
+
+    tools/evaluate_results.py vg3000_test output/inference/coco_instances_results.json
+    tools/evaluate_results.py my/val.json results.json --train my/train.json --output tables
+
+The first argument is a registered data set or a file in COCO format, the second what any evaluator
+of Detectron2 wrote. With thousands of classes it takes seconds and about a gigabyte. --output gets
+a table of all classes; with --train results also come by frequency in the training set (rare 1-10
+images, common 11-100, frequent more).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+try:
+    import relation_heads
+except ModuleNotFoundError:  # a checkout that is not installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import relation_heads
+
+try:
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+except ModuleNotFoundError as error:
+    if error.name != "detectron2":
+        raise
+    sys.exit(relation_heads.DETECTRON2_HELP)
+
+from detectron2.utils.logger import setup_logger
+
+from relation_heads.data.command_line import run_or_explain
+from relation_heads.evaluation.class_tables import count_classes
+from relation_heads.evaluation.sparse_evaluator import evaluate_results_file
+
+
+def annotation_file(dataset: str) -> str:
+    """The file of a registered data set, or of one that is given as a file."""
+    return MetadataCatalog.get(dataset).json_file if dataset in DatasetCatalog else dataset
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluates, and prints the results as one line of JSON after the table."""
+    setup_logger(name="relation_heads")
+    counts = count_classes([annotation_file(name) for name in args.train]) if args.train else None
+    results = evaluate_results_file(
+        args.dataset,
+        args.results,
+        args.output,
+        max_dets_per_image=args.max_detections,
+        counts=counts,
+    )
+    print(json.dumps(results))
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("dataset", help="name of a registered data set, or JSON file in COCO format")
+    add("results", type=Path, help="coco_instances_results.json")
+    add("--output", type=Path, help="folder for the table of all classes")
+    add("--train", nargs="+", default=[], metavar="DATASET", help="training sets, to count classes")
+    add("--max-detections", type=int, default=100, help="per image and class (%(default)s)")
+    args = parser.parse_args(argv)
+    if args.max_detections <= 10:
+        parser.error("--max-detections must be more than 10")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line; exit code 2 and one sentence if something does not fit."""
+    run_or_explain(run, parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()
