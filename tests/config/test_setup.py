@@ -2,7 +2,6 @@ import pytest
 
 pytest.importorskip("detectron2")
 
-import re
 from pathlib import Path
 
 import detectron2
@@ -11,6 +10,7 @@ from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.modeling import build_model
 from detectron2.projects.deeplab import add_deeplab_config
 
+from relation_heads.analysis.report import OURS
 from relation_heads.config import add_relation_heads_config, find_config, get_cfg
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -64,12 +64,6 @@ def test_the_rest_is_detectron2s_default():
 def test_every_config_builds(leaf):
     model = build_without_memory(load(leaf))
     assert sum(p.numel() for p in model.parameters()) > 1e5
-
-
-# The part of a config's name that its stock twin does not have, and the new parameters behind it.
-OURS = re.compile(
-    r"_(relation|sgrn|reasoning|gc_glore|gc|glore|nl|se)(_signed|_paper|_official|_student)?(?=_|\.)"
-)
 
 
 @pytest.mark.parametrize("leaf", [name for name in LEAVES if OURS.search(name)])

@@ -34,7 +34,8 @@ def plugins(*entries, name="build_context_resnet_fpn_backbone"):
 
 R50 = ("MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES2_OUT_CHANNELS", 32,
        "MODEL.RESNETS.WIDTH_PER_GROUP", 8)  # fmt: skip
-X50 = (*R50, "MODEL.RESNETS.NUM_GROUPS", 4, "MODEL.RESNETS.WIDTH_PER_GROUP", 4)
+X101 = (*R50, "MODEL.RESNETS.DEPTH", 101, "MODEL.RESNETS.NUM_GROUPS", 4,
+        "MODEL.RESNETS.WIDTH_PER_GROUP", 4)  # fmt: skip
 DC5 = (
     *C4, *R50,
     "MODEL.RESNETS.OUT_FEATURES", ["res5"],
@@ -84,7 +85,7 @@ FAMILIES = {
     "R18-FPN": ((), "build_context_resnet_fpn_backbone", "after_conv2"),
     "R34-FPN": (("MODEL.RESNETS.DEPTH", 34), "build_context_resnet_fpn_backbone", "after_conv2"),
     "R50-FPN": (R50, "build_context_resnet_fpn_backbone", "after_conv3"),
-    "X50-FPN": (X50, "build_context_resnet_fpn_backbone", "after_conv3"),
+    "X101-FPN": (X101, "build_context_resnet_fpn_backbone", "after_conv3"),
     "R50-C4": (C4, "build_context_resnet_backbone", "after_conv3"),
     "R50-DC5": (DC5, "build_context_resnet_backbone", "after_conv3"),
     "DCNv1-FPN": (DEFORM, "build_context_resnet_fpn_backbone", "after_conv3"),
