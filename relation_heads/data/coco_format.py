@@ -108,7 +108,7 @@ def register_coco_folder(name: str, json_file: str, image_root: str) -> None:
         FileNotFoundError: a path does not exist.
         ValueError: the file is not in COCO format, or `name` stands for other files already.
     """
-    json_file, image_root = _find(json_file, os.path.isfile), _find(image_root, os.path.isdir)
+    json_file, image_root = find_path(json_file, os.path.isfile), find_path(image_root, os.path.isdir)
     metadata = MetadataCatalog.get(name)
     if name in DatasetCatalog:
         _check_same(metadata.as_dict(), json_file, image_root)
@@ -153,7 +153,7 @@ def register_from_env() -> list[str]:
     return names
 
 
-def _find(path: str, exists: Callable[[str], bool]) -> str:
+def find_path(path: str, exists: Callable[[str], bool]) -> str:
     """The absolute form of `path`, see `register_coco_folder`."""
     path = os.path.expanduser(path)
     candidates = [os.path.abspath(os.path.join(root, path)) for root in ("", datasets_root())]
