@@ -54,7 +54,9 @@ def flat(node, start=""):
     return keys
 
 
-@pytest.mark.parametrize("group", ["RELATION", "SGRN", "REASONING", "CONTEXT_BLOCKS", "GLORE_HEAD"])
+@pytest.mark.parametrize(
+    "group", ["RELATION", "SGRN", "REASONING", "CONTEXT_BLOCKS", "GLORE_HEAD", "DUPLICATE_REMOVAL"]
+)
 def test_every_key_is_in_its_table(group):
     pytest.importorskip("detectron2")
     from relation_heads import get_cfg

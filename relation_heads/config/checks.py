@@ -28,7 +28,12 @@ from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY
 from ..data.cityscapes import provide_cityscapes_scripts
 from ..data.coco_format import class_names, coco_problems, empty_box_problems, read_coco
 from ..modeling.context_plugins import parse_plugins
-from .defaults import context_blocks_node, reasoning_node, sgrn_node
+from .defaults import (
+    context_blocks_node,
+    duplicate_removal_node,
+    reasoning_node,
+    sgrn_node,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +73,7 @@ def check_cfg(cfg: CfgNode, *, eval_only: bool = False, resume: bool = False) ->
     """
     resumes = resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
     problems = [*_names(cfg), *_device(cfg), *_datasets(cfg, eval_only), *_given_boxes(cfg)]
-    problems += _context_blocks(cfg)
+    problems += [*_context_blocks(cfg), *_duplicate_removal(cfg)]
     if not resumes:
         problems += _weights(cfg)
     if not eval_only:
@@ -139,6 +144,28 @@ def _context_blocks(cfg: CfgNode) -> Iterator[str]:
             f"MODEL.CONTEXT_BLOCKS.PLUGINS are given, and MODEL.BACKBONE.NAME {name} does not read "
             f"them; use one of {', '.join(CONTEXT_BUILDERS)} (the last with any other builder in "
             "MODEL.CONTEXT_BLOCKS.BUILDER)."
+        )
+
+
+def _duplicate_removal(cfg: CfgNode) -> Iterator[str]:
+    """Another end than NMS that nobody reads, or whose lower scores fall below the threshold."""
+    method, heads = duplicate_removal_node(cfg).TEST_METHOD, cfg.MODEL.ROI_HEADS.NAME
+    if method == "nms":
+        return
+    ours = {
+        "StandardROIHeads": "DuplicateRemovalROIHeads",
+        "Res5ROIHeads": "Res5DuplicateRemovalROIHeads",
+    }
+    if heads in ours:
+        yield (
+            f"MODEL.DUPLICATE_REMOVAL.TEST_METHOD is {method}, which MODEL.ROI_HEADS.NAME {heads} "
+            f"does not read: set MODEL.ROI_HEADS.NAME {ours[heads]}."
+        )
+    if cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST >= 0.05:
+        logger.warning(
+            f"MODEL.DUPLICATE_REMOVAL.TEST_METHOD {method} lowers scores, and "
+            f"MODEL.ROI_HEADS.SCORE_THRESH_TEST {cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST} then drops "
+            "true detections: 0.001 is usual."
         )
 
 

@@ -19,6 +19,8 @@ def add_relation_heads_config(cfg: CN) -> None:
         cfg.MODEL.REASONING = _reasoning()
     if "CONTEXT_BLOCKS" not in cfg.MODEL:
         cfg.MODEL.CONTEXT_BLOCKS = _context_blocks()
+    if "DUPLICATE_REMOVAL" not in cfg.MODEL:
+        cfg.MODEL.DUPLICATE_REMOVAL = _duplicate_removal()
     if "GLORE_HEAD" not in cfg.MODEL:
         cfg.MODEL.GLORE_HEAD = _glore_head()
     if "STEM_TYPE" not in cfg.MODEL.RESNETS:  # only what DeepLab added reads its keys
@@ -43,6 +45,13 @@ def reasoning_node(cfg: CN) -> CN:
 def context_blocks_node(cfg: CN) -> CN:
     """`cfg.MODEL.CONTEXT_BLOCKS`, or its defaults if Detectron2's own `get_cfg()` made `cfg`."""
     return cfg.MODEL.CONTEXT_BLOCKS if "CONTEXT_BLOCKS" in cfg.MODEL else _context_blocks()
+
+
+def duplicate_removal_node(cfg: CN) -> CN:
+    """`cfg.MODEL.DUPLICATE_REMOVAL`, or its defaults if Detectron2's `get_cfg()` made `cfg`."""
+    if "DUPLICATE_REMOVAL" in cfg.MODEL:
+        return cfg.MODEL.DUPLICATE_REMOVAL
+    return _duplicate_removal()
 
 
 def glore_head_node(cfg: CN) -> CN:
@@ -215,6 +224,20 @@ def _context_blocks() -> CN:
     node.PLUGINS = []
     # What build_context_backbone builds: any registered builder of a ResNet or RegNet.
     node.BUILDER = "build_resnet_fpn_backbone"
+    return node
+
+
+def _duplicate_removal() -> CN:
+    """The end of an ROI head, for every head of this package and for
+    DuplicateRemovalROIHeads and Res5DuplicateRemovalROIHeads, Detectron2's own with this end."""
+    node = CN()
+    # "nms" (ROI_HEADS.NMS_THRESH_TEST, Detectron2's own) or "soft_nms" (Bodla et al. 2017), with
+    # any trained detector.
+    node.TEST_METHOD = "nms"
+    # Factor of a score: "gaussian", exp(-IoU^2 / SOFT_NMS_SIGMA), or "linear", 1 - IoU above
+    # ROI_HEADS.NMS_THRESH_TEST.
+    node.SOFT_NMS_DECAY = "gaussian"
+    node.SOFT_NMS_SIGMA = 0.5
     return node
 
 

@@ -108,7 +108,8 @@ def register_coco_folder(name: str, json_file: str, image_root: str) -> None:
         FileNotFoundError: a path does not exist.
         ValueError: the file is not in COCO format, or `name` stands for other files already.
     """
-    json_file, image_root = find_path(json_file, os.path.isfile), find_path(image_root, os.path.isdir)
+    json_file = find_path(json_file, os.path.isfile)
+    image_root = find_path(image_root, os.path.isdir)
     metadata = MetadataCatalog.get(name)
     if name in DatasetCatalog:
         _check_same(metadata.as_dict(), json_file, image_root)

@@ -339,3 +339,21 @@ def test_plugins_that_cannot_be_read(cfg):
     cfg.MODEL.BACKBONE.NAME = "build_context_resnet_fpn_backbone"
     cfg.MODEL.CONTEXT_BLOCKS.PLUGINS = [{"name": "GC", "stages": ["res4"], "ratios": 0.1}]
     assert_only_problem(cfg, "PLUGINS[0]: GC has no key 'ratios'; did you mean ratio?")
+
+
+# ---- duplicate removal ----
+
+SOFT_NMS = ["MODEL.DUPLICATE_REMOVAL.TEST_METHOD", "soft_nms"]
+
+
+def test_stock_heads_do_not_read_another_end(cfg):
+    cfg.merge_from_list([*SOFT_NMS, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.001])
+    assert_only_problem(cfg, "is soft_nms", "set MODEL.ROI_HEADS.NAME DuplicateRemovalROIHeads")
+    cfg.MODEL.ROI_HEADS.NAME = "DuplicateRemovalROIHeads"
+    assert problems(cfg) == []
+
+
+def test_a_high_score_threshold_destroys_soft_nms(cfg, caplog):
+    cfg.merge_from_list([*SOFT_NMS, "MODEL.ROI_HEADS.NAME", "DuplicateRemovalROIHeads"])
+    (warning,) = warnings(caplog, cfg)
+    assert "SCORE_THRESH_TEST 0.05 then drops true detections: 0.001" in warning

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from ...layers import Regions
 from .context import ContextRes5
+from .detections import DuplicateRemoval, Predictions, detections
 
 Sampling = Literal["loss", "regions", "off"]
-Predictions = tuple[Tensor, Tensor]  # logits (N, C + 1), box deltas (N, 4) or (N, 4 C)
 SAMPLINGS: tuple[str, ...] = get_args(Sampling)
 MIN_FOREGROUND = 1e-6
 EVERYTHING = 10**9  # a sample of so many regions is all of them
@@ -136,7 +136,7 @@ class RegionSampling:
         return proposals
 
 
-class RelationalROIHeads(RegionSampling, StandardROIHeads):
+class RelationalROIHeads(DuplicateRemoval, RegionSampling, StandardROIHeads):
     """`StandardROIHeads` whose box head is called with (pooled features, regions)."""
 
     def _forward_box(
@@ -148,7 +148,8 @@ class RelationalROIHeads(RegionSampling, StandardROIHeads):
         )  # (N, C, h, w)
         x = self.box_head(x, regions_of(proposals))  # (N, D)
         if not self.training:
-            return self.box_predictor.inference(self.box_predictor(x), proposals)[0]
+            predictions = self.box_predictor(x)
+            return detections(self.removal, self.box_predictor, predictions, proposals)
 
         x, proposals[:] = labelled(x, proposals)
         predictions = self.box_predictor(x)
@@ -158,10 +159,11 @@ class RelationalROIHeads(RegionSampling, StandardROIHeads):
         return losses
 
 
-class RegionsROIHeads(StandardROIHeads):
+class RegionsROIHeads(DuplicateRemoval, StandardROIHeads):
     """`StandardROIHeads` whose boxes are classified by a mix-in that stands before it:
 
-    - `is_stock`: True where the mechanism is switched off and the stock forward is used;
+    - `is_stock`: True where the mechanism is switched off and the stock forward is used (but for
+      another way of removing duplicates);
     - `_box_losses(x, features, proposals, targets)`: losses, and the base predictions;
     - `_box_detections(x, features, proposals)`: detections of each image.
 
@@ -185,13 +187,18 @@ class RegionsROIHeads(StandardROIHeads):
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """See `StandardROIHeads.forward`; new is that the box branch sees the targets."""
-        if self.is_stock:
+        if self.is_stock and (self.training or self.removal.method == "nms"):
             return super().forward(images, features, proposals, targets)
         if self.training:
             proposals = self.label_and_sample_proposals(proposals, targets)
         x = self._embed(features, proposals)
         if not self.training:
-            found = self._box_detections(x, features, proposals)
+            if self.is_stock:
+                found = detections(
+                    self.removal, self.box_predictor, self.box_predictor(x), proposals
+                )
+            else:
+                found = self._box_detections(x, features, proposals)
             return self.forward_with_given_boxes(features, found), {}
 
         losses, base = self._box_losses(x, features, proposals, targets)
@@ -202,7 +209,7 @@ class RegionsROIHeads(StandardROIHeads):
         return proposals, losses
 
 
-class Res5RegionsROIHeads(ContextRes5, Res5ROIHeads):
+class Res5RegionsROIHeads(DuplicateRemoval, ContextRes5, Res5ROIHeads):
     """The same for `Res5ROIHeads` (C4); x is the mean of res5."""
 
     def _embed(self, features: dict[str, Tensor], proposals: list[Instances]) -> Tensor:
@@ -221,14 +228,19 @@ class Res5RegionsROIHeads(ContextRes5, Res5ROIHeads):
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """See `Res5ROIHeads.forward`."""
-        if self.is_stock:
+        if self.is_stock and (self.training or self.removal.method == "nms"):
             return super().forward(images, features, proposals, targets)
         if self.training:
             proposals = self.label_and_sample_proposals(proposals, targets)
         maps = self._res5(features, proposals)  # (N, D, h, w)
         x = maps.mean(dim=[2, 3])  # (N, D)
         if not self.training:
-            found = self._box_detections(x, features, proposals)
+            if self.is_stock:
+                found = detections(
+                    self.removal, self.box_predictor, self.box_predictor(x), proposals
+                )
+            else:
+                found = self._box_detections(x, features, proposals)
             return self.forward_with_given_boxes(features, found), {}
 
         losses, _ = self._box_losses(x, features, proposals, targets)

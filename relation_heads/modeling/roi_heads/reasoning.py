@@ -38,6 +38,7 @@ from .base import (
     labelled_losses,
     regions_of,
 )
+from .detections import detections
 from .reasoning_branch import (
     build_reasoning,
     chosen_prediction,
@@ -182,7 +183,7 @@ class RegionReasoning(RegionSampling):
         logits, deltas = self.box_predictor(x)
         out = self._reason(x, logits, features, proposals)
         logits = chosen_prediction(out, self.test_prediction)
-        return self.box_predictor.inference((logits, deltas), proposals)[0]
+        return detections(self.removal, self.box_predictor, (logits, deltas), proposals)
 
     def _classify_given(
         self, x: Tensor, features: dict[str, Tensor], proposals: list[Instances]

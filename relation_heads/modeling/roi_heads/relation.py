@@ -37,6 +37,7 @@ from .base import (
     labelled_losses,
     regions_of,
 )
+from .detections import detections
 
 NORMALIZE_BY = ("query", "key")
 
@@ -267,4 +268,4 @@ class Res5RelationROIHeads(RegionSampling, Res5RegionsROIHeads):
         self, x: Tensor, features: dict[str, Tensor], proposals: list[Instances]
     ) -> list[Instances]:
         predictions = self.box_predictor(self._relate(x, regions_of(proposals)))
-        return self.box_predictor.inference(predictions, proposals)[0]
+        return detections(self.removal, self.box_predictor, predictions, proposals)

@@ -39,6 +39,7 @@ from .base import (
     labelled_losses,
     regions_of,
 )
+from .detections import detections
 from .sgrn_stage import Resampler, SGRNStage, refined_proposals, sgrn_config
 
 
@@ -90,6 +91,11 @@ class SGRNReasoning(RegionSampling):
         self.ensemble = ensemble
         self.loss_weights = tuple(loss_weights)
         self._init_sampling(sampling if sgrn else "regions", gt_as_keys)
+        if ensemble == "union_nms" and self.removal.method != "nms":
+            raise ValueError(
+                "MODEL.SGRN.TEST_ENSEMBLE union_nms is NMS over both stages: set it to last or "
+                f"mean for MODEL.DUPLICATE_REMOVAL.TEST_METHOD {self.removal.method}."
+            )
         if freeze != "none":
             _freeze(base)
 
@@ -176,7 +182,7 @@ class SGRNReasoning(RegionSampling):
             )[0]
         if self.ensemble == "mean":  # of the logits, as in Reasoning-RCNN
             last = ((base[0] + last[0]) / 2, last[1])
-        return predictor.inference(last, refined)[0]
+        return detections(self.removal, predictor, last, refined)
 
 
 def _scaled(losses: dict[str, Tensor], weight: float) -> dict[str, Tensor]:

@@ -1,0 +1,116 @@
+"""The end of every ROI head: Detectron2's NMS, or Soft-NMS by one key."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("detectron2")
+
+import torch
+
+from relation_heads.layers.soft_nms import soft_nms_per_class
+from tests.modeling.common import (
+    C4,
+    C4_REASONING,
+    C4_RELATION,
+    C4_SGRN,
+    REASONING,
+    REFINE,
+    RELATION,
+    SGRN,
+    assert_same_detections,
+    build_heads,
+    head_detections,
+    results,
+)
+
+STOCK = ("MODEL.ROI_HEADS.NAME", "DuplicateRemovalROIHeads")
+C4_STOCK = (*C4, "MODEL.ROI_HEADS.NAME", "Res5DuplicateRemovalROIHeads")
+HEADS = {
+    "stock": STOCK,
+    "C4 stock": C4_STOCK,
+    "relation": RELATION,
+    "C4 relation": C4_RELATION,
+    "SGRN": SGRN,
+    "SGRN without graph": (*SGRN, "MODEL.SGRN.GRAPH_DIMS", []),
+    "SGRN two stages": (*SGRN, *REFINE),
+    "C4 SGRN": C4_SGRN,
+    "reasoning": REASONING,
+    "C4 reasoning": C4_REASONING,
+}
+heads = pytest.mark.parametrize("keys", HEADS.values(), ids=HEADS.keys())
+SOFT = ("MODEL.DUPLICATE_REMOVAL.TEST_METHOD", "soft_nms")
+AGNOSTIC = ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
+
+
+def predictor_of(heads):
+    return heads.sgrn.predictor if getattr(heads, "sgrn", None) else heads.box_predictor
+
+
+@pytest.mark.parametrize("ours", [STOCK, C4_STOCK], ids=["FPN", "C4"])
+def test_with_nms_it_is_the_stock_head(ours):
+    stock = build_heads(*(C4 if ours is C4_STOCK else ()))
+    expected = head_detections(stock)
+    assert_same_detections(head_detections(build_heads(*ours)), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("agnostic", [(), AGNOSTIC], ids=["class-specific", "agnostic"])
+@heads
+def test_soft_nms_keeps_what_nms_deletes(keys, agnostic):
+    plain = build_heads(*keys, *agnostic, "MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.1)
+    soft = build_heads(*keys, *agnostic, *SOFT, "TEST.DETECTIONS_PER_IMAGE", -1)
+    soft.load_state_dict(plain.state_dict())
+    predictions = results(predictor_of(soft), "predict_probs")
+    boxes = results(predictor_of(soft), "predict_boxes")
+    fewer, found = head_detections(plain), head_detections(soft)
+    probabilities, corners = predictions[-1][1], boxes[-1][1]
+    for image, (ours, theirs) in enumerate(zip(found, fewer, strict=True)):
+        assert ours.get_fields().keys() == theirs.get_fields().keys()
+        scores = probabilities[image][:, :-1]
+        assert len(ours) == scores.numel() > len(theirs)  # with a threshold of 0 nothing is dropped
+        height, width = ours.image_size
+        limits = corners[image].new_tensor([width, height, width, height])
+        clipped = corners[image].unflatten(1, (-1, 4)).clamp(min=0).minimum(limits)
+        region, category, expected = soft_nms_per_class(
+            clipped.expand(-1, scores.shape[1], -1).contiguous(), scores, score_threshold=0.0
+        )
+        assert torch.equal(ours.pred_classes, category)
+        torch.testing.assert_close(ours.scores, expected)
+        rows = clipped.expand(-1, scores.shape[1], -1)[region, category]
+        torch.testing.assert_close(ours.pred_boxes.tensor, rows)
+
+
+def test_options_and_limits_reach_soft_nms():
+    keys = ("MODEL.DUPLICATE_REMOVAL.SOFT_NMS_DECAY", "linear", "TEST.DETECTIONS_PER_IMAGE", 7)
+    linear = build_heads(*STOCK, *SOFT, *keys)
+    for k, found in enumerate(head_detections(linear)):
+        assert len(found) == 7, k
+        assert (found.scores.diff() <= 0).all()
+    removal = build_heads(*STOCK, *SOFT, *keys, "MODEL.DUPLICATE_REMOVAL.SOFT_NMS_SIGMA", 0.3)
+    assert (removal.removal.decay, removal.removal.sigma) == ("linear", 0.3)
+
+
+def test_predictions_that_are_not_finite_are_left_out():
+    soft = build_heads(*STOCK, *SOFT)
+    with torch.no_grad():
+        soft.box_predictor.bbox_pred.weight.fill_(float("nan"))
+    assert [len(found) for found in head_detections(soft)] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("TEST_METHOD", "softnms", "TEST_METHOD must be one of nms, soft_nms, got 'softnms'"),
+        ("SOFT_NMS_DECAY", "cubic", "SOFT_NMS_DECAY must be one of gaussian, linear, got 'cubic'"),
+        ("SOFT_NMS_SIGMA", 0.0, "SOFT_NMS_SIGMA must be above 0, got 0.0"),
+    ],
+)
+def test_wrong_values_are_refused(key, value, message):
+    with pytest.raises(ValueError, match=f"MODEL.DUPLICATE_REMOVAL.{message}"):
+        build_heads(*STOCK, f"MODEL.DUPLICATE_REMOVAL.{key}", value)
+
+
+def test_the_union_of_two_stages_is_nms():
+    union = ("MODEL.SGRN.TEST_ENSEMBLE", "union_nms")
+    with pytest.raises(ValueError, match="union_nms is NMS over both stages"):
+        build_heads(*SGRN, *REFINE, *union, *SOFT)
