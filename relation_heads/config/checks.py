@@ -149,8 +149,8 @@ def _context_blocks(cfg: CfgNode) -> Iterator[str]:
 
 def _duplicate_removal(cfg: CfgNode) -> Iterator[str]:
     """Another end than NMS that nobody reads, or whose lower scores fall below the threshold."""
-    method, heads = duplicate_removal_node(cfg).TEST_METHOD, cfg.MODEL.ROI_HEADS.NAME
-    if method == "nms":
+    node, heads = duplicate_removal_node(cfg), cfg.MODEL.ROI_HEADS.NAME
+    if node.TEST_METHOD == "nms" and not node.LEARN:
         return
     ours = {
         "StandardROIHeads": "DuplicateRemovalROIHeads",
@@ -158,12 +158,13 @@ def _duplicate_removal(cfg: CfgNode) -> Iterator[str]:
     }
     if heads in ours:
         yield (
-            f"MODEL.DUPLICATE_REMOVAL.TEST_METHOD is {method}, which MODEL.ROI_HEADS.NAME {heads} "
-            f"does not read: set MODEL.ROI_HEADS.NAME {ours[heads]}."
+            f"MODEL.DUPLICATE_REMOVAL has TEST_METHOD {node.TEST_METHOD} and LEARN {node.LEARN}, "
+            f"which MODEL.ROI_HEADS.NAME {heads} does not read: set MODEL.ROI_HEADS.NAME "
+            f"{ours[heads]}."
         )
-    if cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST >= 0.05:
+    if node.TEST_METHOD != "nms" and cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST >= 0.05:
         logger.warning(
-            f"MODEL.DUPLICATE_REMOVAL.TEST_METHOD {method} lowers scores, and "
+            f"MODEL.DUPLICATE_REMOVAL.TEST_METHOD {node.TEST_METHOD} lowers scores, and "
             f"MODEL.ROI_HEADS.SCORE_THRESH_TEST {cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST} then drops "
             "true detections: 0.001 is usual."
         )
@@ -217,16 +218,19 @@ def _from_scratch(cfg: CfgNode) -> Iterator[str]:
 
 
 def _frozen_base(cfg: CfgNode) -> Iterator[str]:
-    """SGRN on a detector that stays as it is needs one."""
-    freeze = sgrn_node(cfg).FREEZE
-    if freeze == "none" or cfg.MODEL.ROI_HEADS.NAME not in SGRN_ROI_HEADS:
-        return
-    weights = cfg.MODEL.WEIGHTS
-    if not weights or "ImageNetPretrained" in weights:
-        yield (
-            f"MODEL.SGRN.FREEZE is {freeze}, which keeps the detector of MODEL.WEIGHTS as it is, "
-            f"but {weights!r} has none: give a trained Faster R-CNN, or set MODEL.SGRN.FREEZE none."
-        )
+    """Training something on a detector that stays as it is needs one."""
+    freeze, weights = sgrn_node(cfg).FREEZE, cfg.MODEL.WEIGHTS
+    keys: list[tuple[str, Any, Any]] = []
+    if freeze != "none" and cfg.MODEL.ROI_HEADS.NAME in SGRN_ROI_HEADS:
+        keys.append(("MODEL.SGRN.FREEZE", freeze, "none"))
+    if duplicate_removal_node(cfg).FREEZE:
+        keys.append(("MODEL.DUPLICATE_REMOVAL.FREEZE", True, False))
+    for key, value, off in keys:
+        if not weights or "ImageNetPretrained" in weights:
+            yield (
+                f"{key} is {value}, which keeps the detector of MODEL.WEIGHTS as it is, but "
+                f"{weights!r} has none: give a trained Faster R-CNN, or set {key} {off}."
+            )
 
 
 def _warn_steps(cfg: CfgNode) -> None:

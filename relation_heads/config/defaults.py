@@ -228,16 +228,32 @@ def _context_blocks() -> CN:
 
 
 def _duplicate_removal() -> CN:
-    """The end of an ROI head, for every head of this package and for
-    DuplicateRemovalROIHeads and Res5DuplicateRemovalROIHeads, Detectron2's own with this end."""
+    """The end of an ROI head, for every head of this package and for DuplicateRemovalROIHeads and
+    Res5DuplicateRemovalROIHeads, Detectron2's own with this end."""
     node = CN()
-    # "nms" (ROI_HEADS.NMS_THRESH_TEST, Detectron2's own) or "soft_nms" (Bodla et al. 2017), with
-    # any trained detector.
+    # "nms" (ROI_HEADS.NMS_THRESH_TEST, Detectron2's own), "soft_nms" (Bodla et al. 2017), with any
+    # trained detector, or "learned" (Hu et al. 2018), with what LEARN has trained.
     node.TEST_METHOD = "nms"
     # Factor of a score: "gaussian", exp(-IoU^2 / SOFT_NMS_SIGMA), or "linear", 1 - IoU above
     # ROI_HEADS.NMS_THRESH_TEST.
     node.SOFT_NMS_DECAY = "gaussian"
     node.SOFT_NMS_SIGMA = 0.5
+    # Whether the head has the network of Hu et al. (2018), which is trained with the detector.
+    node.LEARN = False
+    # Train that network alone, on the detector of MODEL.WEIGHTS as it is (released 3-epoch model).
+    node.FREEZE = False
+    # Boxes of a class that the network looks at, those of highest score (released: 100, FPN 150).
+    node.FIRST_N = 100
+    # In training: lowest score of such a box. 0 is the released code, which has no limit.
+    node.SCORE_THRESH_TRAIN = 0.001
+    # Most classes of an image, those with the highest scores; 0: all. Bounds memory where there
+    # are thousands.
+    node.MAX_CLASSES = 0
+    # eta: IoU above which a box can be the one of an object.
+    node.THRESHOLDS = [0.5, 0.6, 0.7, 0.8, 0.9]
+    # Weight of boxes that should stay, and of loss_duplicates.
+    node.POSITIVE_WEIGHT = 4.0
+    node.LOSS_WEIGHT = 1.0
     return node
 
 

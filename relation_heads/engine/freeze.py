@@ -16,3 +16,13 @@ def freeze_below_roi_heads(model: nn.Module) -> None:
         if name != "roi_heads":
             module.requires_grad_(False)
             setattr(model, name, FrozenBatchNorm2d.convert_frozen_batchnorm(module))
+
+
+def freeze_all_but_duplicate_removal(model: nn.Module) -> None:
+    """Freezes a detector but for `roi_heads.duplicate_removal`, in the same way."""
+    freeze_below_roi_heads(model)
+    heads = model.roi_heads
+    for name, module in list(heads.named_children()):
+        if name != "duplicate_removal":
+            module.requires_grad_(False)
+            setattr(heads, name, FrozenBatchNorm2d.convert_frozen_batchnorm(module))

@@ -348,7 +348,9 @@ SOFT_NMS = ["MODEL.DUPLICATE_REMOVAL.TEST_METHOD", "soft_nms"]
 
 def test_stock_heads_do_not_read_another_end(cfg):
     cfg.merge_from_list([*SOFT_NMS, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.001])
-    assert_only_problem(cfg, "is soft_nms", "set MODEL.ROI_HEADS.NAME DuplicateRemovalROIHeads")
+    assert_only_problem(
+        cfg, "TEST_METHOD soft_nms", "set MODEL.ROI_HEADS.NAME DuplicateRemovalROIHeads"
+    )
     cfg.MODEL.ROI_HEADS.NAME = "DuplicateRemovalROIHeads"
     assert problems(cfg) == []
 
@@ -357,3 +359,12 @@ def test_a_high_score_threshold_destroys_soft_nms(cfg, caplog):
     cfg.merge_from_list([*SOFT_NMS, "MODEL.ROI_HEADS.NAME", "DuplicateRemovalROIHeads"])
     (warning,) = warnings(caplog, cfg)
     assert "SCORE_THRESH_TEST 0.05 then drops true detections: 0.001" in warning
+
+
+def test_a_frozen_detector_must_be_a_trained_one(cfg, tmp_path):
+    keys = ["MODEL.ROI_HEADS.NAME", "DuplicateRemovalROIHeads", "MODEL.DUPLICATE_REMOVAL.LEARN",
+            True, "MODEL.DUPLICATE_REMOVAL.FREEZE", True]  # fmt: skip
+    cfg.merge_from_list(keys)
+    assert_only_problem(cfg, "MODEL.DUPLICATE_REMOVAL.FREEZE is True", "'' has none")
+    cfg.MODEL.WEIGHTS = str(write_json(tmp_path / "model.pth", {}))
+    assert problems(cfg) == []

@@ -188,3 +188,22 @@ def test_freezing_changes_neither_names_nor_detections():
     model.load_state_dict(other.state_dict())
     for name, value in other.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
+
+
+# ---- the detector below learned duplicate removal ----
+
+
+@pytest.mark.parametrize("ours", [SGRN, C4_SGRN], ids=["FPN", "C4"])
+def test_duplicate_removal_alone_is_trained(ours):
+    keys = ("MODEL.DUPLICATE_REMOVAL.LEARN", True, "MODEL.DUPLICATE_REMOVAL.FREEZE", True)
+    torch.manual_seed(0)
+    model = RelationTrainer.build_model(config(*ours, *keys))
+    new = {name for name, _ in model.named_parameters() if ".duplicate_removal." in name}
+    assert trainable(model) == new and new
+    before = state(model)
+    found = losses(model)
+    sum(found.values()).backward()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    optimizer.step()
+    changed = {name for name, value in state(model).items() if not torch.equal(value, before[name])}
+    assert changed and changed <= new

@@ -241,6 +241,8 @@ def test_dtypes_and_no_gradient():
     assert not new_scores.requires_grad
     expected = soft_nms(boxes.half().float(), half.detach().float(), groups)
     assert torch.equal(keep, expected[0])
+    tenth = torch.tensor([0.1], dtype=torch.float16)  # 0.09998
+    assert len(soft_nms(boxes[:1], tenth, groups[:1], score_threshold=0.1)[0]) == 0
     inputs = [x.clone() for x in (boxes, scores)]
     soft_nms(boxes, scores, groups)
     assert torch.equal(boxes, inputs[0])
@@ -259,8 +261,8 @@ def test_per_class_is_the_flat_form(regions, classes, shared):
     if not shared:
         boxes = boxes.reshape(regions, classes, 4)
     for options in (
-        {"score_threshold": 0.01},
-        {"score_threshold": 0.01, "max_detections": 5},
+        {"score_threshold": 1 / 64},
+        {"score_threshold": 0.01, "sigma": 0.1, "max_detections": 5},
         {"score_threshold": 0.0, "max_detections": 50},
         {"score_threshold": 0.01, "method": "linear", "iou_threshold": 0.5},
     ):
@@ -296,7 +298,8 @@ def test_bad_inputs_are_named():
         ((boxes, scores.long(), groups), "scores must be floating point"),
         ((boxes, scores, groups.int()), "groups must be int64 .*got torch.int32"),
         ((boxes, scores, groups[:1]), r"groups must be .*of shape \(1,\)"),
-        ((boxes / 0, scores, groups), "boxes must be finite"),
+        ((boxes.clone().fill_diagonal_(math.inf), scores, groups), "boxes must be finite"),
+        ((boxes.clone().fill_diagonal_(-math.inf), scores, groups), "boxes must be finite"),
         ((boxes, scores * math.nan, groups), "scores must be finite"),
     ]
     for case, sentence in bad:

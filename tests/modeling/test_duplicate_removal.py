@@ -20,8 +20,11 @@ from tests.modeling.common import (
     SGRN,
     assert_same_detections,
     build_heads,
+    calls,
     head_detections,
+    head_losses,
     results,
+    scattered,
 )
 
 STOCK = ("MODEL.ROI_HEADS.NAME", "DuplicateRemovalROIHeads")
@@ -100,7 +103,11 @@ def test_predictions_that_are_not_finite_are_left_out():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("TEST_METHOD", "softnms", "TEST_METHOD must be one of nms, soft_nms, got 'softnms'"),
+        (
+            "TEST_METHOD",
+            "softnms",
+            "TEST_METHOD must be one of nms, soft_nms, learned, got 'softnms'",
+        ),
         ("SOFT_NMS_DECAY", "cubic", "SOFT_NMS_DECAY must be one of gaussian, linear, got 'cubic'"),
         ("SOFT_NMS_SIGMA", 0.0, "SOFT_NMS_SIGMA must be above 0, got 0.0"),
     ],
@@ -108,6 +115,62 @@ def test_predictions_that_are_not_finite_are_left_out():
 def test_wrong_values_are_refused(key, value, message):
     with pytest.raises(ValueError, match=f"MODEL.DUPLICATE_REMOVAL.{message}"):
         build_heads(*STOCK, f"MODEL.DUPLICATE_REMOVAL.{key}", value)
+
+
+LEARN = ("MODEL.DUPLICATE_REMOVAL.LEARN", True)
+LEARNED = (*LEARN, "MODEL.DUPLICATE_REMOVAL.TEST_METHOD", "learned")
+
+
+@heads
+def test_learned_removal_trains_with_every_head(keys):
+    plain, ours = build_heads(*keys), build_heads(*keys, *LEARN)
+    missing = ours.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert missing and all(name.startswith("duplicate_removal.") for name in missing)
+    before, after = head_losses(plain), head_losses(ours)
+    assert after.keys() - before.keys() == {"loss_duplicates"} and before.keys() <= after.keys()
+    after["loss_duplicates"].backward()
+    predictor = predictor_of(ours)
+    # Scores come from the last classifier; the reasoning's final ones do not train the detector.
+    last = getattr(ours, "reasoning", None) or predictor.cls_score
+    assert any(p.grad is not None and p.grad.any() for p in last.parameters())
+    for name, parameter in ours.duplicate_removal.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    assert predictor.bbox_pred.weight.grad is None  # boxes are given
+
+
+@heads
+def test_learned_detections_are_scores_times_what_was_learned(keys):
+    ours = build_heads(*keys, *LEARNED, "TEST.DETECTIONS_PER_IMAGE", -1)
+    with torch.no_grad():
+        ours.duplicate_removal.logit.weight.zero_()
+        ours.duplicate_removal.logit.bias.zero_()
+    for found in head_detections(ours):
+        assert (found.scores.diff() <= 0).all() and len(found) > 0
+    again = build_heads(*keys, *LEARN, "TEST.DETECTIONS_PER_IMAGE", -1,
+                        "MODEL.ROI_HEADS.NMS_THRESH_TEST", 1.0)  # fmt: skip
+    again.load_state_dict(ours.state_dict())
+    for half, whole in zip(head_detections(ours), head_detections(again), strict=True):
+        assert len(half) == len(whole)  # s1 is 1/2 for all, and NMS at 1 deletes nothing
+        torch.testing.assert_close(2 * half.scores, whole.scores)
+
+
+def test_appended_ground_truth_takes_no_part():
+    ours = build_heads(*STOCK, *LEARN, "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", True)
+    seen = calls(ours.duplicate_removal)
+    head_losses(ours, scattered((6, 9)))
+    (features, _, candidates), _ = seen[0]
+    assert candidates.region_splits == (6, 9) and len(features) == 15
+
+
+def test_frozen_it_is_the_only_loss():
+    ours = build_heads(*STOCK, *LEARN, "MODEL.DUPLICATE_REMOVAL.FREEZE", True)
+    assert head_losses(ours).keys() == {"loss_duplicates"}
+
+
+def test_without_a_network_nothing_is_learned():
+    for keys in (("TEST_METHOD", "learned"), ("FREEZE", True)):
+        with pytest.raises(ValueError, match=r"that MODEL.DUPLICATE_REMOVAL.LEARN True puts"):
+            build_heads(*STOCK, f"MODEL.DUPLICATE_REMOVAL.{keys[0]}", keys[1])
 
 
 def test_the_union_of_two_stages_is_nms():

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ...layers import Regions
 from .context import ContextRes5
-from .detections import DuplicateRemoval, Predictions, detections
+from .detections import EndOfHead, Predictions
 
 Sampling = Literal["loss", "regions", "off"]
 SAMPLINGS: tuple[str, ...] = get_args(Sampling)
@@ -136,36 +136,40 @@ class RegionSampling:
         return proposals
 
 
-class RelationalROIHeads(DuplicateRemoval, RegionSampling, StandardROIHeads):
-    """`StandardROIHeads` whose box head is called with (pooled features, regions)."""
+class PlainBoxes(EndOfHead):
+    """Mix-in: boxes by the base predictor alone."""
 
-    def _forward_box(
-        self, features: dict[str, Tensor], proposals: list[Instances]
-    ) -> dict[str, Tensor] | list[Instances]:
-        """See `StandardROIHeads`. In training `proposals` shrinks in place to those in the loss."""
-        x = self.box_pooler(
-            [features[f] for f in self.box_in_features], [p.proposal_boxes for p in proposals]
-        )  # (N, C, h, w)
-        x = self.box_head(x, regions_of(proposals))  # (N, D)
-        if not self.training:
-            predictions = self.box_predictor(x)
-            return detections(self.removal, self.box_predictor, predictions, proposals)
+    is_stock = True
 
-        x, proposals[:] = labelled(x, proposals)
-        predictions = self.box_predictor(x)
-        losses = self.box_predictor.losses(predictions, proposals)
-        if self.train_on_pred_boxes:
-            move_to_predictions(self.box_predictor, predictions, proposals)
-        return losses
+    def _box_losses(
+        self,
+        x: Tensor,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances],
+    ) -> tuple[dict[str, Tensor], Predictions]:
+        """See `RegionsROIHeads`."""
+        predictor = self.box_predictor
+        predictions = predictor(x)
+        losses = labelled_losses(predictor, predictions, proposals)
+        losses.update(self._duplicate_losses(predictor, x, predictions, proposals, targets))
+        return losses, predictions
+
+    def _box_detections(
+        self, x: Tensor, features: dict[str, Tensor], proposals: list[Instances]
+    ) -> list[Instances]:
+        """See `RegionsROIHeads`."""
+        return self._detections(self.box_predictor, x, self.box_predictor(x), proposals)
 
 
-class RegionsROIHeads(DuplicateRemoval, StandardROIHeads):
+class RegionsROIHeads(PlainBoxes, StandardROIHeads):
     """`StandardROIHeads` whose boxes are classified by a mix-in that stands before it:
 
-    - `is_stock`: True where the mechanism is switched off and the stock forward is used (but for
-      another way of removing duplicates);
-    - `_box_losses(x, features, proposals, targets)`: losses, and the base predictions;
-    - `_box_detections(x, features, proposals)`: detections of each image.
+    - `is_stock`: True where the mechanism is switched off; the stock forward is used then, unless
+      something else than NMS ends the head;
+    - `_box_losses(x, features, proposals, targets)`: losses, with those of `_duplicate_losses`, and
+      the base predictions;
+    - `_box_detections(x, features, proposals)`: detections of each image, by `_detections`.
 
     x: (N, D) box features of all proposals, which are labelled -1 outside the loss; features: of
     the backbone; targets: the objects of each image.
@@ -187,21 +191,18 @@ class RegionsROIHeads(DuplicateRemoval, StandardROIHeads):
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """See `StandardROIHeads.forward`; new is that the box branch sees the targets."""
-        if self.is_stock and (self.training or self.removal.method == "nms"):
+        if self.is_stock and self.ends_as_stock:
             return super().forward(images, features, proposals, targets)
         if self.training:
             proposals = self.label_and_sample_proposals(proposals, targets)
         x = self._embed(features, proposals)
         if not self.training:
-            if self.is_stock:
-                found = detections(
-                    self.removal, self.box_predictor, self.box_predictor(x), proposals
-                )
-            else:
-                found = self._box_detections(x, features, proposals)
+            found = self._box_detections(x, features, proposals)
             return self.forward_with_given_boxes(features, found), {}
 
         losses, base = self._box_losses(x, features, proposals, targets)
+        if self.removal.freeze:
+            return [], {"loss_duplicates": losses["loss_duplicates"]}
         if self.train_on_pred_boxes:
             move_to_predictions(self.box_predictor, base, proposals)
         losses.update(self._forward_mask(features, proposals))
@@ -209,7 +210,7 @@ class RegionsROIHeads(DuplicateRemoval, StandardROIHeads):
         return proposals, losses
 
 
-class Res5RegionsROIHeads(DuplicateRemoval, ContextRes5, Res5ROIHeads):
+class Res5RegionsROIHeads(PlainBoxes, ContextRes5, Res5ROIHeads):
     """The same for `Res5ROIHeads` (C4); x is the mean of res5."""
 
     def _embed(self, features: dict[str, Tensor], proposals: list[Instances]) -> Tensor:
@@ -228,22 +229,19 @@ class Res5RegionsROIHeads(DuplicateRemoval, ContextRes5, Res5ROIHeads):
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
         """See `Res5ROIHeads.forward`."""
-        if self.is_stock and (self.training or self.removal.method == "nms"):
+        if self.is_stock and self.ends_as_stock:
             return super().forward(images, features, proposals, targets)
         if self.training:
             proposals = self.label_and_sample_proposals(proposals, targets)
         maps = self._res5(features, proposals)  # (N, D, h, w)
         x = maps.mean(dim=[2, 3])  # (N, D)
         if not self.training:
-            if self.is_stock:
-                found = detections(
-                    self.removal, self.box_predictor, self.box_predictor(x), proposals
-                )
-            else:
-                found = self._box_detections(x, features, proposals)
+            found = self._box_detections(x, features, proposals)
             return self.forward_with_given_boxes(features, found), {}
 
         losses, _ = self._box_losses(x, features, proposals, targets)
+        if self.removal.freeze:
+            return [], {"loss_duplicates": losses["loss_duplicates"]}
         if self.mask_on:
             proposals, foreground = select_foreground_proposals(proposals, self.num_classes)
             losses.update(self.mask_head(maps[torch.cat(foreground)], proposals))

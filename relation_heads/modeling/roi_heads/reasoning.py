@@ -38,7 +38,6 @@ from .base import (
     labelled_losses,
     regions_of,
 )
-from .detections import detections
 from .reasoning_branch import (
     build_reasoning,
     chosen_prediction,
@@ -166,10 +165,15 @@ class RegionReasoning(RegionSampling):
         targets: list[Instances],
     ) -> tuple[dict[str, Tensor], Predictions]:
         """The stock losses and those of the reasoning, and the base predictions."""
+        if self.reasoning is None:
+            return super()._box_losses(x, features, proposals, targets)
         base = self.box_predictor(x)
         losses = labelled_losses(self.box_predictor, base, proposals)
         out = self._reason(x, base[0], features, proposals)
-        return {**losses, **self._reasoning_losses(out, proposals)}, base
+        losses.update(self._reasoning_losses(out, proposals))
+        reasoned = chosen_prediction(out, self.test_prediction), base[1]
+        losses.update(self._duplicate_losses(self.box_predictor, x, reasoned, proposals, targets))
+        return losses, base
 
     def _reasoning_losses(
         self, out: ReasonedLogits, proposals: list[Instances]
@@ -180,10 +184,12 @@ class RegionReasoning(RegionSampling):
         self, x: Tensor, features: dict[str, Tensor], proposals: list[Instances]
     ) -> list[Instances]:
         """What is found at test time, by the prediction that is asked for."""
+        if self.reasoning is None:
+            return super()._box_detections(x, features, proposals)
         logits, deltas = self.box_predictor(x)
         out = self._reason(x, logits, features, proposals)
         logits = chosen_prediction(out, self.test_prediction)
-        return detections(self.removal, self.box_predictor, (logits, deltas), proposals)
+        return self._detections(self.box_predictor, x, (logits, deltas), proposals)
 
     def _classify_given(
         self, x: Tensor, features: dict[str, Tensor], proposals: list[Instances]

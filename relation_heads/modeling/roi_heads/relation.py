@@ -32,12 +32,10 @@ from .base import (
     SAMPLINGS,
     Predictions,
     RegionSampling,
-    RelationalROIHeads,
+    RegionsROIHeads,
     Res5RegionsROIHeads,
-    labelled_losses,
     regions_of,
 )
-from .detections import detections
 
 NORMALIZE_BY = ("query", "key")
 
@@ -163,12 +161,14 @@ class RelationBoxHead(FastRCNNConvFCHead):
 
 
 @ROI_HEADS_REGISTRY.register()
-class RelationROIHeads(RelationalROIHeads):
+class RelationROIHeads(RegionSampling, RegionsROIHeads):
     """`StandardROIHeads` (FPN, DC5) with `RelationBoxHead`.
 
     `MODEL.ROI_HEADS.NAME RelationROIHeads` on any stock config is enough; mask and keypoint
     branches are the stock ones.
     """
+
+    is_stock = False  # without modules the box head is the stock one, which is enough
 
     @configurable
     def __init__(self, *, sampling: str = "loss", gt_as_keys: bool = False, **kwargs: Any) -> None:
@@ -190,6 +190,9 @@ class RelationROIHeads(RelationalROIHeads):
             "sampling": node.SAMPLING,
             "gt_as_keys": node.GT_AS_KEYS,
         }
+
+    def _embed(self, features: dict[str, Tensor], proposals: list[Instances]) -> Tensor:
+        return self.box_head(self._pool(features, proposals), regions_of(proposals))  # (N, D)
 
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -261,11 +264,11 @@ class Res5RelationROIHeads(RegionSampling, Res5RegionsROIHeads):
         proposals: list[Instances],
         targets: list[Instances],
     ) -> tuple[dict[str, Tensor], Predictions]:
-        predictions = self.box_predictor(self._relate(x, regions_of(proposals)))
-        return labelled_losses(self.box_predictor, predictions, proposals), predictions
+        x = self._relate(x, regions_of(proposals))
+        return super()._box_losses(x, features, proposals, targets)
 
     def _box_detections(
         self, x: Tensor, features: dict[str, Tensor], proposals: list[Instances]
     ) -> list[Instances]:
-        predictions = self.box_predictor(self._relate(x, regions_of(proposals)))
-        return detections(self.removal, self.box_predictor, predictions, proposals)
+        x = self._relate(x, regions_of(proposals))
+        return super()._box_detections(x, features, proposals)

@@ -39,7 +39,6 @@ from .base import (
     labelled_losses,
     regions_of,
 )
-from .detections import detections
 from .sgrn_stage import Resampler, SGRNStage, refined_proposals, sgrn_config
 
 
@@ -115,8 +114,8 @@ class SGRNReasoning(RegionSampling):
         features: dict[str, Tensor],
         proposals: list[Instances],
         targets: list[Instances] | None = None,
-    ) -> tuple[Predictions, list[Instances]]:
-        """The second stage's predictions and the proposals they belong to.
+    ) -> tuple[Predictions, list[Instances], Tensor]:
+        """The second stage's predictions, the proposals they belong to, and the features of these.
 
         Args:
             x: (N, D) features of the proposals.
@@ -137,7 +136,7 @@ class SGRNReasoning(RegionSampling):
             logits = logits[torch.cat([p.row for p in proposals])]
             x = self._embed_refined(features, proposals)
         regions = regions_of(proposals)
-        return self.sgrn(x, logits, self.box_predictor.cls_score, regions), proposals
+        return self.sgrn(x, logits, self.box_predictor.cls_score, regions), proposals, x
 
     def _box_losses(
         self,
@@ -147,9 +146,11 @@ class SGRNReasoning(RegionSampling):
         targets: list[Instances],
     ) -> tuple[dict[str, Tensor], Predictions]:
         """Losses of both stages, and the base predictions."""
+        if self.sgrn is None:
+            return super()._box_losses(x, features, proposals, targets)
         check_frozen(self.freeze, features)
         base = self.box_predictor(x)
-        predictions, refined = self._reason(x, base, features, proposals, targets)
+        predictions, refined, x = self._reason(x, base, features, proposals, targets)
         losses = {}
         if self.freeze == "none":
             losses = _scaled(
@@ -159,14 +160,17 @@ class SGRNReasoning(RegionSampling):
             second = labelled_losses(self.sgrn.predictor, predictions, refined)
         second = _scaled(second, self.loss_weights[1])
         losses.update({f"{name}_sgrn": value for name, value in second.items()})
+        losses.update(self._duplicate_losses(self.sgrn.predictor, x, predictions, refined, targets))
         return losses, base
 
     def _box_detections(
         self, x: Tensor, features: dict[str, Tensor], proposals: list[Instances]
     ) -> list[Instances]:
         """What the second stage, or both, find."""
+        if self.sgrn is None:
+            return super()._box_detections(x, features, proposals)
         base = self.box_predictor(x)
-        last, refined = self._reason(x, base, features, proposals)
+        last, refined, x = self._reason(x, base, features, proposals)
         predictor = self.sgrn.predictor
         if self.ensemble == "union_nms":
             stages = ((self.box_predictor, base, proposals), (predictor, last, refined))
@@ -182,7 +186,7 @@ class SGRNReasoning(RegionSampling):
             )[0]
         if self.ensemble == "mean":  # of the logits, as in Reasoning-RCNN
             last = ((base[0] + last[0]) / 2, last[1])
-        return detections(self.removal, predictor, last, refined)
+        return self._detections(predictor, x, last, refined)
 
 
 def _scaled(losses: dict[str, Tensor], weight: float) -> dict[str, Tensor]:

@@ -1,0 +1,113 @@
+"""Targets, loss and final scores of learned duplicate removal.
+
+Source: Hu et al., "Relation Networks for Object Detection", CVPR 2018, section 4.3; released code
+msracver/Relation-Networks-for-Object-Detection (MIT), `nms_multi_target`.
+
+    y   = 1 for the box of highest s0 among those of IoU > eta with an object that they overlap most
+    L   = -4 y log(s0 s1) - (1 - y) log(1 - s0 s1)
+    s   = s0 mean_eta s1
+
+Shapes: B images, M candidates, T thresholds eta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .duplicate_candidates import Candidates
+from .geometry import box_sizes, widen
+
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)  # eta
+
+
+def _iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """IoU with the "+1" widths of the released code: (R, 4), (G, 4) to (R, G), float64."""
+    boxes, others = boxes.double(), others.double()
+    corners = torch.maximum(boxes[:, None, :2], others[None, :, :2])
+    sides = (torch.minimum(boxes[:, None, 2:], others[None, :, 2:]) - corners + 1).clamp(min=0)
+    overlap = sides.prod(-1)
+    return overlap / (box_sizes(boxes).prod(-1)[:, None] + box_sizes(others).prod(-1) - overlap)
+
+
+@torch.no_grad()
+def duplicate_targets(
+    candidates: Candidates,
+    boxes: Tensor,
+    gt_boxes: Sequence[Tensor],
+    gt_classes: Sequence[Tensor],
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> Tensor:
+    """y: (M, T) bool, True for the one candidate per object and threshold that should stay.
+
+    A candidate belongs to the object of its class that it overlaps most (the first of equal ones),
+    if their IoU is above the threshold; the highest-scored candidate of an object is its own.
+
+    Args:
+        candidates: from `select_candidates`.
+        boxes: (N, 4) or (N, C, 4), as in `DuplicateRemoval.forward`.
+        gt_boxes: B tensors (G_b, 4), objects without crowds; G_b may be 0.
+        gt_classes: B tensors (G_b,).
+        thresholds: T values eta in (0, 1).
+    """
+    if not all(0 < eta < 1 for eta in thresholds):
+        raise ValueError(f"thresholds must be in (0, 1), got {tuple(thresholds)}.")
+    own = candidates.boxes(boxes)
+    etas = torch.tensor(tuple(thresholds), dtype=torch.float64, device=own.device)
+    targets = torch.zeros(len(candidates), len(etas), dtype=torch.bool, device=own.device)
+    images = zip(
+        candidates.split(targets),
+        candidates.split(own),
+        candidates.split(candidates.label),
+        candidates.split(candidates.rank),
+        gt_boxes,
+        gt_classes,
+        strict=True,
+    )
+    for target, box, label, rank, objects, classes in images:
+        if len(objects) == 0:
+            continue
+        rows = torch.isin(label, classes).nonzero()[:, 0]
+        ranks = rank[rows][:, None].expand(-1, len(etas))
+        iou = _iou(box[rows], objects).masked_fill(label[rows][:, None] != classes, -1)  # (R, G)
+        best, owner = iou.max(dim=1)
+        valid = best[:, None] > etas  # (R, T)
+        owner = owner[:, None].expand(-1, len(etas))
+        none = candidates.first_n
+        winner = torch.full((len(objects), len(etas)), none, device=own.device)
+        winner.scatter_reduce_(0, owner, ranks.masked_fill(~valid, none), "amin")
+        target[rows] = valid & (winner.gather(0, owner) == ranks)
+    return targets
+
+
+def duplicate_loss(
+    candidates: Candidates, logits: Tensor, targets: Tensor, *, positive_weight: float = 4.0
+) -> Tensor:
+    """L of one image, summed over classes and boxes, divided by first_n T; mean over B images.
+
+    In logarithms, where a product near 1 keeps its distance from it. Differs from the released code
+    by its 1e-8 inside the logarithms.
+
+    Args:
+        candidates: from `select_candidates`.
+        logits: (M, T) from `DuplicateRemoval`.
+        targets: (M, T) from `duplicate_targets`.
+        positive_weight: weight of y = 1 (released: 4).
+    """
+    logits, log_s0 = widen(logits), candidates.log_scores[:, None]
+    # A score that rounds to 1 has lost how far it is from 1, and with it a bounded gradient.
+    certain = log_s0 > -torch.finfo(log_s0.dtype).eps
+    log_s0 = torch.where(certain, log_s0.detach().clamp(max=0), log_s0)  # (M, 1)
+    kept = log_s0 + F.logsigmoid(logits)  # log(s0 s1), (M, T)
+    below_1 = kept.clamp(max=-torch.finfo(kept.dtype).tiny)
+    gone = (-torch.expm1(below_1)).log()  # log(1 - s0 s1), (M, T)
+    loss = -torch.where(targets, positive_weight * kept, gone).sum()
+    return loss / (candidates.first_n * logits.shape[1] * max(len(candidates.splits), 1))
+
+
+def final_scores(candidates: Candidates, logits: Tensor) -> Tensor:
+    """s = s0 mean_eta s1 of every candidate: (M,) float32 or wider."""
+    return candidates.log_scores.exp() * widen(logits).sigmoid().mean(dim=1)

@@ -1,0 +1,122 @@
+import pytest
+import torch
+
+from relation_heads.layers.duplicate_candidates import Candidates, select_candidates
+from tests.layers.reference_duplicate_removal import sorted_regions
+
+
+def random_log_scores(n: int, classes: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(n, classes + 1, generator=generator, dtype=torch.float64)
+    return logits.log_softmax(dim=1)[:, :-1]
+
+
+def triples(candidates: Candidates) -> list[tuple[int, int, int]]:
+    rows = zip(candidates.region, candidates.label, candidates.rank, strict=True)
+    return [(int(n), int(c), int(r)) for n, c, r in rows]
+
+
+@pytest.mark.parametrize("first_n", [1, 3, 100])
+@pytest.mark.parametrize("threshold", [0.0, 0.05, 0.2])
+def test_equals_sorting_class_by_class(first_n, threshold):
+    splits = (7, 0, 1, 5)
+    log_scores = random_log_scores(13, 4)
+    log_scores = (log_scores * 4).round() / 4  # many ties
+    candidates = select_candidates(log_scores, splits, first_n=first_n, score_threshold=threshold)
+    expected, sizes, counts, begin = [], [], [], 0
+    for n in splits:
+        before = len(expected)
+        for label in range(4):
+            scores = log_scores[begin : begin + n, label].exp().tolist()
+            regions = sorted_regions(scores, first_n, threshold)
+            expected += [(begin + row, label, rank) for rank, row in enumerate(regions)]
+            sizes += [len(regions)] if regions else []
+        counts.append(len(expected) - before)
+        begin += n
+    assert triples(candidates) == expected
+    assert candidates.sizes == tuple(sizes) and candidates.splits == tuple(counts)
+    assert candidates.region_splits == splits and candidates.first_n == first_n
+    assert torch.equal(candidates.log_scores, log_scores[candidates.region, candidates.label])
+    assert [len(part) for part in candidates.split(candidates.rank)] == counts
+
+
+def test_equal_scores_keep_their_order():
+    log_scores = torch.full((40, 2), 0.25).log()
+    candidates = select_candidates(log_scores, [40], first_n=25)
+    assert candidates.region.tolist() == [*range(25), *range(25)]
+
+
+def test_threshold_is_exclusive_and_zero_scores_take_no_part():
+    scores = torch.tensor([[0.0], [0.5], [0.25], [0.0]], dtype=torch.float64)
+    assert select_candidates(scores.log(), [4], score_threshold=0.0).region.tolist() == [1, 2]
+    at = select_candidates(scores.log(), [4], score_threshold=0.25)
+    assert at.region.tolist() == [1]
+
+
+def test_gradient_reaches_the_chosen_scores_only():
+    log_scores = random_log_scores(6, 3).requires_grad_()
+    candidates = select_candidates(log_scores, [6], first_n=2)
+    candidates.log_scores.sum().backward()
+    expected = torch.zeros(6, 3, dtype=torch.float64)
+    expected[candidates.region, candidates.label] = 1
+    assert torch.equal(log_scores.grad, expected)
+
+
+def test_best_classes_of_each_image():
+    scores = torch.tensor(
+        [[0.1, 0.5, 0.2, 0.05], [0.3, 0.0, 0.2, 0.05], [0.1, 0.2, 0.3, 0.35]], dtype=torch.float64
+    )
+    labels = select_candidates(scores.log(), [2, 1], max_classes=2)
+    assert [part.unique().tolist() for part in labels.split(labels.label)] == [[0, 1], [2, 3]]
+    assert labels.sizes == (2, 1, 1, 1)  # regions of a chosen class all stay
+    kept = select_candidates(
+        scores.log(),
+        [2, 1],
+        max_classes=2,
+        keep_classes=[torch.tensor([3, 3]), torch.tensor([0])],
+    )
+    assert [part.unique().tolist() for part in kept.split(kept.label)] == [[1, 3], [0, 3]]
+
+
+def test_max_classes_above_all_changes_nothing():
+    log_scores = random_log_scores(9, 5)
+    assert triples(select_candidates(log_scores, [4, 5], max_classes=5)) == triples(
+        select_candidates(log_scores, [4, 5])
+    )
+
+
+def test_nothing_above_the_threshold():
+    for n in (0, 3):
+        candidates = select_candidates(torch.full((n, 2), -20.0), [n, 0], max_classes=1)
+        assert len(candidates) == 0 and candidates.sizes == () and candidates.splits == (0, 0)
+
+
+def test_boxes_of_the_candidates():
+    boxes = torch.arange(24.0).reshape(2, 3, 4).requires_grad_()
+    candidates = select_candidates(random_log_scores(2, 3), [2])
+    own = candidates.boxes(boxes)
+    assert torch.equal(own, boxes.detach()[candidates.region, candidates.label])
+    assert not own.requires_grad
+    assert torch.equal(candidates.boxes(boxes[:, 0]), boxes.detach()[candidates.region, 0])
+
+
+def test_half_precision_scores_become_float32():
+    log_scores = random_log_scores(4, 2).to(torch.bfloat16)
+    assert select_candidates(log_scores, [4]).log_scores.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("scores", "arguments", "message"),
+    [
+        (torch.zeros(3, 2), dict(splits=[2]), r"must be \(2, C\) for these splits, got \(3, 2\)"),
+        (torch.full((3, 2), 0.5), {}, "must be logarithms of probabilities, at most 0, got 0.5"),
+        (torch.full((3, 2), torch.nan), {}, "must be logarithms of probabilities.* got nan"),
+        (torch.zeros(3, 2), dict(first_n=0), "first_n and max_classes must be at least 1, got 0"),
+        (torch.zeros(3, 2), dict(max_classes=0), "must be at least 1, got 100 and 0"),
+        (torch.zeros(3, 2), dict(score_threshold=-0.1), r"must be in \[0, 1\), got -0.1"),
+        (torch.zeros(3, 2), dict(keep_classes=[]), "keep_classes names 0 images, splits 1"),
+    ],
+)
+def test_wrong_arguments_are_named(scores, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        select_candidates(scores, **{"splits": [3], **arguments})

@@ -1,0 +1,103 @@
+"""How learned duplicate removal cuts its work into batches, and the memory that this takes."""
+
+import pytest
+import torch
+
+from relation_heads.layers import duplicate_removal
+from relation_heads.layers.duplicate_candidates import select_candidates
+from relation_heads.layers.duplicate_losses import duplicate_loss
+from relation_heads.layers.duplicate_removal import gate_table, pair_rows, plan_batches
+from relation_heads.layers.geometry import pair_embedding
+from relation_heads.layers.object_relation import log_gate
+from relation_heads.measure import peak_bytes
+from tests.layers.reference_duplicate_removal import dense_logits, inputs, make, random_boxes
+
+
+@pytest.mark.parametrize("pairs", [1, 40, 2**16])
+def test_the_size_of_batches_changes_nothing(pairs, monkeypatch):
+    module = make().double()
+    features, boxes, log_scores = (x.double() for x in inputs(14, 7))
+    for threshold in (0.0, 0.1):
+        candidates = select_candidates(log_scores, [14, 7], score_threshold=threshold)
+        expected = module(features, boxes, candidates)
+        with monkeypatch.context() as patch:
+            patch.setattr(duplicate_removal, "PAIRS_PER_BATCH", pairs)
+            torch.testing.assert_close(module(features, boxes, candidates), expected)
+
+
+@pytest.mark.parametrize("sizes", [(), (1,), (5, 1, 4, 1, 100, 76, 3, 75, 2), (7,) * 30])
+def test_batches_hold_every_candidate_once(sizes, monkeypatch):
+    monkeypatch.setattr(duplicate_removal, "PAIRS_PER_BATCH", 500)
+    batches, slots = plan_batches(sizes)
+    assert len(batches) >= 1
+    groups = [group.tolist() for group in torch.arange(sum(sizes)).split(list(sizes))]
+    seen = []
+    for rows, is_key in batches:
+        assert len(rows) <= 1 or rows.numel() * rows.shape[1] <= 500
+        for row, keys in zip(rows, is_key, strict=True):
+            seen.append(row[keys].tolist())
+            assert set(row.tolist()) == set(seen[-1]) and 4 * len(seen[-1]) > 3 * len(row)
+    assert sorted(seen) == sorted(groups)
+    flat = torch.cat([rows.flatten() for rows, _ in batches])
+    assert torch.equal(flat[slots], torch.arange(sum(sizes)))
+
+
+def test_gate_table(monkeypatch):
+    monkeypatch.setattr(duplicate_removal, "PAIRS_PER_BATCH", 12)
+    splits, boxes = (5, 0, 3), random_boxes(8)
+    weight, bias = torch.randn(2, 64), torch.randn(2)
+    table, rows = gate_table(boxes, splits, weight, bias), pair_rows(splits)
+    assert table.shape == (34, 2)
+    for image in (range(5), range(5, 8)):
+        part = boxes[list(image)]
+        expected = log_gate(pair_embedding(part, part), weight, bias)
+        for n in image:
+            for m in image:
+                entry = expected[:, n - image[0], m - image[0]]
+                torch.testing.assert_close(table[rows[n] + m], entry)
+
+
+def step(module, features, boxes, log_scores):
+    def train():
+        candidates = select_candidates(log_scores, [len(features)], score_threshold=1e-2)
+        logits = module(features, boxes, candidates)
+        loss = duplicate_loss(candidates, logits, torch.zeros_like(logits, dtype=torch.bool))
+        return torch.autograd.grad(loss, list(module.parameters()))
+
+    return train
+
+
+def test_memory_follows_the_candidates_not_the_vocabulary():
+    """60 regions, 40 against 400 classes of which 12 are seen: at most a twentieth of the dense
+    form's, and only (N, C) tensors grow."""
+    module = make()
+    features, boxes, _ = inputs(60)
+    few = 3 * torch.randn(60, 12, generator=torch.Generator().manual_seed(1))
+    peaks = []
+    for classes in (40, 400):
+        logits = torch.cat([few, torch.full((60, classes - 12), -12.0), torch.ones(60, 1)], dim=1)
+        log_scores = logits.log_softmax(dim=1)[:, :-1]
+        peaks.append(peak_bytes(step(module, features, boxes, log_scores)))
+
+    def dense_step():
+        logits, order = dense_logits(module, features, log_scores, boxes, first_n=60)
+        s0 = log_scores.T.gather(1, order).exp()[..., None]
+        loss = -(1 - s0 * logits.sigmoid() + 1e-8).log().sum()
+        return torch.autograd.grad(loss, list(module.parameters()))
+
+    assert peaks[1] < peak_bytes(dense_step) / 20
+    assert peaks[1] - peaks[0] < 3 * (400 - 40) * 60 * 4
+
+
+def test_training_keeps_no_tensor_of_all_pairs(monkeypatch):
+    """Twice the classes are twice the pairs; what a step holds at most grows by the candidates
+    alone."""
+    monkeypatch.setattr(duplicate_removal, "PAIRS_PER_BATCH", 1600)
+    module = make()
+    features, boxes, log_scores = inputs(40, classes=40)
+    peaks = [
+        peak_bytes(step(module, features, boxes, (log_scores[:, :c] * 0 - 3).contiguous()))
+        for c in (20, 40)
+    ]
+    one_head_of_all_pairs = 20 * 40 * 40 * 4
+    assert peaks[1] - peaks[0] < 8 * one_head_of_all_pairs  # E alone would be 64
