@@ -12,6 +12,7 @@ Shapes: B images, M candidates, T thresholds eta.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -55,6 +56,11 @@ def duplicate_targets(
     """
     if not all(0 < eta < 1 for eta in thresholds):
         raise ValueError(f"thresholds must be in (0, 1), got {tuple(thresholds)}.")
+    if not len(gt_boxes) == len(gt_classes) == len(candidates.splits):
+        raise ValueError(
+            f"gt_boxes names {len(gt_boxes)} images, gt_classes {len(gt_classes)}, "
+            f"the candidates {len(candidates.splits)}."
+        )
     own = candidates.boxes(boxes)
     etas = torch.tensor(tuple(thresholds), dtype=torch.float64, device=own.device)
     targets = torch.zeros(len(candidates), len(etas), dtype=torch.bool, device=own.device)
@@ -83,6 +89,16 @@ def duplicate_targets(
     return targets
 
 
+def log1m_exp(x: Tensor) -> Tensor:
+    """log(1 - exp(x)) for x <= 0, finite also at 0; exact near 0 and far from it, as its gradient.
+
+    Each half of the formula loses all digits, or its gradient does, where the other one is used.
+    """
+    near = x.clamp(max=-torch.finfo(x.dtype).tiny)
+    far = x.clamp(max=-math.log(2))
+    return torch.where(x > far, (-torch.expm1(near)).log(), torch.log1p(-far.exp()))
+
+
 def duplicate_loss(
     candidates: Candidates, logits: Tensor, targets: Tensor, *, positive_weight: float = 4.0
 ) -> Tensor:
@@ -102,8 +118,7 @@ def duplicate_loss(
     certain = log_s0 > -torch.finfo(log_s0.dtype).eps
     log_s0 = torch.where(certain, log_s0.detach().clamp(max=0), log_s0)  # (M, 1)
     kept = log_s0 + F.logsigmoid(logits)  # log(s0 s1), (M, T)
-    below_1 = kept.clamp(max=-torch.finfo(kept.dtype).tiny)
-    gone = (-torch.expm1(below_1)).log()  # log(1 - s0 s1), (M, T)
+    gone = log1m_exp(kept)  # log(1 - s0 s1), (M, T)
     loss = -torch.where(targets, positive_weight * kept, gone).sum()
     return loss / (candidates.first_n * logits.shape[1] * max(len(candidates.splits), 1))
 

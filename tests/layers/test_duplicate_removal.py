@@ -16,7 +16,6 @@ from tests.layers.reference_duplicate_removal import (
     inputs,
     make,
     random_boxes,
-    random_log_scores,
 )
 
 
