@@ -6,7 +6,8 @@ One plugin is a dict. Only `name` and `stages` are needed:
               2018)
     stages    [res3, res4] for all their blocks, or {res3: [0, 2], res4: [0, 2, 4]}, blocks from 0
     position  after_conv2 | after_conv3 | after_add; by default where the paper puts it
-    norm      GloRe, NL: of the result ("", BN, SyncBN, GN, LN); "" starts from zero without one
+    norm      GloRe, NL: of the result: "" (none), BN, SyncBN, GN or LN; by default GN for GloRe,
+              whose branch is cubic in its input and diverges without one, and none for NL
     others    the arguments of the layer: ratio, num_nodes, mode, ... (`relation_heads.layers`)
 
 Several plugins at one place follow one another in the order of the list.
@@ -31,12 +32,12 @@ from ..layers.non_local import NonLocal
 POSITIONS = ("after_conv2", "after_conv3", "after_add")
 NORMS = ("", "BN", "SyncBN", "GN", "LN")
 _KEY = "MODEL.CONTEXT_BLOCKS.PLUGINS"
-# Layer and position of the paper: GC and SE on the residual branch, GloRe and NL between blocks.
-_LAYERS: dict[str, tuple[type[nn.Module], str]] = {
-    "GC": (GlobalContext, "after_conv3"),
-    "GloRe": (GloRe, "after_add"),
-    "NL": (NonLocal, "after_add"),
-    "SE": (SqueezeExcitation, "after_conv3"),
+# Layer, position of its paper (GC, SE: on the residual branch; GloRe, NL: between blocks), norm.
+_LAYERS: dict[str, tuple[type[nn.Module], str, str]] = {
+    "GC": (GlobalContext, "after_conv3", ""),
+    "GloRe": (GloRe, "after_add", "GN"),
+    "NL": (NonLocal, "after_add", ""),
+    "SE": (SqueezeExcitation, "after_conv3", ""),
 }
 _GLORE_EPS = 1e-4  # of the released unit's BatchNorm
 
@@ -108,7 +109,7 @@ def _parse(entry: Mapping[str, Any], where: str) -> Plugin:
     name = entry.get("name")
     if name not in _LAYERS:
         raise ValueError(f"{where}: name must be one of {', '.join(_LAYERS)}, got {name!r}.")
-    layer, position = _LAYERS[name]
+    layer, position, norm = _LAYERS[name]
     options = _options(layer)
     allowed = ["name", "stages", "position", *options]
     for key in entry:
@@ -125,7 +126,7 @@ def _parse(entry: Mapping[str, Any], where: str) -> Plugin:
         name=name,
         stages=_stages(entry.get("stages"), where),
         position=position,
-        norm=_checked_norm(entry.get("norm", ""), where),
+        norm=_checked_norm(entry.get("norm", norm), where),
         options={key: entry[key] for key in options if key in entry and key != "norm"},
         where=where,
     )

@@ -141,6 +141,8 @@ def stir(model):
     for name, parameter in model.named_parameters():
         if is_new(name):
             nn.init.normal_(parameter, std=0.1)
+            if name.endswith("channel_add_conv.1.bias"):
+                nn.init.ones_(parameter)  # before a ReLU, all of whose few channels could be off
     return model
 
 
@@ -309,6 +311,16 @@ def test_stages_and_blocks_are_those_asked_for():
     )
     found = {name.split(".after_")[0] for name, _ in backbone.named_parameters() if is_new(name)}
     assert found == {f"bottom_up.{b}" for b in ("res3.0", "res3.2", "res5.1")}
+
+
+def test_glore_has_a_norm_unless_told_otherwise():
+    for entry, norm in (
+        (GLORE, "GN"),
+        ({**GLORE, "norm": ""}, ""),
+        ({**GLORE, "norm": "BN"}, "BN"),
+    ):
+        assert parse_plugins([entry])[0].norm == norm
+    assert parse_plugins([{"name": "NL", "stages": ["res4"]}])[0].norm == ""
 
 
 def test_options_and_norm_reach_the_layer():
