@@ -107,7 +107,9 @@ def test_glore_by_hand():
     c, n, s, places = 256, 64, 128, (SIZE[0] // 16) * (SIZE[1] // 16)
     over_places = places * (c * n + n * c + n * c)  # B, X B^T, and Z B after W_e
     assert costs[NEW].multiply_adds == over_places + n * (c * s + n * s + s * s + s * c)
-    assert costs[NEW].parameters == 2 * c * s + s + c * n + n + n * n + n + s * s
+    group_norm = 2 * c
+    by_hand = 2 * c * s + s + c * n + n + n * n + n + s * s + group_norm
+    assert costs[NEW].parameters == by_hand
 
 
 def test_statistics_and_frozen_parts():
