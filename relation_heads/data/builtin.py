@@ -16,7 +16,7 @@ the annotations are read.
 from __future__ import annotations
 
 import os
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -52,8 +52,11 @@ def register_builtin() -> None:
     """
     for split in ("train", "val"):
         _register_relational_scenes(f"relational_scenes_{split}", split)
+    class_names = cache(_class_names)  # read once for all splits
     for name, (folder, file, tool) in CONVERTED.items():
-        _register_converted(name, os.path.join(datasets_root(), folder), file, tool)
+        folder = os.path.join(datasets_root(), folder)
+        json_file = os.path.join(folder, "annotations", f"{file}.json")
+        _register(name, json_file, folder, tool, **class_names(folder, file.rsplit("_", 1)[0]))
     register_from_env()
 
 
@@ -70,17 +73,15 @@ def _register_relational_scenes(name: str, split: str) -> None:
     )
 
 
-def _register_converted(name: str, folder: str, file: str, tool: str) -> None:
-    vocabulary = file.rsplit("_", 1)[0]
-    names = os.path.join(folder, f"{vocabulary}_classes.txt")
-    metadata = {}
+def _class_names(folder: str, vocabulary: str) -> dict[str, list[str]]:
+    """`thing_classes` of a vocabulary, if its names are known without the annotations."""
     if vocabulary == "vg3000":
-        metadata["thing_classes"] = published_classes()
-    elif os.path.isfile(names):
-        with open(names, encoding="utf-8") as lines:
-            metadata["thing_classes"] = lines.read().splitlines()
-    json_file = os.path.join(folder, "annotations", f"{file}.json")
-    _register(name, json_file, folder, tool, **metadata)
+        return {"thing_classes": published_classes()}
+    names = os.path.join(folder, f"{vocabulary}_classes.txt")
+    if not os.path.isfile(names):
+        return {}
+    with open(names, encoding="utf-8") as lines:
+        return {"thing_classes": lines.read().splitlines()}
 
 
 def _register(name: str, json_file: str, image_root: str, tool: str, **metadata: Any) -> None:

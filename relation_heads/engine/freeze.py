@@ -12,17 +12,17 @@ def freeze_below_roi_heads(model: nn.Module) -> None:
     Parameters get no gradient, and batch normalisations keep their statistics. Call it before the
     optimizer is built and before weights are loaded.
     """
-    for name, module in list(model.named_children()):
-        if name != "roi_heads":
-            module.requires_grad_(False)
-            setattr(model, name, FrozenBatchNorm2d.convert_frozen_batchnorm(module))
+    _freeze_children(model, but="roi_heads")
 
 
 def freeze_all_but_duplicate_removal(model: nn.Module) -> None:
     """Freezes a detector but for `roi_heads.duplicate_removal`, in the same way."""
     freeze_below_roi_heads(model)
-    heads = model.roi_heads
-    for name, module in list(heads.named_children()):
-        if name != "duplicate_removal":
-            module.requires_grad_(False)
-            setattr(heads, name, FrozenBatchNorm2d.convert_frozen_batchnorm(module))
+    _freeze_children(model.roi_heads, but="duplicate_removal")
+
+
+def _freeze_children(module: nn.Module, but: str) -> None:
+    for name, child in list(module.named_children()):
+        if name != but:
+            child.requires_grad_(False)
+            setattr(module, name, FrozenBatchNorm2d.convert_frozen_batchnorm(child))

@@ -226,10 +226,8 @@ class EndOfHead:
         predictions: Predictions,
         proposals: list[Instances],
     ) -> list[Instances]:
-        boxes, log_scores = (
-            _clipped(predictor, predictions, proposals),
-            _log_scores(predictor, predictions[0]),
-        )
+        boxes = _clipped(predictor, predictions, proposals)
+        log_scores = _log_scores(predictor, predictions[0])
         finite = boxes.flatten(1).isfinite().all(dim=1) & log_scores.isfinite().all(dim=1)
         boxes, log_scores, x = boxes[finite], log_scores[finite], x[finite]
         splits = [int(f.sum()) for f in finite.split([len(p) for p in proposals])]
