@@ -1,0 +1,1 @@
+"""One file per operator: `CASES`, name to a function from the device to a `Case`."""
