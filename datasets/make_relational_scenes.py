@@ -2,6 +2,7 @@
 """Writes the synthetic benchmark Relational Scenes, or a labelled picture of it.
 
     python datasets/make_relational_scenes.py
+    python datasets/make_relational_scenes.py --crowded
     python datasets/make_relational_scenes.py --preview relational_scenes.png
 
 Needs numpy and OpenCV only. A data set that is complete already is left as it is.
@@ -24,6 +25,7 @@ if importlib.util.find_spec("relation_heads") is None:  # a checkout that is not
 
 from relation_heads.data.relational_scenes import (
     CLASSES,
+    CROWDED,
     MIX,
     Scene,
     compose_scenes,
@@ -36,9 +38,9 @@ _ZOOM = 3
 _FONT, _FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
 
 
-def default_output() -> Path:
+def default_output(crowded: bool) -> Path:
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
-    return root / "relational_scenes"
+    return root / ("relational_scenes_crowded" if crowded else "relational_scenes")
 
 
 def _write_label(image: np.ndarray, text: str, x: int, y: int, scale: float = _FONT_SCALE) -> None:
@@ -83,7 +85,12 @@ def parse_args() -> argparse.Namespace:
         type=Path,
         default=None,
         help="folder to write (default: $DETECTRON2_DATASETS/relational_scenes, or "
-        "datasets/relational_scenes)",
+        "datasets/relational_scenes; ..._crowded for the crowded scenes)",
+    )
+    parser.add_argument(
+        "--crowded",
+        action="store_true",
+        help="scenes of the groups plain and crowd only, whose neighbours overlap by 0.55 to 0.85",
     )
     parser.add_argument("--num-train", type=int, default=2000, help="training images (%(default)s)")
     parser.add_argument("--num-val", type=int, default=300, help="validation images (%(default)s)")
@@ -110,7 +117,7 @@ def main() -> None:
         if done % 500 == 0 or done == total:
             print(f"{done} of {total} images", flush=True)
 
-    output = default_output() if args.output is None else args.output.expanduser()
+    output = default_output(args.crowded) if args.output is None else args.output.expanduser()
     start = time.perf_counter()
     written = write_dataset(
         output,
@@ -118,6 +125,7 @@ def main() -> None:
         num_val=args.num_val,
         seed=args.seed,
         progress=report,
+        **(CROWDED if args.crowded else {}),
     )
     seconds = time.perf_counter() - start
     print(f"wrote {output} in {seconds:.0f} s" if written else f"{output} is complete already")

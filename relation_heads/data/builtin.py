@@ -1,7 +1,7 @@
 """The data sets that `import relation_heads` registers.
 
-- `relational_scenes_train`, `relational_scenes_val`: the synthetic benchmark, under
-  `<datasets_root()>/relational_scenes`, made by `datasets/make_relational_scenes.py`.
+- `relational_scenes_{train,val}`, `relational_scenes_crowded_{train,val}`: the synthetic benchmark,
+  in folders of these names under `datasets_root()`, made by `datasets/make_relational_scenes.py`.
 - `vg3000_{train,val,test}`, `vg1000_{train,val,test}`: in `<datasets_root()>/visual_genome`, made
   by `datasets/prepare_vg.py`.
 - `ade_{train,val}` (merged names), `ade_regions_{train,val,mval,mtest}` (1,484 names): in
@@ -50,8 +50,12 @@ def register_builtin() -> None:
     Raises:
         ValueError: `RELATION_HEADS_DATASETS` has a bad entry.
     """
-    for split in ("train", "val"):
-        _register_relational_scenes(f"relational_scenes_{split}", split)
+    for scenes, tool in (
+        ("relational_scenes", "make_relational_scenes.py"),
+        ("relational_scenes_crowded", "make_relational_scenes.py --crowded"),
+    ):
+        for split in ("train", "val"):
+            _register_relational_scenes(scenes, split, tool)
     class_names = cache(_class_names)  # read once for all splits
     for name, (folder, file, tool) in CONVERTED.items():
         folder = os.path.join(datasets_root(), folder)
@@ -60,13 +64,13 @@ def register_builtin() -> None:
     register_from_env()
 
 
-def _register_relational_scenes(name: str, split: str) -> None:
-    folder = os.path.join(datasets_root(), "relational_scenes")
+def _register_relational_scenes(scenes: str, split: str, tool: str) -> None:
+    folder = os.path.join(datasets_root(), scenes)
     _register(
-        name,
+        f"{scenes}_{split}",
         os.path.join(folder, "annotations", f"{split}.json"),
         os.path.join(folder, split),
-        "make_relational_scenes.py",
+        tool,
         thing_classes=list(CLASSES),
         class_groups=dict(CLASS_GROUPS),
         hflip_pairs=HFLIP_PAIRS,

@@ -48,6 +48,9 @@ MIX: dict[str, float] = {
 `direction` has the fewest ambiguous objects per scene and `size` more, hence their shares.
 """
 
+CROWDED: dict[str, Any] = {"mix": {"plain": 0.5, "crowd": 0.5}, "crowd_iou": (0.55, 0.85)}
+"""Arguments of `write_dataset` for the crowded scenes: more overlap, and nothing else to learn."""
+
 SPLITS = ("train", "val")
 _DESCRIPTION = "Relational Scenes"
 _SCENE_TRIES = 300
@@ -272,6 +275,7 @@ def write_dataset(
     seed: int = 0,
     mix: Mapping[str, float] = MIX,
     flag_probability: float = 0.25,
+    crowd_iou: tuple[float, float] = (0.5, 0.7),
     progress: Callable[[int, int], None] | None = None,
 ) -> bool:
     """Writes images, COCO annotations and the class graph; the same arguments give the same bytes.
@@ -284,7 +288,7 @@ def write_dataset(
         num_train: number of training scenes.
         num_val: number of validation scenes, drawn from an independent seed.
         seed: seed of both splits.
-        mix, flag_probability: as in `compose_scenes`.
+        mix, flag_probability, crowd_iou: as in `compose_scenes`.
         progress: called with (images written, images in all) after each image.
 
     Returns:
@@ -300,7 +304,11 @@ def write_dataset(
     for split, num in counts.items():
         seed_of_split = split_seed(seed, split)
         scenes[split] = compose_scenes(
-            num, seed_of_split, mix=mix, flag_probability=flag_probability
+            num,
+            seed_of_split,
+            mix=mix,
+            flag_probability=flag_probability,
+            crowd_iou=crowd_iou,
         )
         names = [f"{number:06d}.png" for number in range(1, num + 1)]
         info = {"split": split, "seed": seed, "num_images": num}

@@ -67,7 +67,8 @@ def test_every_config_builds(leaf):
     assert sum(p.numel() for p in model.parameters()) > 1e5
 
 
-@pytest.mark.parametrize("leaf", [name for name in LEAVES if OURS.search(name)])
+# Those of 3 epochs are trained after their twin, with another schedule.
+@pytest.mark.parametrize("leaf", [n for n in LEAVES if OURS.search(n) and "3epoch" not in n])
 def test_every_relational_config_is_its_stock_twin_and_more(leaf):
     stock, ours = load(OURS.sub("", leaf)), load(leaf)
     assert stock.SOLVER == ours.SOLVER and stock.INPUT == ours.INPUT
@@ -77,7 +78,8 @@ def test_every_relational_config_is_its_stock_twin_and_more(leaf):
     for name in ("cls_score.weight", "bbox_pred.weight"):
         stock.pop(f"roi_heads.sgrn.predictor.{name}", None)
     assert stock.items() <= ours.items()
-    new = [f".{part}" for part in OURS.search(leaf)[1].split("_")]
+    parts = OURS.search(leaf)[1].replace("learn_nms", "duplicate-removal").split("_")
+    new = [f".{part.replace('-', '_')}" for part in parts]
     assert all(any(n in name for n in new) for name in ours.keys() - stock.keys())
 
 

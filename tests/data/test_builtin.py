@@ -13,7 +13,12 @@ from relation_heads.data.coco_format import ENV_VARIABLE
 from relation_heads.data.relational_scenes import CLASS_GROUPS, CLASSES, HFLIP_PAIRS
 from tests.helpers import tiny_coco, unregister, write_json
 
-NAMES = ("relational_scenes_train", "relational_scenes_val")
+NAMES = (
+    "relational_scenes_train",
+    "relational_scenes_val",
+    "relational_scenes_crowded_train",
+    "relational_scenes_crowded_val",
+)
 ALL = (*NAMES, *CONVERTED)
 
 
@@ -37,14 +42,16 @@ def test_metadata_is_there_without_the_files(root, name):
     assert set(metadata.class_groups) == set(CLASSES)
     assert metadata.hflip_pairs == HFLIP_PAIRS
     assert metadata.evaluator_type == "coco"
-    split = name.rsplit("_", 1)[1]
-    assert metadata.json_file == str(root / "relational_scenes" / "annotations" / f"{split}.json")
-    assert metadata.image_root == str(root / "relational_scenes" / split)
+    scenes, split = name.rsplit("_", 1)
+    assert metadata.json_file == str(root / scenes / "annotations" / f"{split}.json")
+    assert metadata.image_root == str(root / scenes / split)
 
 
 def test_missing_files_come_with_the_command_that_makes_them(root):
     with pytest.raises(FileNotFoundError, match=r"python datasets/make_relational_scenes\.py"):
         DatasetCatalog.get("relational_scenes_val")
+    with pytest.raises(FileNotFoundError, match=r"make_relational_scenes\.py --crowded`"):
+        DatasetCatalog.get("relational_scenes_crowded_val")
 
 
 def test_loads_from_the_folder(root):

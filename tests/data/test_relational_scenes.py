@@ -344,6 +344,14 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "relational_scenes" / "train" / "000002.png").exists()
     make.main()
     assert "is complete already" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["make", "--crowded", "--num-train", "4", "--num-val", "0"])
+    make.main()
+    crowded = json.loads(
+        (tmp_path / "relational_scenes_crowded/annotations/train.json").read_text()
+    )
+    assert [i["group"] for i in crowded["images"]].count("crowd") == 2
+    scenes = rs.compose_scenes(4, rs.split_seed(0, "train"), **rs.CROWDED)
+    assert len(crowded["annotations"]) == sum(len(scene.boxes) for scene in scenes)
     monkeypatch.setattr(sys, "argv", ["make", "--preview", str(tmp_path / "new" / "sheet.png")])
     make.main()
     sheet = cv2.imread(str(tmp_path / "new" / "sheet.png"))
