@@ -1,4 +1,4 @@
-"""What is measured: one operator at one size, computed in several ways, and what ours must reach."""
+"""What is measured: an operator at one size, computed in several ways; what ours must reach."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_by_file(coco, results, capsys):
     assert table["oracle"] == table["NMS 0.5"]
     # The duplicates would halve the precision at 0.8; at 0.9 none is shown.
     assert table["NMS 0.8"][3] == "100.0" and table["again"] == table["all boxes"]
-    assert list(table)[0] == "all classes"
+    assert next(iter(table)) == "all classes"
 
 
 def test_by_group(coco, results, capsys):
