@@ -168,6 +168,11 @@ def _duplicate_removal(cfg: CfgNode) -> Iterator[str]:
             f"MODEL.ROI_HEADS.SCORE_THRESH_TEST {cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST} then drops "
             "true detections: 0.001 is usual."
         )
+    if node.TEST_METHOD != "nms" and cfg.TEST.AUG.ENABLED:
+        logger.warning(
+            f"TEST.AUG merges what MODEL.DUPLICATE_REMOVAL.TEST_METHOD {node.TEST_METHOD} leaves of "
+            "each view by NMS at MODEL.ROI_HEADS.NMS_THRESH_TEST."
+        )
 
 
 def _unknown(key: str, name: str, registry: Any) -> Iterator[str]:

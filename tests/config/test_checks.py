@@ -361,6 +361,15 @@ def test_a_high_score_threshold_destroys_soft_nms(cfg, caplog):
     assert "SCORE_THRESH_TEST 0.05 then drops true detections: 0.001" in warning
 
 
+def test_augmented_views_are_merged_by_nms(cfg, caplog):
+    cfg.merge_from_list([*SOFT_NMS, "MODEL.ROI_HEADS.NAME", "DuplicateRemovalROIHeads",
+                         "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.001])  # fmt: skip
+    assert warnings(caplog, cfg) == []
+    cfg.TEST.AUG.ENABLED = True
+    (warning,) = warnings(caplog, cfg)
+    assert "TEST.AUG merges what" in warning and "soft_nms leaves of each view by NMS" in warning
+
+
 def test_a_frozen_detector_must_be_a_trained_one(cfg, tmp_path):
     keys = ["MODEL.ROI_HEADS.NAME", "DuplicateRemovalROIHeads", "MODEL.DUPLICATE_REMOVAL.LEARN",
             True, "MODEL.DUPLICATE_REMOVAL.FREEZE", True]  # fmt: skip

@@ -193,7 +193,11 @@ def test_freezing_changes_neither_names_nor_detections():
 # ---- the detector below learned duplicate removal ----
 
 
-@pytest.mark.parametrize("ours", [SGRN, C4_SGRN], ids=["FPN", "C4"])
+@pytest.mark.parametrize(
+    "ours",
+    [SGRN, C4_SGRN, (*SGRN, *MASK, *KEYPOINT)],
+    ids=["FPN", "C4", "FPN mask keypoint"],
+)
 def test_duplicate_removal_alone_is_trained(ours):
     keys = ("MODEL.DUPLICATE_REMOVAL.LEARN", True, "MODEL.DUPLICATE_REMOVAL.FREEZE", True)
     torch.manual_seed(0)
