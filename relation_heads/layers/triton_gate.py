@@ -1,0 +1,289 @@
+"""The geometric gate of the object relation module for all pairs of boxes, as one kernel.
+
+Source: Hu et al., "Relation Networks for Object Detection", CVPR 2018, eq. 5:
+
+    log max(w_G, 1e-6),    w_G = W_G E_G(n, m) + b_G
+
+equal to `object_relation.log_gate(geometry.pair_embedding(...), W_G, b_G)`, but E_G, 64 channels
+for every pair, is never in memory. On a GPU that traffic is most of the module's time.
+
+The kernel (`triton_gate_kernel`) needs Triton and a GPU, or TRITON_INTERPRET=1, which runs it on
+the CPU for tests. Everywhere else, and after a kernel that failed to compile or to start, the same
+functions use the plain layers over blocks of queries: they always work.
+
+The backward pass is that of the plain layers, block by block, with everything recomputed. Only
+boxes and weights are kept, and the gradient's sum over all pairs stays a matrix product: in a
+kernel, 64 H sums over all pairs need far more registers than there are.
+
+Shapes: Nq queries, Nk keys, H heads; boxes (., 4) x1, y1, x2, y2 in pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .geometry import MIN_DISPLACEMENT, NormalizeBy, box_sizes, pair_embedding, widen
+from .object_relation import EMBED_DIM, MIN_GATE, log_gate
+
+ROW_ALIGNMENT = 16  # elements; CUDA's memory-efficient attention copies masks with other rows
+BLOCK_BYTES = 2**26  # of one block's embedding, where the plain layers compute
+PROGRAM_QUERIES, PROGRAM_KEYS = 4, 64  # of one program at up to 32 heads: two pairs per thread
+
+_log = logging.getLogger(__name__)
+_kernel_failed = False
+
+
+def triton_log_gate(
+    query_boxes: Tensor,
+    key_boxes: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    signed: bool,
+    normalize_by: NormalizeBy,
+) -> Tensor:
+    """log(max(w_G, 1e-6)) of all pairs, float32 (float64 for float64 boxes): (H, Nq, Nk).
+
+    Differentiable in `weight` and `bias` (once), not in the boxes. Rows are 16 elements aligned, so
+    the result is a view whose rows may lie apart; what lies between them is 0.
+
+    Args:
+        query_boxes: (Nq, 4).
+        key_boxes: (Nk, 4).
+        weight: (H, 64) W_G.
+        bias: (H,) b_G.
+        signed: which geometry, see `geometry.relative_geometry`.
+        normalize_by: see `geometry.displacement`.
+
+    Raises:
+        ValueError: `normalize_by` is neither "query" nor "key".
+    """
+    dtype = widen(query_boxes).dtype
+    return _gate(query_boxes, key_boxes, weight, bias, signed, normalize_by, dtype)
+
+
+def triton_relation(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_boxes: Tensor,
+    key_boxes: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    signed: bool,
+    normalize_by: NormalizeBy,
+) -> Tensor:
+    """sum_m w_nm v_m of eq. 2 and 3, by this gate and PyTorch's fused attention: (Nq, H, d_v).
+
+    Without keys it is 0. The gate is rounded to the type of `query`, as the attention asks.
+
+    Args:
+        query: (Nq, H, d_k).
+        key: (Nk, H, d_k).
+        value: (Nk, H, d_v).
+        query_boxes, key_boxes, weight, bias, signed, normalize_by: see `triton_log_gate`.
+    """
+    if not len(key):
+        return query.new_zeros(len(query), *value.shape[1:])
+    gate = _gate(query_boxes, key_boxes, weight, bias, signed, normalize_by, query.dtype)
+    query, key, value = (x.transpose(0, 1)[None] for x in (query, key, value))  # (1, H, N, d)
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=gate[None])
+    return attended[0].transpose(0, 1)  # (Nq, H, d_v)
+
+
+def available(boxes: Tensor) -> bool:
+    """Whether the kernel computes the gate for boxes like these; if not, the plain layers do.
+
+    It does for CUDA tensors (or any with TRITON_INTERPRET=1) of float32 or narrower, if Triton can
+    be imported and the kernel has not failed in this process.
+    """
+    if _kernel_failed or boxes.dtype == torch.float64:
+        return False
+    if not (boxes.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
+        return False  # without importing Triton
+    kernel = _kernel()
+    return kernel is not None and (boxes.is_cuda or kernel.INTERPRETED)
+
+
+def _kernel() -> ModuleType | None:
+    """The module with the kernel, or None where Triton cannot be imported."""
+    try:
+        from . import triton_gate_kernel
+    except Exception as error:
+        _give_up(error)
+        return None
+    return triton_gate_kernel
+
+
+def _give_up(error: Exception) -> None:
+    """From now on, in this process, the plain layers compute."""
+    global _kernel_failed
+    _kernel_failed = True
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    _log.warning("No Triton kernel for the geometric gate, the plain layers compute it: %s", reason)
+
+
+def _gate(
+    query_boxes: Tensor,
+    key_boxes: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    signed: bool,
+    normalize_by: NormalizeBy,
+    dtype: torch.dtype,
+) -> Tensor:
+    """`triton_log_gate`, computed in float32 or wider and stored as `dtype`."""
+    if normalize_by not in ("query", "key"):
+        raise ValueError(f"normalize_by must be 'query' or 'key', got {normalize_by!r}.")
+    query_boxes, key_boxes = widen(query_boxes), widen(key_boxes)
+    weight, bias = weight.to(query_boxes.dtype), bias.to(query_boxes.dtype)
+    return _LogGate.apply(query_boxes, key_boxes, weight, bias, signed, normalize_by, dtype)
+
+
+class _LogGate(torch.autograd.Function):
+    """The kernel, where there is one, with the backward pass of the plain layers."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query_boxes: Tensor,
+        key_boxes: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        signed: bool,
+        normalize_by: NormalizeBy,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        ctx.save_for_backward(query_boxes, key_boxes, weight, bias)
+        ctx.geometry = {"signed": signed, "normalize_by": normalize_by}
+        out = _aligned_rows(len(weight), len(query_boxes), len(key_boxes), weight, dtype)
+        arguments = (out, query_boxes, key_boxes, weight, bias)
+        if not (available(query_boxes) and _fill_by_kernel(*arguments, **ctx.geometry)):
+            _fill_by_layers(*arguments, **ctx.geometry)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query_boxes, key_boxes, weight, bias = ctx.saved_tensors
+        parameters = weight.detach().requires_grad_(), bias.detach().requires_grad_()
+        totals = torch.zeros_like(weight), torch.zeros_like(bias)
+        for rows in _blocks(query_boxes, key_boxes):
+            with torch.enable_grad():
+                embedding = pair_embedding(query_boxes[rows], key_boxes, **ctx.geometry)
+                gate = log_gate(embedding, *parameters)  # (H, block, Nk)
+            parts = torch.autograd.grad(gate, parameters, grad[:, rows].to(gate.dtype))
+            for total, part in zip(totals, parts, strict=True):
+                total += part
+        return None, None, *totals, None, None, None
+
+
+def _aligned_rows(heads: int, rows: int, columns: int, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """An empty (heads, rows, columns) with rows of a multiple of 16 elements, 0 beyond columns."""
+    stride = -(-columns // ROW_ALIGNMENT) * ROW_ALIGNMENT
+    memory = like.new_empty(heads, rows, stride, dtype=dtype)
+    memory[..., columns:] = 0  # attention may read it: anything but NaN
+    return memory[..., :columns]
+
+
+def _blocks(query_boxes: Tensor, key_boxes: Tensor) -> Iterator[slice]:
+    """Blocks of queries whose embedding fits into `BLOCK_BYTES`."""
+    row = max(1, len(key_boxes)) * EMBED_DIM * query_boxes.element_size()
+    size = max(1, BLOCK_BYTES // row)
+    return (slice(start, start + size) for start in range(0, len(query_boxes), size))
+
+
+def _fill_by_layers(
+    out: Tensor,
+    query_boxes: Tensor,
+    key_boxes: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    signed: bool,
+    normalize_by: NormalizeBy,
+) -> None:
+    """Writes the log gate into `out` (H, Nq, Nk), a block of queries at a time."""
+    for rows in _blocks(query_boxes, key_boxes):
+        embedding = pair_embedding(
+            query_boxes[rows], key_boxes, signed=signed, normalize_by=normalize_by
+        )
+        out[:, rows] = log_gate(embedding, weight, bias)
+
+
+def _fill_by_kernel(
+    out: Tensor,
+    query_boxes: Tensor,
+    key_boxes: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    signed: bool,
+    normalize_by: NormalizeBy,
+) -> bool:
+    """Writes the log gate into `out` (H, Nq, Nk); False if the kernel failed."""
+    heads, num_queries, num_keys = out.shape
+    if not out.numel():
+        return True
+    padded = 2 ** math.ceil(math.log2(heads))
+    tables = box_table(query_boxes), box_table(key_boxes)
+    columns = F.pad(weight, (0, 0, 0, padded - heads)).t().contiguous()  # (64, padded)
+    frequencies = (_frequencies(weight.device) / math.tau).float()  # turns per unit
+    rows = max(1, min(PROGRAM_QUERIES, 128 // padded))  # gates stay in registers
+    grid = (-(-num_queries // rows), -(-num_keys // PROGRAM_KEYS))
+    kernel = _kernel()
+    assert kernel is not None
+    try:
+        with torch.cuda.device_of(out):  # Triton starts kernels on the current device
+            kernel.log_gate_kernel[grid](
+                out,
+                *tables,
+                columns,
+                F.pad(bias, (0, padded - heads)),
+                frequencies,
+                num_queries,
+                num_keys,
+                heads,
+                *out.stride()[:2],
+                SIGNED=signed,
+                BY_KEY=normalize_by == "key",
+                MIN_DISPLACEMENT=MIN_DISPLACEMENT,
+                MIN_GATE=MIN_GATE,
+                HEADS=padded,
+                BM=rows,
+                BN=PROGRAM_KEYS,
+                enable_fp_fusion=True,
+            )
+    except Exception as error:  # compilers fail in many ways
+        _give_up(error)
+        return False
+    return True
+
+
+def _frequencies(device: torch.device) -> Tensor:
+    """Radians per unit of the 8 wavelengths of `geometry.pair_embedding`: (8,) float64."""
+    k = torch.arange(8, device=device, dtype=torch.float64)
+    return 100 / 1000 ** (k / 8)
+
+
+def box_table(boxes: Tensor) -> Tensor:
+    """What the kernel needs of every box, computed in float64: (N, 4) to (38, N) float32.
+
+    Rows: x1, y1, x2, y2; twice the width and the height; for log w, then for log h, the sines of 8
+    phases and their cosines.
+    """
+    sizes = box_sizes(boxes.double())  # (N, 2)
+    phases = sizes.log()[..., None] * _frequencies(boxes.device)  # (N, 2, 8)
+    waves = torch.cat([phases.sin(), phases.cos()], dim=-1).flatten(1)  # (N, 32)
+    return torch.cat([boxes.double(), 2 * sizes, waves], dim=1).float().t().contiguous()
