@@ -11,15 +11,16 @@ The kernel (`triton_gate_kernel`) needs Triton and a GPU, or TRITON_INTERPRET=1,
 the CPU for tests. Everywhere else, and after a kernel that failed to compile or to start, the same
 functions use the plain layers over blocks of queries: they always work.
 
-The backward pass is that of the plain layers, block by block, with everything recomputed. Only
-boxes and weights are kept, and the gradient's sum over all pairs stays a matrix product: in a
-kernel, 64 H sums over all pairs need far more registers than there are.
+The backward pass is that of the plain layers, a block of queries at a time, with everything
+recomputed: only boxes and weights are kept. Its 64 H sums over all pairs are a matrix product, and
+the same in every run; in a kernel they would fill the registers or need atomic additions.
 
 Shapes: Nq queries, Nk keys, H heads; boxes (., 4) x1, y1, x2, y2 in pixels.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -237,21 +238,21 @@ def _fill_by_kernel(
     if not out.numel():
         return True
     padded = 2 ** math.ceil(math.log2(heads))
-    tables = box_table(query_boxes), box_table(key_boxes)
-    columns = F.pad(weight, (0, 0, 0, padded - heads)).t().contiguous()  # (64, padded)
-    frequencies = (_frequencies(weight.device) / math.tau).float()  # turns per unit
     rows = max(1, min(PROGRAM_QUERIES, 128 // padded))  # gates stay in registers
     grid = (-(-num_queries // rows), -(-num_keys // PROGRAM_KEYS))
+    inputs = (
+        box_table(torch.cat([query_boxes, key_boxes])),
+        F.pad(weight.t(), (0, padded - heads)).contiguous(),  # (64, padded)
+        F.pad(bias, (0, padded - heads)),
+        _frequencies(out.device)[1],
+    )
     kernel = _kernel()
     assert kernel is not None
     try:
         with torch.cuda.device_of(out):  # Triton starts kernels on the current device
             kernel.log_gate_kernel[grid](
                 out,
-                *tables,
-                columns,
-                F.pad(bias, (0, padded - heads)),
-                frequencies,
+                *inputs,
                 num_queries,
                 num_keys,
                 heads,
@@ -271,10 +272,12 @@ def _fill_by_kernel(
     return True
 
 
-def _frequencies(device: torch.device) -> Tensor:
-    """Radians per unit of the 8 wavelengths of `geometry.pair_embedding`: (8,) float64."""
+@functools.cache
+def _frequencies(device: torch.device) -> tuple[Tensor, Tensor]:
+    """The 8 wavelengths of `geometry.pair_embedding`: radians (float64) and turns per unit."""
     k = torch.arange(8, device=device, dtype=torch.float64)
-    return 100 / 1000 ** (k / 8)
+    radians = 100 / 1000 ** (k / 8)
+    return radians, (radians / math.tau).float()
 
 
 def box_table(boxes: Tensor) -> Tensor:
@@ -283,7 +286,8 @@ def box_table(boxes: Tensor) -> Tensor:
     Rows: x1, y1, x2, y2; twice the width and the height; for log w, then for log h, the sines of 8
     phases and their cosines.
     """
-    sizes = box_sizes(boxes.double())  # (N, 2)
-    phases = sizes.log()[..., None] * _frequencies(boxes.device)  # (N, 2, 8)
+    boxes = boxes.double()
+    sizes = box_sizes(boxes)  # (N, 2)
+    phases = sizes.log()[..., None] * _frequencies(boxes.device)[0]  # (N, 2, 8)
     waves = torch.cat([phases.sin(), phases.cos()], dim=-1).flatten(1)  # (N, 32)
-    return torch.cat([boxes.double(), 2 * sizes, waves], dim=1).float().t().contiguous()
+    return torch.cat([boxes, 2 * sizes, waves], dim=1).t().float().contiguous()

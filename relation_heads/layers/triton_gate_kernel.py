@@ -9,7 +9,8 @@ and their sines are computed once, not once per head.
 - Displacements come from differences of corners, as in `geometry.displacement`.
 - The channels of the sizes need no sine: sin(a - b) = sin a cos b - cos a sin b, from tables.
 
-Shapes: Nq queries, Nk keys, H heads; tables are (38, N), see `triton_gate.box_table`.
+Shapes: Nq queries, Nk keys, H heads; P = BM BN pairs in a program. Queries and then keys are the
+N = Nq + Nk columns of one table (38, N), see `triton_gate.box_table`; i and j are columns of it.
 """
 
 from __future__ import annotations
@@ -42,21 +43,19 @@ def _sine_and_cosine(turns: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _offset(
-    queries: tl.tensor,
-    keys: tl.tensor,
-    unit: tl.tensor,
-    low: tl.constexpr,
-    num_queries: tl.tensor,
-    num_keys: tl.tensor,
+    table: tl.tensor,
+    num_boxes: tl.tensor,
     i: tl.tensor,
     j: tl.tensor,
+    AXIS: tl.constexpr,
     SIGNED: tl.constexpr,
+    BY_KEY: tl.constexpr,
     MIN_DISPLACEMENT: tl.constexpr,
 ) -> tl.tensor:
-    """dx (low = 0) or dy (low = 1) of `geometry.relative_geometry`; `unit` is twice the size."""
-    near = tl.load(keys + low * num_keys + j) - tl.load(queries + low * num_queries + i)
-    far = tl.load(keys + (low + 2) * num_keys + j) - tl.load(queries + (low + 2) * num_queries + i)
-    moved = (near + far) / unit
+    """dx (axis 0) or dy (axis 1) of `geometry.relative_geometry`: (P,)."""
+    low, high = table + AXIS * num_boxes, table + (AXIS + 2) * num_boxes
+    doubled = (tl.load(low + j) - tl.load(low + i)) + (tl.load(high + j) - tl.load(high + i))
+    moved = doubled / tl.load(table + (AXIS + 4) * num_boxes + (j if BY_KEY else i))
     size = tl.abs(moved)
     if SIGNED:
         length = tl.log(1 + 4 * size)
@@ -66,19 +65,12 @@ def _offset(
 
 @triton.jit
 def _size_waves(
-    queries: tl.tensor,
-    keys: tl.tensor,
-    row: tl.tensor,
-    num_queries: tl.tensor,
-    num_keys: tl.tensor,
-    i: tl.tensor,
-    j: tl.tensor,
+    table: tl.tensor, num_boxes: tl.tensor, i: tl.tensor, j: tl.tensor, row: tl.tensor
 ) -> tl.tensor:
-    """Sine and cosine of a phase of log(w_i / w_j) from its two tables, at `row` and `row` + 8."""
-    sin_i = tl.load(queries + row * num_queries + i)
-    cos_i = tl.load(queries + (row + 8) * num_queries + i)
-    sin_j = tl.load(keys + row * num_keys + j)
-    cos_j = tl.load(keys + (row + 8) * num_keys + j)
+    """Sine and cosine of a phase of log(w_i / w_j), from rows `row` and `row` + 8 of the table."""
+    sines, cosines = table + row * num_boxes, table + (row + 8) * num_boxes
+    sin_i, cos_i = tl.load(sines + i), tl.load(cosines + i)
+    sin_j, cos_j = tl.load(sines + j), tl.load(cosines + j)
     return sin_i * cos_j - cos_i * sin_j, cos_i * cos_j + sin_i * sin_j
 
 
@@ -101,8 +93,7 @@ def _plus(
 @triton.jit
 def log_gate_kernel(
     out: tl.tensor,  # (H, Nq, >= Nk), strides (head_stride, row_stride, 1)
-    queries: tl.tensor,  # (38, Nq)
-    keys: tl.tensor,  # (38, Nk)
+    table: tl.tensor,  # (38, Nq + Nk)
     weight: tl.tensor,  # (64, HEADS): rows are the channels of geometry.pair_embedding
     bias: tl.tensor,  # (HEADS,)
     frequencies: tl.tensor,  # (8,) turns per unit
@@ -123,20 +114,13 @@ def log_gate_kernel(
     row = tl.program_id(0) * BM + pair // BN
     column = tl.program_id(1) * BN + pair % BN
     inside = (row < num_queries) & (column < num_keys)
+    num_boxes = num_queries + num_keys
     i = tl.minimum(row, num_queries - 1)  # what lies outside repeats the last box, unstored
-    j = tl.minimum(column, num_keys - 1)
+    j = num_queries + tl.minimum(column, num_keys - 1)
     head = tl.arange(0, HEADS)
 
-    if BY_KEY:
-        width, height = tl.load(keys + 4 * num_keys + j), tl.load(keys + 5 * num_keys + j)
-    else:
-        width = tl.load(queries + 4 * num_queries + i)
-        height = tl.load(queries + 5 * num_queries + i)
-    dx = _offset(
-        queries, keys, width, 0, num_queries, num_keys, i, j, SIGNED, MIN_DISPLACEMENT
-    )  # (P,)
-    dy = _offset(queries, keys, height, 1, num_queries, num_keys, i, j, SIGNED, MIN_DISPLACEMENT)
-
+    dx = _offset(table, num_boxes, i, j, 0, SIGNED, BY_KEY, MIN_DISPLACEMENT)
+    dy = _offset(table, num_boxes, i, j, 1, SIGNED, BY_KEY, MIN_DISPLACEMENT)
     gate = tl.zeros((HEADS, BM * BN), tl.float32) + tl.load(bias + head)[:, None]
     for k in range(8):
         frequency = tl.load(frequencies + k)
@@ -144,9 +128,9 @@ def log_gate_kernel(
         gate = _plus(gate, weight, k, head, HEADS, sine, cosine)
         sine, cosine = _sine_and_cosine(dy * frequency)
         gate = _plus(gate, weight, 16 + k, head, HEADS, sine, cosine)
-        sine, cosine = _size_waves(queries, keys, 6 + k, num_queries, num_keys, i, j)
+        sine, cosine = _size_waves(table, num_boxes, i, j, 6 + k)
         gate = _plus(gate, weight, 32 + k, head, HEADS, sine, cosine)
-        sine, cosine = _size_waves(queries, keys, 22 + k, num_queries, num_keys, i, j)
+        sine, cosine = _size_waves(table, num_boxes, i, j, 22 + k)
         gate = _plus(gate, weight, 48 + k, head, HEADS, sine, cosine)
 
     gate = tl.log(tl.where(gate < MIN_GATE, MIN_GATE, gate))  # keeps NaN

@@ -284,7 +284,7 @@ def test_compiles_for_a_gpu_that_is_not_here(options, monkeypatch, tmp_path):
     from relation_heads.layers.triton_gate_kernel import log_gate_kernel
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    tables = dict.fromkeys(("queries", "keys", "weight", "bias", "frequencies"), "*fp32")
+    inputs = dict.fromkeys(("table", "weight", "bias", "frequencies"), "*fp32")
     numbers = ("num_queries", "num_keys", "num_heads", "head_stride", "row_stride")
     constants = {
         "SIGNED": options["signed"],
@@ -295,7 +295,7 @@ def test_compiles_for_a_gpu_that_is_not_here(options, monkeypatch, tmp_path):
         "BM": triton_gate.PROGRAM_QUERIES,
         "BN": triton_gate.PROGRAM_KEYS,
     }
-    signature = {"out": "*bf16", **tables, **dict.fromkeys(numbers, "i32")}
+    signature = {"out": "*bf16", **inputs, **dict.fromkeys(numbers, "i32")}
     signature.update(dict.fromkeys(constants, "constexpr"))
     source = ASTSource(fn=log_gate_kernel, signature=signature, constexprs=constants)
     compiled = triton.compile(
