@@ -37,7 +37,7 @@ from .geometry import MIN_DISPLACEMENT, NormalizeBy, box_sizes, pair_embedding, 
 from .object_relation import EMBED_DIM, MIN_GATE, log_gate
 
 ROW_ALIGNMENT = 16  # elements; CUDA's memory-efficient attention copies masks with other rows
-BLOCK_BYTES = 2**26  # of one block's embedding, where the plain layers compute
+BLOCK_BYTES = 2**25  # of a block's embedding, where the plain layers compute; in all 4 times that
 PROGRAM_QUERIES, PROGRAM_KEYS = 4, 64  # of one program at up to 32 heads: two pairs per thread
 
 _log = logging.getLogger(__name__)
@@ -181,10 +181,11 @@ class _LogGate(torch.autograd.Function):
         parameters = weight.detach().requires_grad_(), bias.detach().requires_grad_()
         totals = torch.zeros_like(weight), torch.zeros_like(bias)
         for rows in _blocks(query_boxes, key_boxes):
-            with torch.enable_grad():
+            # Matrix products of the inner backward pass would follow an autocast around this one.
+            with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
                 embedding = pair_embedding(query_boxes[rows], key_boxes, **ctx.geometry)
                 gate = log_gate(embedding, *parameters)  # (H, block, Nk)
-            parts = torch.autograd.grad(gate, parameters, grad[:, rows].to(gate.dtype))
+                parts = torch.autograd.grad(gate, parameters, grad[:, rows].to(gate.dtype))
             for total, part in zip(totals, parts, strict=True):
                 total += part
         return None, None, *totals, None, None, None
@@ -200,7 +201,7 @@ def _aligned_rows(heads: int, rows: int, columns: int, like: Tensor, dtype: torc
 
 def _blocks(query_boxes: Tensor, key_boxes: Tensor) -> Iterator[slice]:
     """Blocks of queries whose embedding fits into `BLOCK_BYTES`."""
-    row = max(1, len(key_boxes)) * EMBED_DIM * query_boxes.element_size()
+    row = max(1, len(key_boxes)) * EMBED_DIM * query_boxes.element_size()  # bytes of one query
     size = max(1, BLOCK_BYTES // row)
     return (slice(start, start + size) for start in range(0, len(query_boxes), size))
 

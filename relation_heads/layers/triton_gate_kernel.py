@@ -90,7 +90,8 @@ def _plus(
     return gate
 
 
-@triton.jit
+# Numbers of boxes change with every image: compiled once, not for each kind of number.
+@triton.jit(do_not_specialize=["num_queries", "num_keys"])
 def log_gate_kernel(
     out: tl.tensor,  # (H, Nq, >= Nk), strides (head_stride, row_stride, 1)
     table: tl.tensor,  # (38, Nq + Nk)

@@ -147,6 +147,17 @@ def test_boxes_get_no_gradient_and_parameters_keep_their_type():
     assert weight.grad.dtype == bias.grad.dtype == torch.bfloat16
 
 
+def test_autocast_changes_nothing():
+    query_boxes, key_boxes = make_pairs(2, 19)
+    parameters = make_parameters(2)
+    expected = triton_log_gate(query_boxes, key_boxes, *parameters, **PUBLISHED)
+    grads = torch.autograd.grad(expected.sum(), parameters)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        actual = triton_log_gate(query_boxes, key_boxes, *parameters, **PUBLISHED)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+        torch.testing.assert_close(torch.autograd.grad(actual.sum(), parameters), grads)
+
+
 def test_an_unknown_unit_is_refused():
     with pytest.raises(ValueError, match="'query' or 'key', got 'both'"):
         triton_log_gate(*make_pairs(2, 3), *make_parameters(2), signed=False, normalize_by="both")
