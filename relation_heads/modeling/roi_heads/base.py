@@ -61,9 +61,9 @@ def labelled_losses(
     predictor: nn.Module, predictions: Predictions, proposals: list[Instances]
 ) -> dict[str, Tensor]:
     """The losses of `FastRCNNOutputLayers` over the rows that are in the loss (see `labelled`)."""
-    logits, deltas = predictions
+    logits, second = predictions
     kept_logits, kept = labelled(logits, proposals)
-    return predictor.losses((kept_logits, labelled(deltas, proposals)[0]), kept)
+    return predictor.losses((kept_logits, labelled(second, proposals)[0]), kept)
 
 
 @torch.no_grad()

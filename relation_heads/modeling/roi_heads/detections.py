@@ -25,10 +25,13 @@ from ...layers.duplicate_candidates import Candidates, select_candidates
 from ...layers.duplicate_losses import duplicate_loss, duplicate_targets, final_scores
 from ...layers.duplicate_removal import DuplicateRemoval
 from ...layers.soft_nms import soft_nms_per_class
+from .many_classes import for_many_classes
 
 METHODS = ("nms", "soft_nms", "learned")
 DECAYS = ("gaussian", "linear")
-Predictions = tuple[Tensor, Tensor]  # logits (N, C + 1), box deltas (N, 4) or (N, 4 C)
+# Logits (N, C + 1), and what the predictor makes N rows of boxes from: deltas (N, 4) or (N, 4 C),
+# or features (N, D), see `many_classes`.
+Predictions = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ class EndOfHead:
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         args = super().from_config(cfg, input_shape)
+        args["box_predictor"] = for_many_classes(args["box_predictor"])
         removal, node = Removal.from_config(cfg), duplicate_removal_node(cfg)
         network = None
         if node.LEARN:
@@ -142,8 +146,8 @@ class EndOfHead:
             return {}
         if proposals[0].has("is_key"):
             is_key = torch.cat([p.is_key for p in proposals])
-            x, (logits, deltas) = x[is_key], predictions
-            predictions = logits[is_key], deltas[is_key]
+            x, (logits, second) = x[is_key], predictions
+            predictions = logits[is_key], second[is_key]
             proposals = [p[p.is_key] for p in proposals]
         boxes = _clipped(predictor, predictions, proposals)
         removal = self.removal

@@ -23,6 +23,7 @@ from ...config.defaults import sgrn_node
 from ...layers import SGRN, Regions, semantic_nodes
 from ...layers.sgrn import CHOICES, MAPPINGS, Mapping
 from .base import SAMPLINGS, RegionSampling, foreground_probability
+from .many_classes import for_many_classes
 
 Freeze = Literal["none", "base", "all"]
 TestEnsemble = Literal["last", "mean", "union_nms"]
@@ -151,7 +152,7 @@ class SGRNStage(nn.Module):
         channels = dim + (graph.out_dim if graph else 0)
         return {
             "graph": graph,
-            "predictor": FastRCNNOutputLayers(cfg, ShapeSpec(channels=channels)),
+            "predictor": for_many_classes(FastRCNNOutputLayers(cfg, ShapeSpec(channels=channels))),
             "mapping": node.NODE_EMBED,
             "pool_bias": node.POOL_BIAS,
             "detach_pool": node.DETACH_POOL,
