@@ -132,12 +132,15 @@ def test_class_agnostic_boxes_are_the_predicted_ones():
 
 
 def test_the_best_class_is_never_the_background():
-    boxes = torch.arange(24.0).view(2, 12)  # 3 classes
+    predictor = build_heads(*SGRN, "MODEL.ROI_HEADS.NUM_CLASSES", 3).box_predictor
+    deltas = torch.randn(2, 12)
     logits = torch.tensor([[0.0, 2.0, 1.0, 9.0], [0.0, 1.0, 2.0, -9.0]])
-    assert torch.equal(
-        best_foreground_boxes(boxes, logits), torch.stack([boxes[0, 4:8], boxes[1, 8:]])
-    )
-    assert torch.equal(best_foreground_boxes(boxes[:, :4], logits), boxes[:, :4])
+    proposals = scattered((1, 1))
+    boxes = torch.cat(predictor.predict_boxes((logits, deltas), proposals))  # (2, 12)
+    best = torch.cat(best_foreground_boxes(predictor, (logits, deltas), proposals))
+    assert torch.equal(best, torch.stack([boxes[0, 4:8], boxes[1, 8:]]))
+    shared = best_foreground_boxes(predictor, (logits, deltas[:, :4]), proposals)
+    assert torch.equal(torch.cat(shared), boxes[:, :4])
 
 
 @bases

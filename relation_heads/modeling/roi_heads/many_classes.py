@@ -115,15 +115,17 @@ class ManyBoxesOutputLayers(ManyClassesOutputLayers):
         bias = self.bbox_pred.bias.unflatten(0, (self.num_classes, 4))[labels]  # (M, 4)
         return torch.baddbmm(bias[:, :, None], weight, x[:, :, None])[:, :, 0]
 
-    def box_reg_loss(
-        self, proposal_boxes: Tensor, gt_boxes: Tensor, pred_deltas: Tensor, gt_classes: Tensor
-    ) -> Tensor:
-        """See `FastRCNNOutputLayers.box_reg_loss`; `pred_deltas` are the features (N, D)."""
-        is_object = (gt_classes >= 0) & (gt_classes < self.num_classes)
-        rows = is_object.nonzero()[:, 0]
-        own = self._deltas(pred_deltas[rows], gt_classes[rows])
-        deltas = own.new_zeros(len(gt_classes), 4).index_put((rows,), own)  # 0 is not looked at
-        return super().box_reg_loss(proposal_boxes, gt_boxes, deltas, gt_classes)
+    def losses(
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> dict[str, Tensor]:
+        """See `FastRCNNOutputLayers.losses`; new is that a row has deltas of its own class alone,
+        and the background none."""
+        logits, x = predictions
+        labels = torch.cat([p.gt_classes for p in proposals])
+        rows = ((labels >= 0) & (labels < self.num_classes)).nonzero()[:, 0]
+        own = self._deltas(x[rows], labels[rows])
+        deltas = own.new_zeros(len(labels), 4).index_put((rows,), own)
+        return super().losses((logits, deltas), proposals)
 
     def predict_boxes(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]

@@ -39,7 +39,13 @@ from .base import (
     labelled_losses,
     regions_of,
 )
-from .sgrn_stage import Resampler, SGRNStage, refined_proposals, sgrn_config
+from .sgrn_stage import (
+    Resampler,
+    SGRNStage,
+    best_foreground_boxes,
+    refined_proposals,
+    sgrn_config,
+)
 
 
 def _reasoning(cfg: CfgNode, dim: int) -> dict[str, Any]:
@@ -128,8 +134,8 @@ class SGRNReasoning(RegionSampling):
         if self.box_predictor.use_sigmoid_ce:
             logits = torch.cat([logits[:, :-1], torch.zeros_like(logits[:, -1:])], dim=1)
         if self.resampler:
-            boxes = self.box_predictor.predict_boxes(predictions, proposals)
-            proposals = refined_proposals(boxes, logits, proposals, drop_empty=self.training)
+            boxes = best_foreground_boxes(self.box_predictor, predictions, proposals)
+            proposals = refined_proposals(boxes, proposals, drop_empty=self.training)
             if self.training:
                 with get_event_storage().name_scope("sgrn"):
                     proposals = self.resampler.label_and_sample_proposals(proposals, targets)

@@ -9,6 +9,7 @@ Shapes: N regions of all images, D channels of f, E of h, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -23,6 +24,7 @@ from ...config.defaults import sgrn_node
 from ...layers import SGRN, Regions, semantic_nodes
 from ...layers.sgrn import CHOICES, MAPPINGS, Mapping
 from .base import SAMPLINGS, RegionSampling, foreground_probability
+from .detections import Predictions
 from .many_classes import for_many_classes
 
 Freeze = Literal["none", "base", "all"]
@@ -186,50 +188,54 @@ class SGRNStage(nn.Module):
         return self.predictor(torch.cat([x, h.to(x.dtype)], dim=1))
 
 
-def best_foreground_boxes(boxes: Tensor, logits: Tensor) -> Tensor:
+@torch.no_grad()
+def best_foreground_boxes(
+    predictor: FastRCNNOutputLayers, predictions: Predictions, proposals: list[Instances]
+) -> Sequence[Tensor]:
     """The box of each region's best class that is not the background.
 
     Args:
-        boxes: (N, 4), class-agnostic, or (N, 4 C).
-        logits: (N, C + 1), background last.
+        predictor: made the predictions.
+        predictions: logits (N, C + 1), background last, and what boxes are made from.
+        proposals: N of all images.
 
     Returns:
-        (N, 4).
+        (N_b, 4) of each image.
     """
-    if boxes.shape[1] == 4:
-        return boxes
-    best = logits[:, :-1].argmax(dim=1)  # (N,)
-    return boxes.unflatten(1, (-1, 4))[torch.arange(best.shape[0], device=best.device), best]
+    # Shapes, not len(): a traced model must not keep this number of regions.
+    splits = [p.proposal_boxes.tensor.shape[0] for p in proposals]
+    best = predictions[0][:, :-1].argmax(dim=1).split(splits)
+    labelled = [
+        Instances(p.image_size, proposal_boxes=p.proposal_boxes, gt_classes=label)
+        for p, label in zip(proposals, best, strict=True)
+    ]
+    return predictor.predict_boxes_for_gt_classes(predictions, labelled)
 
 
 @torch.no_grad()
 def refined_proposals(
-    boxes: list[Tensor], logits: Tensor, proposals: list[Instances], *, drop_empty: bool
+    boxes: Sequence[Tensor], proposals: list[Instances], *, drop_empty: bool
 ) -> list[Instances]:
     """Proposals at the boxes that the base predictor gives.
 
     Args:
-        boxes: per image (N_b, 4) or (N_b, 4 C), of `predict_boxes`.
-        logits: (N, C + 1) of all images.
+        boxes: per image (N_b, 4), of `best_foreground_boxes`; N in all.
         proposals: their first boxes; `is_key` is kept.
         drop_empty: without the boxes that have no area inside the image (training; at test time
             rows must stay aligned).
 
     Returns:
-        per image Instances with `proposal_boxes`, `row` (the row in `logits`), `is_key` if given.
+        per image Instances with `proposal_boxes`, `row` (0 to N - 1), `is_key` if given.
 
     Raises:
         FloatingPointError: a box is not finite.
     """
-    # Shapes, not len(): a traced model must not keep this number of regions.
-    rows = torch.arange(logits.shape[0], device=logits.device)
+    splits = [b.shape[0] for b in boxes]  # not len(), as above
+    rows = torch.arange(sum(splits), device=boxes[0].device).split(splits)
     refined = []
-    splits = [b.shape[0] for b in boxes]
-    for b, s, row, old in zip(
-        boxes, logits.split(splits), rows.split(splits), proposals, strict=True
-    ):
+    for b, row, old in zip(boxes, rows, proposals, strict=True):
         new = Instances(old.image_size)
-        new.proposal_boxes = Boxes(best_foreground_boxes(b, s))
+        new.proposal_boxes = Boxes(b)
         try:
             new.proposal_boxes.clip(old.image_size)
         except AssertionError as error:  # how `Boxes` says that they are not finite
