@@ -9,8 +9,10 @@ prediction is x itself, and rows of W_box are gathered where a box is asked for.
 `layers.class_selection` takes the best candidates instead of filtering all of them.
 
 Losses, gradients and detections are those of `FastRCNNOutputLayers` up to the rounding of a product
-of another shape. Of equal scores the stock NMS leaves the order open; here it is that of regions,
-then classes. Below MANY_CLASSES classes predictors stay the stock ones, bit for bit.
+of another shape, and of its NMS, which rounds boxes of high classes (see `nms_per_class`). Of equal
+scores the stock NMS leaves the order open; here it is that of regions, then classes. Soft-NMS,
+learned duplicate removal and SGRN's union of two stages ask for all boxes and get them. Up to
+MANY_CLASSES classes predictors stay the stock ones, bit for bit.
 
 Shapes: N regions of all images, R of one, D channels, C classes.
 """
@@ -29,7 +31,7 @@ from ...layers.class_selection import select_by_class
 
 MANY_CLASSES = 300  # predictors of more classes change
 ROWS = 512  # boxes that gather their weights at once
-DENSE = 64  # one product for all boxes of an image is as fast as to gather one box in so many
+DENSE = 100  # one product for all boxes of an image is as fast as to gather one box in so many
 LARGEST = 6e4  # what is below overflows in no type, neither as a delta nor when it becomes a box
 
 BoxesOf = Callable[[Tensor, Tensor], Tensor]  # regions (M,), classes (M,) to boxes (M, 4)
@@ -42,8 +44,8 @@ class ManyClassesOutputLayers(FastRCNNOutputLayers):
     def inference(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> tuple[list[Instances], list[Tensor]]:
-        """See `FastRCNNOutputLayers.inference`; regions with a box or score that is not finite are
-        left out there and here."""
+        """See `FastRCNNOutputLayers.inference`. Regions with a box or score that is not finite are
+        left out, as there, but counted in the returned rows."""
         if torch.jit.is_tracing():  # a trace cannot take candidates until there are enough
             return super().inference(predictions, proposals)
         probabilities = self.predict_probs(predictions, proposals)
