@@ -2,7 +2,7 @@ import time
 
 import torch
 
-from relation_heads.measure import median_seconds, peak_bytes
+from relation_heads.measure import median_seconds, peak_bytes, seconds_in_turns
 
 
 def test_peak_counts_what_exists_at_once():
@@ -27,3 +27,22 @@ def test_functions_take_turns_after_one_warm_up():
     seconds = median_seconds({"slow": slow, "fast": lambda: calls.append("fast")}, rounds=3)
     assert calls == ["slow", "fast"] * 4
     assert 0.02 <= seconds["slow"] < 0.2 and seconds["fast"] < 0.01
+
+
+def test_a_function_that_takes_too_long_sits_out():
+    calls = []
+
+    def slow():
+        calls.append("slow")
+        time.sleep(0.05)
+
+    functions = {"slow": slow, "fast": lambda: calls.append("fast")}
+    seconds = seconds_in_turns(functions, rounds=3, patience=0.04)
+    assert calls == ["slow", "fast", "fast", "fast", "fast"]
+    assert len(seconds["slow"]) == 1 and seconds["slow"][0] >= 0.05  # the warm-up itself
+    assert len(seconds["fast"]) == 3
+
+
+def test_process_time_does_not_count_waiting():
+    seconds = seconds_in_turns({"wait": lambda: time.sleep(0.05)}, 1, clock=time.process_time)
+    assert seconds["wait"][0] < 0.02

@@ -75,7 +75,9 @@ def top_neighbors(
     return SparseGraph(torch.cat(neighbors), torch.cat(scores))
 
 
-def sum_over_neighbors(values: Tensor, neighbors: Tensor, weights: Tensor) -> Tensor:
+def sum_over_neighbors(
+    values: Tensor, neighbors: Tensor, weights: Tensor, *, sum_kernels: bool = False
+) -> Tensor:
     """`out_ik = sum_t w_itk v_k(neighbor t of i)`, in float32 or wider.
 
     Neither the (N, T, K, M) values of the neighbours nor anything N x N is ever held.
@@ -84,18 +86,18 @@ def sum_over_neighbors(values: Tensor, neighbors: Tensor, weights: Tensor) -> Te
         values: (N, K, M).
         neighbors: (N, T) rows of `values`.
         weights: (N, T, K).
+        sum_kernels: also sums over k.
 
     Returns:
-        (N, K, M).
+        (N, K, M), or (N, M) with `sum_kernels`.
     """
     n, k, m = values.shape
-    values = widen(values)
-    kernel = torch.arange(k, device=values.device)[:, None]  # (K, 1)
-    bags = neighbors[:, None, :] * k + kernel  # (N, K, T) rows of values as (N * K, M)
-    out = F.embedding_bag(
-        bags.flatten(0, 1),
-        values.flatten(0, 1),
-        per_sample_weights=weights.transpose(1, 2).flatten(0, 1).to(values.dtype),
-        mode="sum",
-    )
-    return out.view(n, k, m)
+    values, weights = widen(values), weights.to(widen(values).dtype)
+    bags = neighbors[..., None] * k + torch.arange(k, device=values.device)  # (N, T, K)
+    if sum_kernels:
+        bags, weights = bags.flatten(1), weights.flatten(1)  # (N, T K)
+    else:
+        bags, weights = (t.transpose(1, 2).flatten(0, 1) for t in (bags, weights))  # (N K, T)
+    # `bags` are rows of the values as (N K, M).
+    out = F.embedding_bag(bags, values.flatten(0, 1), per_sample_weights=weights, mode="sum")
+    return out if sum_kernels else out.view(n, k, m)

@@ -11,12 +11,13 @@ bilinear and 0 outside the map. Seen from the other side, cell i of the map lies
     u_i  = (i - lo) / (hi - lo) (P - 1)                      in samples of the crop
     A_pi = max(0, 1 - |u_i - p|)  where lo <= i <= hi, else 0
 
-and the sum of the inverse crops of all regions separates into the two axes:
+and the sum of the inverse crops of all regions is
 
     sum_ij = sum_n sum_pq A^y_npi V_npq A^x_nqj              `inverse_crop_sum`
     c_ij   = sum_n [y1 <= i <= y2] [x1 <= j <= x2]           `coverage_count`
 
-The released form, which resizes every region to the whole map before it sums, is equal and holds
+of which only the cells inside a box and four samples for each are not 0 (`region_write`). The
+released form, which resizes every region to the whole map before it sums, is equal and holds
 N x H x W x D numbers. A box that covers no cell centre, or whose width or height is 0, writes
 nothing.
 
@@ -34,9 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Size = tuple[int, int]  # height, width
-
-REGIONS_AT_ONCE = 64  # bounds the memory of a write
+from .region_write import Size, Write, covers
 
 
 def boxes_in_cells(boxes: Tensor, stride: float, half_pixel: bool = False) -> Tensor:
@@ -116,7 +115,8 @@ def inverse_crop_sum(
 ) -> Tensor:
     """Writes regions: each crop resized to its box, summed per image: (B, D, H, W).
 
-    The result is float32 or wider; no gradient reaches boxes and weights.
+    The result is float32 or wider; no gradient reaches boxes and weights. Time grows with the area
+    of the boxes; the scratch memory is bounded.
 
     Args:
         values: (N, D, P, P) V, P at least 2.
@@ -134,20 +134,16 @@ def inverse_crop_sum(
         )
     _check(boxes, splits, len(splits), grid_sizes, size, weights)
     if weights is None:
-        weights = boxes.new_ones(len(boxes))
-    counts = list(splits)
-    sums = []
+        weights = boxes.new_ones(n)
     with torch.autocast(values.device.type, enabled=False):
-        for own_values, own, own_weights, (h, w) in zip(
-            values.split(counts),
-            _widened(boxes).split(counts),
-            weights.detach().split(counts),
-            grid_sizes or [size] * len(counts),
-            strict=True,
-        ):
-            total = _write_image(own_values, own, own_weights, (h, w))
-            sums.append(F.pad(total, (0, size[1] - w, 0, size[0] - h)))
-    return torch.stack(sums) if sums else _widened(values).new_zeros(0, values.shape[1], *size)
+        return Write.apply(
+            values,
+            _widened(boxes),
+            weights.detach().to(_at_least_float32(values)),
+            splits,
+            grid_sizes or [size] * len(splits),
+            size,
+        )
 
 
 @torch.no_grad()
@@ -183,8 +179,8 @@ def coverage_count(
             grid_sizes or [size] * len(counts),
             strict=True,
         ):
-            rows = _covers(own[:, 1], own[:, 3], h).to(dtype) * own_weights[:, None]  # (n, h)
-            columns = _covers(own[:, 0], own[:, 2], w).to(dtype)  # (n, w)
+            rows = covers(own[:, 1], own[:, 3], h).to(dtype) * own_weights[:, None]  # (n, h)
+            columns = covers(own[:, 0], own[:, 2], w).to(dtype)  # (n, w)
             sums.append(F.pad(rows.T @ columns, (0, size[1] - w, 0, size[0] - h)))
     return torch.stack(sums)[:, None] if sums else boxes.new_zeros(0, 1, *size, dtype=dtype)
 
@@ -209,46 +205,6 @@ def _crop_image(image: Tensor, boxes: Tensor, crop_size: int) -> Tensor:
     grid = grid.to(image.dtype)
     samples = F.grid_sample(image[None], grid, padding_mode="border", align_corners=False)
     return samples.view(channels, n, crop_size, crop_size).transpose(0, 1) * inside[:, None]
-
-
-def _write_image(values: Tensor, boxes: Tensor, weights: Tensor, size: Size) -> Tensor:
-    """(n, D, P, P), (n, 4) and (n,) to (D, h, w); see the formula of the module."""
-    h, w = size
-    if w > h:  # the shorter side is expanded first, which keeps the product in between small
-        turned = _write_image(values.transpose(2, 3), boxes[:, [1, 0, 3, 2]], weights, (w, h))
-        return turned.transpose(1, 2)
-    channels, crop_size = values.shape[1:3]
-    dtype = _at_least_float32(values)
-    rows = _hats(boxes[:, 1], boxes[:, 3], crop_size, h).to(dtype)  # (n, P, h)
-    rows = rows * weights.to(dtype)[:, None, None]
-    columns = _hats(boxes[:, 0], boxes[:, 2], crop_size, w).to(dtype)  # (n, P, w)
-    total = rows.new_zeros(h, channels * w)
-    for v, a_y, a_x in zip(
-        *(t.split(REGIONS_AT_ONCE) for t in (values, rows, columns)), strict=True
-    ):
-        m = len(v)
-        v = v.to(dtype).transpose(1, 2).reshape(m, crop_size * channels, crop_size)
-        wide = torch.bmm(v, a_x).view(m * crop_size, channels * w)
-        total = torch.addmm(total, a_y.reshape(m * crop_size, h).T, wide)
-    return total.view(h, channels, w).transpose(0, 1)
-
-
-def _covers(low: Tensor, high: Tensor, length: int) -> Tensor:
-    """(n,) and (n,) to (n, length) bool: which cell centres lie in the interval; none if empty."""
-    cells = torch.arange(length, device=low.device)
-    return (low[:, None] <= cells) & (cells <= high[:, None]) & (low < high)[:, None]
-
-
-def _hats(low: Tensor, high: Tensor, crop_size: int, length: int) -> Tensor:
-    """A: (n,) and (n,) to (n, P, length)."""
-    cells = torch.arange(length, device=low.device, dtype=low.dtype)
-    samples = torch.arange(crop_size, device=low.device, dtype=low.dtype)
-    covered = _covers(low, high, length)
-    extent = torch.where(low < high, high - low, 1)[:, None]
-    u = (cells - low[:, None]) / extent * (crop_size - 1)  # (n, length)
-    u = torch.where(covered, u, 0)  # far outside a tiny box it overflows
-    hats = (1 - (u[:, None, :] - samples[:, None]).abs()).clamp(min=0)
-    return hats * covered[:, None, :]
 
 
 def _at_least_float32(tensor: Tensor) -> torch.dtype:

@@ -6,6 +6,8 @@ Source: MoNet (Monti et al., arXiv 1611.08402) as SGRN uses it (Xu et al., CVPR 
     w_k(u) = exp(-1/2 (u - mu_k)^T Sigma_k^-1 (u - mu_k)),  u = (d, theta)
     h_i    = concat_k L_k sum_{j in N(i)} w_k(u_ij) e_ij x_j
 
+MoNet itself sums over k instead, with larger L_k.
+
 Shapes: N regions, T neighbours of each, K kernels, P channels of x, E of h.
 """
 
@@ -23,6 +25,7 @@ from .graph import SparseGraph, sum_over_neighbors
 EdgeNorm = Literal["softmax", "none", "joint"]
 KernelNorm = Literal["kernels", "neighbors", "none"]
 Covariance = Literal["diag", "full"]
+Combine = Literal["concat", "sum"]
 
 MIN_WIDTH = 1e-3  # of a kernel, in units of the image size and in radians
 
@@ -104,7 +107,8 @@ def _softmax(logits: Tensor, valid: Tensor) -> Tensor:
 class SpatialGraphConv(nn.Module):
     """h_i = concat_k L_k sum_{j in N(i)} w_k(u_ij) e_ij x_j; parameters E P + 4 K, or 5 K (full).
 
-    The K blocks L_k, (E / K, P) each and without bias, are one matrix L (E, P).
+    The K blocks L_k, (E / K, P) each and without bias, are one matrix L (E, P). With "sum" they are
+    (E, P) each and L (K E, P).
     """
 
     def __init__(
@@ -117,19 +121,25 @@ class SpatialGraphConv(nn.Module):
         kernel_norm: KernelNorm = "kernels",
         covariance: Covariance = "diag",
         angle: Angle = "atan2",
+        combine: Combine = "concat",
     ) -> None:
         """
         Args:
             in_dim: P.
-            out_dim: E, a multiple of `num_kernels`.
+            out_dim: E, for "concat" a multiple of `num_kernels`.
             num_kernels: K.
             edge_norm, kernel_norm: see `edge_weights`.
             covariance, angle: see `GaussianKernels`.
+            combine: the kernels' parts of h are one after the other, "concat" (SGRN), or their
+                "sum" (MoNet).
         """
         super().__init__()
-        if num_kernels < 1 or out_dim % num_kernels:
+        if combine == "sum":
+            out_dim = num_kernels * out_dim  # of L
+        elif num_kernels < 1 or out_dim % num_kernels:
             raise ValueError(f"out_dim={out_dim} must be a multiple of num_kernels={num_kernels}.")
         self.num_kernels = num_kernels
+        self.combine = combine
         self.edge_norm = edge_norm
         self.kernel_norm = kernel_norm
         self.linear = nn.Linear(in_dim, out_dim, bias=False)  # L
@@ -147,7 +157,10 @@ class SpatialGraphConv(nn.Module):
         """
         values = self.linear(nodes).unflatten(1, (self.num_kernels, -1))  # (N, K, E / K)
         return sum_over_neighbors(
-            values, graph.neighbors, self.weights(graph, coordinates)
+            values,
+            graph.neighbors,
+            self.weights(graph, coordinates),
+            sum_kernels=self.combine == "sum",
         ).flatten(1)  # (N, E)
 
     def weights(self, graph: SparseGraph, coordinates: Tensor) -> Tensor:

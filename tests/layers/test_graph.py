@@ -69,7 +69,12 @@ def test_sum_over_neighbours_and_its_gradients(shape):
                 row = values[neighbors[i, place], kernel].detach()
                 expected[i, kernel] += weights[i, place, kernel].detach() * row
     torch.testing.assert_close(sum_over_neighbors(values, neighbors, weights), expected)
+    total = sum_over_neighbors(values, neighbors, weights, sum_kernels=True)
+    torch.testing.assert_close(total, expected.sum(1))
     if n:
+        assert torch.autograd.gradcheck(
+            lambda v, w: sum_over_neighbors(v, neighbors, w, sum_kernels=True), (values, weights)
+        )
         assert torch.autograd.gradcheck(
             lambda v, w: sum_over_neighbors(v, neighbors, w), (values, weights)
         )

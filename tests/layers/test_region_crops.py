@@ -3,14 +3,15 @@ import itertools
 import pytest
 import torch
 
+from relation_heads.layers import region_write
 from relation_heads.layers.region_crops import (
-    REGIONS_AT_ONCE,
     boxes_in_cells,
     coverage_count,
     crop,
     inverse_crop_sum,
     valid_mask,
 )
+from relation_heads.measure import peak_bytes
 from tests.layers import reference_spatial_memory as reference
 from tests.layers.reference_spatial_memory import (
     EXACT,
@@ -76,17 +77,68 @@ def test_inverse_crop_sum_equals_the_slow_reference(size):
     torch.testing.assert_close(actual[0], expected, **EXACT)
 
 
+@pytest.mark.parametrize("pairs", [2**18, 700, 1], ids=["one block", "blocks", "rows"])
 @pytest.mark.parametrize("size", [(10, 17), (17, 10)], ids=str)
-def test_separable_equals_dense(size):
-    n = 2 * REGIONS_AT_ONCE + 3
+def test_sparse_equals_dense(size, pairs, monkeypatch):
+    monkeypatch.setattr(region_write, "PAIRS_AT_ONCE", pairs)
+    monkeypatch.setattr(region_write, "SCRATCH_BYTES", 0)  # so blocks of 32 channels
+    n, dim = 60, 40
     boxes = random_boxes(n, size)
-    values = torch.randn(n, DIM, 7, 7, dtype=torch.float64, requires_grad=True)
-    separable = inverse_crop_sum(values, boxes, (n,), size)[0]
+    values = torch.randn(n, dim, 7, 7, dtype=torch.float64, requires_grad=True)
+    sparse = inverse_crop_sum(values, boxes, (n,), size)[0]
     dense = reference.dense_write(values, boxes, size).sum(0)
-    torch.testing.assert_close(separable, dense, **EXACT)
+    torch.testing.assert_close(sparse, dense, **EXACT)
     upstream = torch.randn_like(dense)
-    gradients = [torch.autograd.grad(t, values, upstream)[0] for t in (separable, dense)]
+    gradients = [torch.autograd.grad(t, values, upstream)[0] for t in (sparse, dense)]
     torch.testing.assert_close(*gradients, **EXACT)
+
+
+def test_rows_are_grouped_by_what_covers_them(monkeypatch):
+    monkeypatch.setattr(region_write, "PAIRS_AT_ONCE", 10)
+    blocks = [range(20)[b] for b in region_write._row_blocks([4, 6, 1, 12, 0, 0, 9, 2])]
+    assert [list(b) for b in blocks] == [[0, 1], [2], [3], [4, 5, 6], [7]]
+
+
+def test_writing_a_batch_equals_image_by_image():
+    boxes, weights = batch_boxes(), torch.rand(9, dtype=torch.float64)
+    values = torch.randn(9, DIM, 3, 3, dtype=torch.float64, requires_grad=True)
+    batch = inverse_crop_sum(values, boxes, SPLITS, PADDED, grid_sizes=GRIDS, weights=weights)
+    upstream = torch.randn_like(batch)
+    (gradient,) = torch.autograd.grad(batch, values, upstream)
+    for image, rows in ((0, slice(0, 5)), (1, slice(5, 5)), (2, slice(5, 9))):
+        h, w = GRIDS[image]
+        own = values[rows].detach().requires_grad_()
+        alone = inverse_crop_sum(own, boxes[rows], (len(own),), (h, w), weights=weights[rows])
+        torch.testing.assert_close(batch[image, :, :h, :w], alone[0], **EXACT)
+        assert not batch[image, :, h:].any() and not batch[image, :, :, w:].any()
+        (expected,) = torch.autograd.grad(alone, own, upstream[image : image + 1, :, :h, :w])
+        torch.testing.assert_close(gradient[rows], expected, **EXACT)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_summed_in_float32(dtype):
+    boxes = random_boxes(20).float()
+    values = torch.randn(20, DIM, 7, 7, dtype=dtype, requires_grad=True)
+    wide = values.detach().float().requires_grad_()
+    sums = [inverse_crop_sum(v, boxes, (20,), (9, 12)) for v in (values, wide)]
+    assert sums[0].dtype == torch.float32 and torch.equal(*sums)
+    gradients = [
+        torch.autograd.grad(s.sum(), v)[0] for s, v in zip(sums, (values, wide), strict=True)
+    ]
+    assert gradients[0].dtype == dtype and torch.equal(gradients[0], gradients[1].to(dtype))
+
+
+def test_the_memory_of_a_write_is_bounded():
+    # 300 boxes that cover 3,600 cells each: all pairs at once would take 200 MiB
+    boxes = torch.tensor([[-0.5, -0.5, 59.5, 59.5]]).expand(300, 4)
+    values = torch.randn(300, 8, 7, 7, requires_grad=True)
+
+    def write():
+        return inverse_crop_sum(values, boxes, (300,), (60, 60))
+
+    with torch.no_grad():
+        assert peak_bytes(write) < 50 * 2**20
+    assert peak_bytes(lambda: torch.autograd.grad(write().sum(), values)) < 60 * 2**20
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
