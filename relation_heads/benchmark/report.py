@@ -13,12 +13,12 @@ import torch
 from .case import OURS
 from .run import PASSES, Cost, Result
 
-PACKAGES = ("torch", "torchvision", "detectron2", "torch_geometric")
+PACKAGES = ("torchvision", "detectron2", "torch_geometric")
 
 
 def environment(device: str) -> dict[str, Any]:
     """Where it was measured."""
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
     for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)

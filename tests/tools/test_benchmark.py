@@ -23,6 +23,7 @@ def tool(monkeypatch):
         "Small thing, N=2": lambda device: fake(Target(forward_mib=0.5, errors={"a": 1})),
         "Other": lambda device: fake(None),
     }
+    monkeypatch.setattr("relation_heads.benchmark.run.peak_bytes", lambda f, device: f().nbytes)
     monkeypatch.setattr(module, "find_cases", lambda: (cases, ["many_classes"]))
     return module
 
