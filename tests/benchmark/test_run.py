@@ -42,7 +42,7 @@ def variant(seconds: float, mib: int, **kwargs) -> Variant:
 
 
 def fake(target: Target | None, **found: float) -> Case:
-    """Ours: 2.5 ms and 2 MiB; the fastest peer 10 ms, the leanest 8 MiB; another is better still."""
+    """Ours: 2.5 ms, 2 MiB; the fastest peer 10 ms, the leanest 8 MiB; one that is no peer: less."""
     return Case(
         {
             "ours": variant(0.01, 2),

@@ -102,10 +102,10 @@ def against_released_order(device: str) -> Case:
 
 
 def many_regions(device: str) -> Case:
-    """512 regions: their maps would be 4,200 MiB, of which the targets are 1/50."""
+    """512 regions: their maps would take 4,200 MiB; ours 1/50, and 1/44 with the gradient."""
     forms = problem(512, (50, 84), 512, device)
     del forms["released order"]
-    target = Target(forward=200, backward=200, forward_mib=84, backward_mib=90, errors=ACCURATE)
+    target = Target(forward=200, backward=200, forward_mib=84, backward_mib=96, errors=ACCURATE)
     return Case(variants(forms), target, accuracy)
 
 
