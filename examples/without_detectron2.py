@@ -39,7 +39,7 @@ from relation_heads.data.relational_scenes import (
     compose_scenes,
     render,
 )
-from relation_heads.layers import ObjectRelation, Regions, regions_embedding
+from relation_heads.layers import ObjectRelation, Regions
 from relation_heads.visualization import draw_relations, side_by_side, upscale
 
 HEADS = {
@@ -82,15 +82,12 @@ class Classifier(nn.Module):
             maps, list(regions.split(regions.boxes)), POOL, 1 / STRIDE, 2, aligned=True
         ).flatten(1)
         weights: list[Tensor] = []
-        embedding = (
-            regions_embedding(regions, self.relation[0].geometry) if len(self.relation) else None
-        )
         for k, fc in enumerate(self.fc):
             x = fc(x)
             if len(self.relation):
                 if not self.training and k == 1:
-                    weights = self.relation[k].weights(x, regions, embedding)
-                x = self.relation[k](x, regions, embedding)
+                    weights = self.relation[k].weights(x, regions)
+                x = self.relation[k](x, regions)
             x = F.relu(x)
         return self.scores(x), weights
 

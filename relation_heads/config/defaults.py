@@ -85,6 +85,9 @@ def _relation() -> CN:
     # Whether ground-truth boxes appended to the proposals in training are keys too (they never are
     # at test time).
     node.GT_AS_KEYS = False
+    # How the same function is computed: "auto" (fused, except under torch.jit.trace), "simple" (all
+    # pairs at once), "fused" (block by block, in less time and memory).
+    node.IMPLEMENTATION = "auto"
     return node
 
 

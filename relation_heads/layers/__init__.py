@@ -7,7 +7,7 @@ from .global_reasoning import GlobalReasoning
 from .glore import GloRe, PreActivationGloRe
 from .knowledge_graph import KnowledgeGraph
 from .non_local import NonLocal
-from .object_relation import ObjectRelation, regions_embedding
+from .object_relation import ObjectRelation
 from .reasoning import IterativeReasoning
 from .regions import Regions
 from .sgrn import SGRN, semantic_nodes
@@ -30,7 +30,6 @@ __all__ = [
     "SqueezeExcitation",
     "box_embedding",
     "pair_embedding",
-    "regions_embedding",
     "relative_geometry",
     "semantic_nodes",
     "sinusoidal_embedding",

@@ -37,10 +37,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .duplicate_candidates import Candidates
-from .geometry import pair_embedding, sinusoidal_embedding, widen
-from .object_relation import EMBED_DIM, log_gate
+from .geometry import sinusoidal_embedding, widen
+from .object_relation import EMBED_DIM
+from .separable_gate import separable_log_gate
 
-PAIRS_PER_BATCH = 2**16  # pairs of boxes at once; their embedding takes some 40 MB
+PAIRS_PER_BATCH = 2**16  # pairs of boxes at once; their gates take some 16 MB
 
 Init = Literal["xavier", "normal"]
 
@@ -85,7 +86,7 @@ def group_attention(
         query: (G, H, n, d_k).
         key: (G, H, n, d_k).
         value: (G, H, n, d_v).
-        log_gate: (G, H, n, n), log w_G, see `object_relation.log_gate`.
+        log_gate: (G, H, n, n), log w_G, see `separable_gate.separable_log_gate`.
         is_key: (G, n) bool, False for padding; every group has a key.
 
     Returns:
@@ -247,9 +248,7 @@ class DuplicateRemoval(nn.Module):
         own = candidates.boxes(boxes)  # (M, 4)
 
         def compute(rows: Tensor) -> Tensor:
-            embedding = torch.vmap(pair_embedding)(own[rows], own[rows])  # (G, n, n, 64)
-            gate = log_gate(embedding.flatten(0, 1), weight, bias)  # (H, G n, n)
-            return gate.unflatten(1, rows.shape).transpose(0, 1)
+            return separable_log_gate(own[rows], own[rows], weight, bias)
 
         return compute
 
@@ -268,7 +267,8 @@ def gate_table(boxes: Tensor, splits: Sequence[int], weight: Tensor, bias: Tenso
     """log w_G of all pairs of regions of one image, image by image: (sum of N_b^2, H)."""
 
     def gate(queries: Tensor, keys: Tensor) -> Tensor:
-        return log_gate(pair_embedding(queries, keys), weight, bias).permute(1, 2, 0).flatten(0, 1)
+        log_gate = separable_log_gate(queries[None], keys[None], weight, bias)
+        return log_gate[0].permute(1, 2, 0).flatten(0, 1)
 
     return torch.cat([_recomputed(gate, q, k) for q, k in _row_blocks(boxes, splits)])
 

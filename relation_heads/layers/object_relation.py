@@ -13,7 +13,8 @@ For query n, key m and head h (H heads, d_k channels each):
 Two forms that equal the released code in value and gradient: `log(max(w_G, 1e-6)) + w_A` goes
 through one softmax (a row that is gated off everywhere falls back to appearance instead of 0/0),
 and values are projected before they are summed (the released order, summed first, multiplies 3.5
-times as much at N = 1000).
+times as much at N = 1000). This file is the module and its simple form, the equations one after the
+other; `fused_relation` is the same function in less time and memory.
 
 Shapes: N regions of B images concatenated, D channels; in one image Nq regions ask and Nk of them
 (the keys) answer.
@@ -22,42 +23,25 @@ Shapes: N regions of B images concatenated, D channels; in one image Nq regions 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .fused_relation import fused_relation
 from .geometry import NormalizeBy, box_embedding, pair_embedding
 from .regions import Regions
+from .separable_gate import MIN_GATE
 
 Geometry = Literal["none", "unary", "relation", "signed"]
 Init = Literal["zero", "xavier", "normal"]
+Implementation = Literal["auto", "simple", "fused"]
 GEOMETRIES: tuple[str, ...] = get_args(Geometry)
 INITS: tuple[str, ...] = get_args(Init)
+IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
 
 EMBED_DIM = 64  # d_g
-MIN_GATE = 1e-6  # floor of w_G before the logarithm (released code)
-
-
-def regions_embedding(
-    regions: Regions, geometry: Geometry, normalize_by: NormalizeBy = "query"
-) -> list[Tensor] | None:
-    """E_G of every image, B tensors (Nq, Nk, 64), or None where the geometry has no pairwise part.
-
-    It depends on the boxes alone: modules of one head share it.
-    """
-    if geometry not in ("relation", "signed"):
-        return None
-    return [
-        pair_embedding(
-            queries, keys, dim=EMBED_DIM, signed=geometry == "signed", normalize_by=normalize_by
-        )
-        for queries, keys in zip(
-            regions.split(regions.boxes), regions.split_keys(regions.boxes), strict=True
-        )
-    ]
 
 
 def log_gate(embedding: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -89,6 +73,16 @@ def relation_weights(query: Tensor, key: Tensor, log_gate: Tensor | None) -> Ten
     return logits.softmax(dim=-1)
 
 
+def attention(query: Tensor, key: Tensor, value: Tensor, log_gate: Tensor | None = None) -> Tensor:
+    """Eq. 2 by torch's own attention: (Nq, H, d_k), (Nk, H, d_k), (Nk, H, d_v) to (Nq, H, d_v).
+
+    `log_gate` is (H, Nq, Nk), or None for w_G = 1. Without keys the result is zero.
+    """
+    q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))  # (1, H, N, d)
+    mask = None if log_gate is None else log_gate[None].to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)[0].transpose(0, 1)
+
+
 class ObjectRelation(nn.Module):
     """The object relation module, eq. 2-6, with its residual.
 
@@ -105,6 +99,7 @@ class ObjectRelation(nn.Module):
         geometry: Geometry = "relation",
         normalize_by: NormalizeBy = "query",
         init: Init = "zero",
+        implementation: Implementation = "auto",
     ) -> None:
         """
         Args:
@@ -119,12 +114,19 @@ class ObjectRelation(nn.Module):
                 disturbs neither a trained detector nor, on features that are not normalised, a
                 training from scratch), "xavier" (uniform; where it is stable it learns fastest in
                 short schedules) or "normal" (N(0, 0.01), as released). Biases are 0.
+            implementation: how `forward` computes the same function: "simple" (all pairs at once,
+                `relation_weights`), "fused" (blocks of queries, `fused_relation`; without a gate
+                torch's own attention) or "auto", which is "fused" except under `torch.jit.trace`.
 
         Raises:
             ValueError: an argument outside these.
         """
         super().__init__()
-        for name, value, allowed in (("geometry", geometry, GEOMETRIES), ("init", init, INITS)):
+        for name, value, allowed in (
+            ("geometry", geometry, GEOMETRIES),
+            ("init", init, INITS),
+            ("implementation", implementation, IMPLEMENTATIONS),
+        ):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
         if num_heads < 1 or dim % num_heads:
@@ -136,10 +138,11 @@ class ObjectRelation(nn.Module):
         self.geometry = geometry
         self.normalize_by = normalize_by
         self.init = init
+        self.implementation = implementation
         self.query = nn.Linear(dim, num_heads * key_dim)  # W_Q
         self.key = nn.Linear(dim, num_heads * key_dim)  # W_K
         self.value = nn.Linear(dim, dim)  # W_V
-        if geometry in ("relation", "signed"):
+        if self.has_gate:
             self.gate = nn.Linear(EMBED_DIM, num_heads)  # W_G
         self.reset_parameters()
 
@@ -155,50 +158,90 @@ class ObjectRelation(nn.Module):
         if self.init == "zero":
             nn.init.zeros_(self.value.weight)
 
-    def forward(
-        self, features: Tensor, regions: Regions, embedding: Sequence[Tensor] | None = None
-    ) -> Tensor:
+    @property
+    def has_gate(self) -> bool:
+        """Whether w_G depends on pairs of boxes."""
+        return self.geometry in ("relation", "signed")
+
+    def forward(self, features: Tensor, regions: Regions) -> Tensor:
         """
         Args:
             features: (N, D) f, images concatenated.
             regions: boxes, images and keys of the same N rows.
-            embedding: `regions_embedding(...)` of this module's geometry, when the caller has it
-                already.
 
         Returns:
             (N, D) f', eq. 6. A region of an image without keys comes back as it went in.
         """
-        weights = self.weights(features, regions, embedding)
+        queries, keys = self._queries_and_keys(features, regions)
         values = self.value(self._projected(features, regions)).unflatten(1, (self.num_heads, -1))
         relation = [
-            torch.einsum("hnm,mhd->nhd", w.to(v.dtype), v).flatten(1)  # (Nq, D), eq. 2
-            for w, v in zip(weights, regions.split_keys(values), strict=True)
+            self._relate(*image).flatten(1)  # (Nq, D)
+            for image in zip(
+                regions.split(queries),
+                regions.split_keys(keys),
+                regions.split_keys(values),
+                regions.split(regions.boxes),
+                regions.split_keys(regions.boxes),
+                strict=True,
+            )
         ]
         return features + torch.cat(relation)  # (N, D), eq. 6
 
-    def weights(
-        self, features: Tensor, regions: Regions, embedding: Sequence[Tensor] | None = None
-    ) -> list[Tensor]:
+    def weights(self, features: Tensor, regions: Regions) -> list[Tensor]:
         """The relation weights w of eq. 3: B tensors (H, Nq, Nk); arguments as in `forward`."""
+        queries, keys = self._queries_and_keys(features, regions)
+        return [
+            relation_weights(q, k, self._log_gate(asking, answering))
+            for q, k, asking, answering in zip(
+                regions.split(queries),
+                regions.split_keys(keys),
+                regions.split(regions.boxes),
+                regions.split_keys(regions.boxes),
+                strict=True,
+            )
+        ]
+
+    def _relate(
+        self, query: Tensor, key: Tensor, value: Tensor, query_boxes: Tensor, key_boxes: Tensor
+    ) -> Tensor:
+        """Eq. 2 for one image: (Nq, H, d_k), (Nk, H, d_k), (Nk, H, d_v) to (Nq, H, d_v)."""
+        implementation = self.implementation
+        if implementation == "auto":
+            implementation = "simple" if torch.jit.is_tracing() else "fused"
+        if implementation == "simple":
+            weights = relation_weights(query, key, self._log_gate(query_boxes, key_boxes))
+            return torch.einsum("hnm,mhd->nhd", weights.to(value.dtype), value)
+        if not self.has_gate:
+            return attention(query, key, value)
+        return fused_relation(
+            *(query, key, value, query_boxes, key_boxes, self.gate.weight, self.gate.bias),
+            signed=self.geometry == "signed",
+            normalize_by=self.normalize_by,
+        )
+
+    def _log_gate(self, query_boxes: Tensor, key_boxes: Tensor) -> Tensor | None:
+        """log w_G of one image, (H, Nq, Nk); None for w_G = 1."""
+        if not self.has_gate:
+            return None
+        embedding = pair_embedding(
+            query_boxes,
+            key_boxes,
+            dim=EMBED_DIM,
+            signed=self.geometry == "signed",
+            normalize_by=self.normalize_by,
+        )
+        return log_gate(embedding, self.gate.weight, self.gate.bias)
+
+    def _queries_and_keys(self, features: Tensor, regions: Regions) -> tuple[Tensor, Tensor]:
+        """W_Q f and W_K f by head, both (N, H, d_k)."""
         if not torch.jit.is_tracing() and features.shape != (len(regions), self.dim):
             raise ValueError(
                 f"features must be ({len(regions)}, {self.dim}) for these regions, "
                 f"got {tuple(features.shape)}."
             )
-        if embedding is None:
-            embedding = regions_embedding(regions, self.geometry, self.normalize_by)
         projected = self._projected(features, regions)
-        queries = self.query(projected).unflatten(1, (self.num_heads, -1))  # (N, H, d_k)
-        keys = self.key(projected).unflatten(1, (self.num_heads, -1))  # (N, H, d_k)
-        gates = (
-            [None] * len(regions.splits)
-            if embedding is None
-            else [log_gate(e, self.gate.weight, self.gate.bias) for e in embedding]
-        )
-        return [
-            relation_weights(q, k, g)
-            for q, k, g in zip(regions.split(queries), regions.split_keys(keys), gates, strict=True)
-        ]
+        query, key = self.query(projected), self.key(projected)
+        return query.unflatten(1, (self.num_heads, -1)), key.unflatten(1, (self.num_heads, -1))
 
     def _projected(self, features: Tensor, regions: Regions) -> Tensor:
         """What enters W_Q, W_K, W_V: (N, D), for "unary" with the embedded boxes added."""

@@ -44,8 +44,8 @@ def test_batches_hold_every_candidate_once(sizes, monkeypatch):
 
 def test_gate_table(monkeypatch):
     monkeypatch.setattr(duplicate_removal, "PAIRS_PER_BATCH", 12)
-    splits, boxes = (5, 0, 3), random_boxes(8)
-    weight, bias = torch.randn(2, 64), torch.randn(2)
+    splits, boxes = (5, 0, 3), random_boxes(8).double()
+    weight, bias = torch.randn(2, 64).double(), torch.randn(2).double()
     table, rows = gate_table(boxes, splits, weight, bias), pair_rows(splits)
     assert table.shape == (34, 2)
     for image in (range(5), range(5, 8)):
@@ -103,4 +103,4 @@ def test_training_keeps_no_tensor_of_all_pairs(class_specific, monkeypatch):
         peak_bytes(step(module, features, boxes, all_seen[:, :c].contiguous())) for c in (20, 40)
     ]
     one_number_per_pair = 20 * 40 * 40 * 4
-    assert peaks[1] - peaks[0] < 1.5 * one_number_per_pair  # kept: 7, class-specific boxes 72
+    assert peaks[1] - peaks[0] < 2 * one_number_per_pair  # if they were kept: 7 or more

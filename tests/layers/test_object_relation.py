@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from relation_heads.layers import ObjectRelation, Regions, regions_embedding
+from relation_heads.layers import ObjectRelation, Regions
 from relation_heads.layers.object_relation import GEOMETRIES, relation_weights
 from tests.layers.reference_object_relation import relate_image
 
@@ -198,13 +198,6 @@ def test_geometry_is_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         weights = module.weights(features, regions)[0]
     torch.testing.assert_close(weights, expected, rtol=1e-5, atol=1e-7)
-
-
-def test_shared_embedding_changes_nothing():
-    module, features, regions = make("signed"), torch.randn(9, DIM), make_regions((5, 4))
-    embedding = regions_embedding(regions, "signed")
-    assert torch.equal(module(features, regions, embedding), module(features, regions))
-    assert regions_embedding(regions, "none") is None
 
 
 def test_inits():

@@ -340,3 +340,18 @@ def test_a_config_of_detectron2_alone_is_enough():
     assert "RELATION" not in cfg.MODEL
     model = build_model(cfg)
     assert model.roi_heads.box_head.relation1[0].num_heads == 16
+
+
+@relational
+@pytest.mark.parametrize("geometry", ["relation", "none"])
+def test_every_implementation_gives_the_same_losses_and_detections(ours, geometry):
+    options = (*ours, "MODEL.RELATION.GEOMETRY", geometry, "MODEL.RELATION.IMPLEMENTATION")
+    simple = build(*options, "simple")
+    expected_losses, expected_detections = losses(simple), detections(simple)
+    for name in ("fused", "auto"):
+        model = build(*options, name)
+        model.load_state_dict(simple.state_dict())
+        actual = losses(model)
+        for key, loss in expected_losses.items():
+            torch.testing.assert_close(actual[key], loss, rtol=1e-4, atol=1e-5, msg=key)
+        assert_same_detections(detections(model), expected_detections, rtol=1e-3, atol=1e-3)

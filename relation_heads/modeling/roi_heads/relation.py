@@ -26,8 +26,8 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ...config.defaults import relation_node
-from ...layers import ObjectRelation, Regions, regions_embedding
-from ...layers.object_relation import GEOMETRIES, INITS
+from ...layers import ObjectRelation, Regions
+from ...layers.object_relation import GEOMETRIES, IMPLEMENTATIONS, INITS
 from .base import (
     SAMPLINGS,
     Predictions,
@@ -51,6 +51,7 @@ def _relation_config(cfg: CfgNode) -> CfgNode:
         "GEOMETRY": GEOMETRIES,
         "NORMALIZE_BY": NORMALIZE_BY,
         "INIT": INITS,
+        "IMPLEMENTATION": IMPLEMENTATIONS,
         "SAMPLING": SAMPLINGS,
     }.items():
         if node[key] not in allowed:
@@ -82,18 +83,12 @@ def _build_relations(cfg: CfgNode, dim: int) -> list[nn.ModuleList]:
                 geometry=node.GEOMETRY,
                 normalize_by=node.NORMALIZE_BY,
                 init=node.INIT,
+                implementation=node.IMPLEMENTATION,
             )
             for _ in range(count)
         )
         for count in node.NUM_RELATIONS
     ]
-
-
-def _shared_embedding(relations: Sequence[nn.ModuleList], regions: Regions) -> list[Tensor] | None:
-    """The geometric embedding, computed once for all modules of a head."""
-    for module in (m for stage in relations for m in stage):
-        return regions_embedding(regions, module.geometry, module.normalize_by)
-    return None
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
@@ -111,7 +106,7 @@ class RelationBoxHead(FastRCNNConvFCHead):
         """
         Args:
             input_shape: of the pooled features (C, h, w).
-            relations: the modules after fc1 and those after fc2, called (x, regions, embedding).
+            relations: the modules after fc1 and those after fc2, called (x, regions).
             kwargs: see `FastRCNNConvFCHead`.
         """
         super().__init__(input_shape, **kwargs)
@@ -150,12 +145,11 @@ class RelationBoxHead(FastRCNNConvFCHead):
             )
         for conv in self.conv_norm_relus:
             x = conv(x)
-        embedding = _shared_embedding(self.relations, regions)
         x = self.flatten(x)  # (N, C * h * w)
         for k, fc in enumerate(self.fcs, 1):
             x = fc(x)  # (N, FC_DIM)
             for module in getattr(self, f"relation{k}", ()):
-                x = module(x, regions, embedding)
+                x = module(x, regions)
             x = getattr(self, f"fc_relu{k}")(x)
         return x
 
@@ -223,7 +217,7 @@ class Res5RelationROIHeads(RegionSampling, Res5RegionsROIHeads):
     ) -> None:
         """
         Args:
-            relations: the modules of both stages, called (x, regions, embedding).
+            relations: the modules of both stages, called (x, regions).
             sampling, gt_as_keys: as in `RelationROIHeads`.
             kwargs: see `Res5ROIHeads`.
         """
@@ -244,11 +238,9 @@ class Res5RelationROIHeads(RegionSampling, Res5RegionsROIHeads):
 
     def _relate(self, x: Tensor, regions: Regions) -> Tensor:
         """(N, D) pooled res5 features to (N, D)."""
-        stages = [self.relation1, self.relation2]
-        embedding = _shared_embedding(stages, regions)
-        for stage in stages:
+        for stage in (self.relation1, self.relation2):
             for module in stage:
-                x = module(x, regions, embedding)
+                x = module(x, regions)
             x = torch.relu(x)  # without a module it changes nothing: means of ReLUs are >= 0
         return x
 

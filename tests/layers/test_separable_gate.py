@@ -1,0 +1,114 @@
+import pytest
+import torch
+
+from relation_heads.layers.geometry import pair_embedding
+from relation_heads.layers.object_relation import log_gate
+from relation_heads.layers.separable_gate import (
+    MIN_GATE,
+    gate,
+    key_factors,
+    offset_channels,
+    offset_weight,
+    query_factors,
+    separable_log_gate,
+)
+from tests.layers.test_object_relation import random_boxes
+
+FORMS = pytest.mark.parametrize(
+    ("signed", "normalize_by"),
+    [(False, "query"), (False, "key"), (True, "query"), (True, "key")],
+)
+
+
+def groups(*counts: int, seed: int = 0) -> torch.Tensor:
+    """(G, n, 4) float64 boxes; the first two of a group stand in the same place."""
+    boxes = torch.stack([random_boxes(counts[1], seed + g) for g in range(counts[0])]).double()
+    if counts[1] > 1:
+        boxes[:, 1] = boxes[:, 0]
+    return boxes
+
+
+def parameters(heads: int = 3, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+    return [
+        torch.randn(heads, 64, dtype=dtype).requires_grad_(),
+        torch.randn(heads, dtype=dtype).requires_grad_(),
+    ]
+
+
+def raw_gate(queries, keys, weight, bias, **form):
+    """w_G before its floor."""
+    return gate(
+        offset_channels(queries, keys, **form),
+        offset_weight(weight),
+        query_factors(key_factors(queries), weight, bias),
+        key_factors(keys),
+    )
+
+
+@FORMS
+def test_equals_the_linear_layer_on_the_embedding(signed, normalize_by):
+    queries, keys, (weight, bias) = groups(2, 5), groups(2, 7, seed=3), parameters()
+    form = dict(signed=signed, normalize_by=normalize_by)
+    raw = raw_gate(queries, keys, weight, bias, **form)
+    assert raw.shape == (2, 3, 5, 7)
+    for g in range(2):
+        expected = pair_embedding(queries[g], keys[g], **form) @ weight.T + bias
+        torch.testing.assert_close(raw[g], expected.permute(2, 0, 1), rtol=1e-12, atol=1e-11)
+
+
+@FORMS
+def test_log_gate_and_its_gradients(signed, normalize_by):
+    boxes, wanted = groups(2, 6), parameters()
+    form = dict(signed=signed, normalize_by=normalize_by)
+    ours = separable_log_gate(boxes, boxes, *wanted, **form)
+    plain = torch.stack([log_gate(pair_embedding(b, b, **form), *wanted) for b in boxes])
+    torch.testing.assert_close(ours, plain, rtol=1e-11, atol=1e-11)
+    assert (ours > ours.min()).any() and (ours == ours.min()).any()  # both sides of the floor
+    cotangent = torch.randn_like(ours)
+    for mine, other in zip(
+        torch.autograd.grad(ours, wanted, cotangent),
+        torch.autograd.grad(plain, wanted, cotangent),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-10)
+
+
+def test_float32_is_closer_than_the_embedding():
+    """Sizes in float64 cost nothing; their phases are what rounds most in the embedding."""
+    boxes, (weight, bias) = groups(4, 40), parameters(8)
+    exact = raw_gate(boxes, boxes, weight, bias, signed=False, normalize_by="query")
+    single = [x.detach().float() for x in (boxes, boxes, weight, bias)]
+    boxes = boxes.float().double()  # rounding the boxes is not at issue
+    exact = raw_gate(boxes, boxes, weight, bias, signed=False, normalize_by="query")
+    ours = raw_gate(*single, signed=False, normalize_by="query")
+    plain = torch.stack(
+        [(pair_embedding(b, b) @ single[2].T + single[3]).permute(2, 0, 1) for b in single[0]]
+    )
+    error = (ours - exact).norm()
+    assert error < (plain - exact).norm() and error / exact.norm() < 1e-5
+
+
+def test_geometry_is_float32_under_autocast_and_for_half_boxes():
+    boxes, wanted = groups(1, 9).float(), parameters(dtype=torch.float32)
+    expected = separable_log_gate(boxes, boxes, *wanted)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(separable_log_gate(boxes, boxes, *wanted), expected)
+    assert separable_log_gate(boxes.half(), boxes.half(), *wanted).dtype == torch.float32
+
+
+@pytest.mark.parametrize("counts", [(0, 3, 3), (2, 0, 4), (2, 4, 0), (1, 1, 1)])
+def test_empty_and_single(counts):
+    num_groups, num_queries, num_keys = counts
+    queries, keys = torch.rand(num_groups, num_queries, 4), torch.rand(num_groups, num_keys, 4)
+    wanted = parameters(dtype=torch.float32)
+    out = separable_log_gate(queries, keys, *wanted)
+    assert out.shape == (num_groups, 3, num_queries, num_keys)
+    assert all(g.isfinite().all() for g in torch.autograd.grad(out.sum(), wanted))
+
+
+def test_only_a_gate_above_the_floor_has_a_gradient():
+    boxes, weight = groups(1, 4).float(), torch.zeros(1, 64)
+    for value, slope in ((2 * MIN_GATE, 0.5 / MIN_GATE), (MIN_GATE / 2, 0.0)):
+        bias = torch.tensor([value], requires_grad=True)
+        (grad,) = torch.autograd.grad(separable_log_gate(boxes, boxes, weight, bias).mean(), bias)
+        assert grad.item() == pytest.approx(slope)
