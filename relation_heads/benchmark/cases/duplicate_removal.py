@@ -13,10 +13,10 @@ from ..case import OURS, Case, Target, Variant
 from .object_relation import HEADS, make_boxes, plain_embedding, plain_log_gate
 
 
-def _in_batches(gate: Callable[[Tensor], Tensor], boxes: Tensor) -> Tensor:
+def _in_batches(gate: Callable[[Tensor], Tensor], boxes: Tensor) -> list[Tensor]:
     """`gate` of (C, n, 4) boxes, as many classes at once as the layer takes."""
     classes = PAIRS_PER_BATCH // boxes.shape[1] ** 2
-    return torch.cat([gate(part) for part in boxes.split(classes)])
+    return [gate(part) for part in boxes.split(classes)]
 
 
 def _geometry(num_classes: int, count: int, target: Target, device: str) -> Case:
