@@ -170,8 +170,8 @@ def _duplicate_removal(cfg: CfgNode) -> Iterator[str]:
         )
     if node.TEST_METHOD != "nms" and cfg.TEST.AUG.ENABLED:
         logger.warning(
-            f"TEST.AUG merges what MODEL.DUPLICATE_REMOVAL.TEST_METHOD {node.TEST_METHOD} leaves of "
-            "each view by NMS at MODEL.ROI_HEADS.NMS_THRESH_TEST."
+            f"TEST.AUG merges what MODEL.DUPLICATE_REMOVAL.TEST_METHOD {node.TEST_METHOD} leaves "
+            "of each view by NMS at MODEL.ROI_HEADS.NMS_THRESH_TEST."
         )
 
 

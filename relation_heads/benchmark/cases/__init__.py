@@ -8,11 +8,15 @@ from collections.abc import Callable
 from ..case import Case
 
 MODULES = (  # every file of cases, in the order of the table
+    "object_relation",
     "sgrn",
     "glore",
     "non_local",
     "global_context",
     "spatial_memory",
+    "many_classes",
+    "duplicate_removal",
+    "end_of_head",
 )
 
 
