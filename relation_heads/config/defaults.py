@@ -85,8 +85,9 @@ def _relation() -> CN:
     # Whether ground-truth boxes appended to the proposals in training are keys too (they never are
     # at test time).
     node.GT_AS_KEYS = False
-    # How the same function is computed: "auto" (fused, except under torch.jit.trace), "simple" (all
-    # pairs at once), "fused" (block by block, in less time and memory).
+    # How the same function is computed: "simple" (all pairs at once), "fused" (block by block, in
+    # less time and memory), "triton" (the gate of all pairs by a kernel), or "auto": triton on a
+    # GPU where it works, else fused; simple under torch.jit.trace.
     node.IMPLEMENTATION = "auto"
     return node
 

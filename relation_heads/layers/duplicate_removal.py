@@ -37,8 +37,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .duplicate_candidates import Candidates
-from .geometry import sinusoidal_embedding, widen
-from .object_relation import EMBED_DIM
+from .geometry import EMBED_DIM, sinusoidal_embedding, widen
 from .separable_gate import separable_log_gate
 
 PAIRS_PER_BATCH = 2**16  # pairs of boxes at once; their gates take some 16 MB

@@ -20,15 +20,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .geometry import NormalizeBy, widen
+from .geometry import MIN_GATE, NormalizeBy, widen
 from .separable_gate import (
-    MIN_GATE,
+    NUM_OFFSET_CHANNELS,
     gate,
     key_factors,
     offset_channels,
@@ -38,15 +39,40 @@ from .separable_gate import (
 
 # Queries in a block, for each thread. Backward holds 320 bytes for a pair at H = 16 in float32:
 # 15 MiB at 1000 keys, half of what q, k, v, o and their gradients take.
-ROWS_PER_THREAD = 48
+ROWS_PER_THREAD = 64
 ROWS_ON_GPU = 512  # not measured; a block is some 25 kernels
 
 
-def _blocks(query: Tensor) -> Iterator[slice]:
-    """Cuts (H, Nq, d_k) into blocks of queries."""
-    on_cpu = query.device.type == "cpu"
+@dataclass(frozen=True)
+class _Block:
+    """A block of queries, and memory for its pairs that the next block takes over.
+
+    To write where has just been written is faster than to write to new memory, by far in a virtual
+    machine.
+    """
+
+    rows: slice
+    channels: Tensor  # E_xy (1, 32, b, Nk)
+    pairs: tuple[Tensor, ...]  # each (H, b, Nk), to be written
+
+
+def _blocks(
+    query_boxes: Tensor, key_boxes: Tensor, geometry: dict[str, Any], heads: int, num_pairs: int
+) -> Iterator[_Block]:
+    """Blocks of the queries of (1, Nq, 4) boxes, each with `num_pairs` of `_Block.pairs`."""
+    on_cpu = query_boxes.device.type == "cpu"
     step = ROWS_PER_THREAD * torch.get_num_threads() if on_cpu else ROWS_ON_GPU
-    return (slice(begin, begin + step) for begin in range(0, query.shape[1], step))
+    num_queries, num_keys = query_boxes.shape[1], key_boxes.shape[1]
+    sizes = [NUM_OFFSET_CHANNELS] + [heads] * num_pairs
+    memory = key_boxes.new_empty(sum(sizes) * min(step, num_queries) * num_keys)
+    for begin in range(0, num_queries if num_keys else 0, step):
+        rows = slice(begin, min(begin + step, num_queries))
+        pairs = (rows.stop - begin) * num_keys
+        parts = memory[: sum(sizes) * pairs].view(-1, rows.stop - begin, num_keys).split(sizes)
+        channels = offset_channels(
+            query_boxes[:, rows], key_boxes, memory=parts[0][None], **geometry
+        )
+        yield _Block(rows, channels, parts[1:])
 
 
 class _FusedRelation(torch.autograd.Function):
@@ -69,11 +95,10 @@ class _FusedRelation(torch.autograd.Function):
         heads, num_queries, _ = query.shape
         out = value.new_zeros(num_queries, heads, value.shape[-1]).transpose(0, 1)
         log_sum = query.new_zeros(heads, num_queries, 1)  # t + log Z
-        for rows in _blocks(query) if key.shape[1] else ():
-            channels = offset_channels(query_boxes[:, rows], key_boxes, **geometry)
-            g = gate(channels, weight, u[:, :, rows], v)[0].clamp_(min=MIN_GATE)  # (H, b, Nk)
-            del channels  # the greatest tensor
-            s = (query[:, rows] * scale) @ key.mT
+        for block in _blocks(query_boxes, key_boxes, geometry, heads, 2):
+            rows, (g, s) = block.rows, block.pairs  # (H, b, Nk)
+            gate(block.channels, weight, u[:, :, rows], v, g[None]).clamp_(min=MIN_GATE)
+            torch.bmm(query[:, rows] * scale, key.mT, out=s)
             top = s.amax(dim=-1, keepdim=True)  # (H, b, 1)
             unnormalised = s.sub_(top).exp_().mul_(g)
             total = unnormalised.sum(dim=-1, keepdim=True)
@@ -111,19 +136,19 @@ def _gradients(
     d_query, d_key, d_value, d_weight, d_u = (
         torch.zeros_like(x) for x in (query, key, value, weight, u)
     )
-    for rows in _blocks(query) if key.shape[1] else ():
-        channels = offset_channels(query_boxes[:, rows], key_boxes, **geometry)
-        g = gate(channels, weight, u[:, :, rows], v)[0].clamp_(min=MIN_GATE)  # (H, b, Nk)
+    for block in _blocks(query_boxes, key_boxes, geometry, len(query), 3):
+        rows, (g, r, d_g) = block.rows, block.pairs  # (H, b, Nk)
+        gate(block.channels, weight, u[:, :, rows], v, g[None]).clamp_(min=MIN_GATE)
         q, d_o = query[:, rows] * scale, grad[:, rows]
-        r = (q @ key.mT).sub_(log_sum[:, rows]).exp_()
-        d_g = (d_o @ value.mT).sub_(delta[:, rows]).mul_(r)
+        torch.bmm(q, key.mT, out=r).sub_(log_sum[:, rows]).exp_()
+        torch.bmm(d_o, value.mT, out=d_g).sub_(delta[:, rows]).mul_(r)
         p = r.mul_(g)
         d_value.baddbmm_(p.mT, d_o)
         d_s = torch.mul(d_g, g, out=p)
         torch.mul(d_s @ key, scale, out=d_query[:, rows])
         d_key.baddbmm_(d_s.mT, q)
         torch.ops.aten.threshold_backward.grad_input(d_g, g, MIN_GATE, grad_input=d_g)
-        d_weight.addmm_(d_g.flatten(1), channels[0].flatten(1).T)
+        d_weight.addmm_(d_g.flatten(1), block.channels[0].flatten(1).T)
         d_u[0, :, rows] = d_g @ v
     return d_query, d_key, d_value, d_weight, d_u
 
@@ -160,6 +185,7 @@ def fused_relation(
     dtype = torch.promote_types(widen(query).dtype, widen(query_boxes).dtype)
     with torch.autocast(query.device.type, enabled=False):
         q, k, v = (x.to(dtype).transpose(0, 1) for x in (query, key, value))
+        k, v = k.contiguous(), v.contiguous()  # rows of all heads lie 4 KB apart, one cache set
         asking, answering = (b.detach().to(dtype)[None] for b in (query_boxes, key_boxes))
         weight, bias = weight.to(dtype), bias.to(dtype)
         out: Tensor = _FusedRelation.apply(

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 NormalizeBy = Literal["query", "key"]
@@ -21,6 +22,8 @@ Angle = Literal["atan2", "arctan"]
 
 # Displacements below 1e-3 box sizes are one class of "same place" (released code).
 MIN_DISPLACEMENT = 1e-3
+EMBED_DIM = 64  # d_g, channels of E_G
+MIN_GATE = 1e-6  # floor of w_G before the logarithm (released code)
 
 
 def widen(x: Tensor) -> Tensor:
@@ -108,7 +111,7 @@ def pair_embedding(
     query_boxes: Tensor,
     key_boxes: Tensor,
     *,
-    dim: int = 64,
+    dim: int = EMBED_DIM,
     signed: bool = False,
     normalize_by: NormalizeBy = "query",
 ) -> Tensor:
@@ -119,6 +122,21 @@ def pair_embedding(
     with torch.no_grad():
         deltas = relative_geometry(query_boxes, key_boxes, signed=signed, normalize_by=normalize_by)
         return sinusoidal_embedding(deltas, dim // 8, scale=100.0)
+
+
+def log_gate(embedding: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """log(max(w_G, 1e-6)) of eq. 5 in float32 or wider: (Nq, Nk, 64) to (H, Nq, Nk).
+
+    The floor makes the paper's max(0, .) redundant: same value, same gradient.
+
+    Args:
+        embedding: E_G, see `pair_embedding`.
+        weight: (H, 64) W_G.
+        bias: (H,).
+    """
+    with torch.autocast(embedding.device.type, enabled=False):
+        gate = F.linear(embedding, weight.to(embedding.dtype), bias.to(embedding.dtype))
+        return gate.clamp(min=MIN_GATE).log().permute(2, 0, 1)
 
 
 def box_embedding(boxes: Tensor, dim: int) -> Tensor:

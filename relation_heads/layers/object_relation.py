@@ -14,7 +14,7 @@ Two forms that equal the released code in value and gradient: `log(max(w_G, 1e-6
 through one softmax (a row that is gated off everywhere falls back to appearance instead of 0/0),
 and values are projected before they are summed (the released order, summed first, multiplies 3.5
 times as much at N = 1000). This file is the module and its simple form, the equations one after the
-other; `fused_relation` is the same function in less time and memory.
+other; `fused_relation` and `triton_gate` are the same function in less time and memory.
 
 Shapes: N regions of B images concatenated, D channels; in one image Nq regions ask and Nk of them
 (the keys) answer.
@@ -29,29 +29,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import triton_gate
 from .fused_relation import fused_relation
-from .geometry import NormalizeBy, box_embedding, pair_embedding
+from .geometry import EMBED_DIM, NormalizeBy, box_embedding, log_gate, pair_embedding
 from .regions import Regions
-from .separable_gate import MIN_GATE
 
 Geometry = Literal["none", "unary", "relation", "signed"]
 Init = Literal["zero", "xavier", "normal"]
-Implementation = Literal["auto", "simple", "fused"]
+Implementation = Literal["auto", "simple", "fused", "triton"]
 GEOMETRIES: tuple[str, ...] = get_args(Geometry)
 INITS: tuple[str, ...] = get_args(Init)
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
-
-EMBED_DIM = 64  # d_g
-
-
-def log_gate(embedding: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """log(max(w_G, 1e-6)) of eq. 5 in float32 or wider: (Nq, Nk, 64) to (H, Nq, Nk).
-
-    The floor makes the paper's max(0, .) redundant: same value, same gradient.
-    """
-    with torch.autocast(embedding.device.type, enabled=False):
-        gate = F.linear(embedding, weight.to(embedding.dtype), bias.to(embedding.dtype))
-        return gate.clamp(min=MIN_GATE).log().permute(2, 0, 1)
 
 
 def relation_weights(query: Tensor, key: Tensor, log_gate: Tensor | None) -> Tensor:
@@ -71,16 +59,6 @@ def relation_weights(query: Tensor, key: Tensor, log_gate: Tensor | None) -> Ten
     if log_gate is not None:
         logits = logits + log_gate
     return logits.softmax(dim=-1)
-
-
-def attention(query: Tensor, key: Tensor, value: Tensor, log_gate: Tensor | None = None) -> Tensor:
-    """Eq. 2 by torch's own attention: (Nq, H, d_k), (Nk, H, d_k), (Nk, H, d_v) to (Nq, H, d_v).
-
-    `log_gate` is (H, Nq, Nk), or None for w_G = 1. Without keys the result is zero.
-    """
-    q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))  # (1, H, N, d)
-    mask = None if log_gate is None else log_gate[None].to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)[0].transpose(0, 1)
 
 
 class ObjectRelation(nn.Module):
@@ -115,8 +93,10 @@ class ObjectRelation(nn.Module):
                 training from scratch), "xavier" (uniform; where it is stable it learns fastest in
                 short schedules) or "normal" (N(0, 0.01), as released). Biases are 0.
             implementation: how `forward` computes the same function: "simple" (all pairs at once,
-                `relation_weights`), "fused" (blocks of queries, `fused_relation`; without a gate
-                torch's own attention) or "auto", which is "fused" except under `torch.jit.trace`.
+                `relation_weights`), "fused" (blocks of queries, `fused_relation`), "triton" (the
+                gate of all pairs by a kernel, `triton_gate.triton_relation`) or "auto": "simple"
+                under `torch.jit.trace`, "triton" where the kernel runs, else "fused". Without a
+                gate the last two are torch's own attention.
 
         Raises:
             ValueError: an argument outside these.
@@ -207,13 +187,17 @@ class ObjectRelation(nn.Module):
         """Eq. 2 for one image: (Nq, H, d_k), (Nk, H, d_k), (Nk, H, d_v) to (Nq, H, d_v)."""
         implementation = self.implementation
         if implementation == "auto":
-            implementation = "simple" if torch.jit.is_tracing() else "fused"
+            implementation = "triton" if triton_gate.available(query_boxes) else "fused"
+            if torch.jit.is_tracing():
+                implementation = "simple"
         if implementation == "simple":
             weights = relation_weights(query, key, self._log_gate(query_boxes, key_boxes))
             return torch.einsum("hnm,mhd->nhd", weights.to(value.dtype), value)
         if not self.has_gate:
-            return attention(query, key, value)
-        return fused_relation(
+            q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))  # (1, H, N, d)
+            return F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1)  # 0 without keys
+        relate = fused_relation if implementation == "fused" else triton_gate.triton_relation
+        return relate(
             *(query, key, value, query_boxes, key_boxes, self.gate.weight, self.gate.bias),
             signed=self.geometry == "signed",
             normalize_by=self.normalize_by,

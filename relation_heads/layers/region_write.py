@@ -7,8 +7,9 @@ cell and a box that covers it, times the samples:
 
     Y_d = M V_d                                  for each channel d; gradient: dV_d = M^T dY_d
 
-M is made twice, for the values and for the gradient, and never kept. Both products go a few
-channels at a time, so that the copy that brings the channels of a sample together stays small.
+M is made twice, for the values and for the gradient, and never kept. Crops in channels_last are
+read as they lie. Of others a few channels go at a time, so that the copy that brings the channels
+of a sample together, most of the time of the write, stays small.
 
 Shapes: n boxes of one image; crops (n, D, P, P); map (D, H, W), of which the top left (h, w) cells
 belong to the image.
@@ -27,8 +28,8 @@ from torch.autograd.function import once_differentiable
 
 Size = tuple[int, int]  # height, width
 
-PAIRS_AT_ONCE = 2**17  # of a cell and a box that covers it; a pair takes some 250 bytes
-SCRATCH_BYTES = 8 * 2**20  # of one copy of samples or cells
+PAIRS_AT_ONCE = 2**16  # of a cell and a box that covers it; a pair takes some 250 bytes
+SCRATCH_BYTES = 4 * 2**20  # of one copy of samples or cells
 CHANNELS = 32  # the number in one copy is a multiple, and at least one of them
 
 
@@ -107,24 +108,33 @@ def _row_blocks(pairs: Sequence[int]) -> Iterator[slice]:
     yield slice(start, len(pairs))
 
 
-def _weighted_sums(
-    rows: Tensor, chosen: Tensor, factors: Tensor, targets: Tensor, count: int
-) -> Tensor:
-    """`out_t = sum of factor_e row_e` over the entries e of t: (J, D) to (count, D).
+def _weighted_sums(rows: Tensor, chosen: Tensor, factors: Tensor, starts: Tensor) -> Tensor:
+    """`out_t = sum of factor_e row_e` over the entries e of t: (J, D) to (T, D).
 
     Args:
         rows: (J, D).
-        chosen, factors, targets: (entries,) of each a row, a factor and t, ascending in t.
+        chosen, factors: (entries,) of each a row and a factor, by t.
+        starts: (T,) of each t its first entry.
     """
-    sizes = torch.bincount(targets, minlength=count)
-    starts = sizes.cumsum(0) - sizes
     return F.embedding_bag(chosen, rows, starts, mode="sum", per_sample_weights=factors)
 
 
-def _channel_blocks(channels: int, bytes_per_channel: int) -> Iterator[slice]:
-    step = CHANNELS * max(1, SCRATCH_BYTES // (CHANNELS * max(1, bytes_per_channel)))
-    for start in range(0, channels, step):
-        yield slice(start, start + step)
+def _starts(targets: Tensor, count: int) -> Tensor:
+    """(entries,) ascending numbers in 0 .. count - 1 to (count,), where each begins."""
+    sizes = torch.bincount(targets, minlength=count)
+    return sizes.cumsum(0) - sizes
+
+
+def _channel_blocks(crops: Tensor) -> Iterator[slice]:
+    """Of (n, D, P, P), as many channels as fit into SCRATCH_BYTES, a multiple of CHANNELS."""
+    size = crops[:, 0].numel() * crops.element_size()  # of a channel, bytes
+    step = CHANNELS * max(1, SCRATCH_BYTES // (CHANNELS * max(1, size)))
+    return (slice(start, start + step) for start in range(0, crops.shape[1], step))
+
+
+def _adjacent(crops: Tensor) -> bool:
+    """Whether the channels of a sample lie together."""
+    return crops.is_contiguous(memory_format=torch.channels_last)
 
 
 def _write(values: Tensor, entries: Iterator[_Entries], out: Tensor) -> None:
@@ -133,25 +143,25 @@ def _write(values: Tensor, entries: Iterator[_Entries], out: Tensor) -> None:
         cells, order = m.cells.sort(stable=True)
         cells = cells[:, None].expand(-1, 4).flatten()
         samples, factors = m.samples[order].flatten(), m.factors[order].flatten()
-        for c in _channel_blocks(len(out), values[:, 0].numel() * out.element_size()):
+        starts = _starts(cells, out[0, m.rows].numel())
+        for c in [slice(None)] if _adjacent(values) else _channel_blocks(values):
             rows = values[:, c].permute(0, 2, 3, 1).to(out.dtype).flatten(0, 2)  # (n P P, c)
             block = out[c, m.rows]
-            sums = _weighted_sums(rows, samples, factors, cells, block[0].numel())
-            block += sums.T.view_as(block)
+            block += _weighted_sums(rows, samples, factors, starts).T.view_as(block)
 
 
 def _write_backward(grad_out: Tensor, entries: Iterator[_Entries], grad_values: Tensor) -> None:
-    """Adds M^T dY to (n, D, P, P), for dY (D, H, W)."""
-    count = grad_values[:, 0].numel()  # n P P
-    for m in entries:
+    """Sets (n, D, P, P) to M^T dY, for dY (D, H, W)."""
+    for k, m in enumerate(entries):
         samples, order = m.samples.flatten().sort(stable=True)
         cells = m.cells[:, None].expand(-1, 4).flatten()[order]
         factors = m.factors.flatten()[order]
-        for c in _channel_blocks(len(grad_out), count * grad_values.element_size()):
+        starts = _starts(samples, grad_values[:, 0].numel())
+        for c in _channel_blocks(grad_values):
             rows = grad_out[c, m.rows].flatten(1).T.contiguous()  # (cells, c)
-            sums = _weighted_sums(rows, cells, factors, samples, count)
             block = grad_values[:, c].permute(0, 2, 3, 1)
-            block += sums.view_as(block)
+            part = _weighted_sums(rows, cells, factors, starts).view_as(block)
+            block.copy_(part) if k == 0 else block.add_(part)
 
 
 class Write(torch.autograd.Function):
@@ -170,6 +180,7 @@ class Write(torch.autograd.Function):
         """(N, D, P, P) to (B, D, H, W) in the dtype of the weights, float32 or wider."""
         ctx.save_for_backward(boxes, weights)
         ctx.shape, ctx.dtype, ctx.splits, ctx.grids = values.shape, values.dtype, splits, grids
+        ctx.layout = torch.channels_last if _adjacent(values) else torch.contiguous_format
         out = weights.new_zeros(len(splits), values.shape[1], *size)
         for image, (own, entries) in enumerate(Write._images(ctx, values, boxes, weights, size[1])):
             _write(own, entries, out[image])
@@ -179,7 +190,9 @@ class Write(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         boxes, weights = ctx.saved_tensors
-        grad = weights.new_zeros(ctx.shape)
+        grad = torch.empty(
+            *ctx.shape, dtype=weights.dtype, device=weights.device, memory_format=ctx.layout
+        )
         width = grad_out.shape[3]
         for image, (own, entries) in enumerate(Write._images(ctx, grad, boxes, weights, width)):
             _write_backward(grad_out[image], entries, own)

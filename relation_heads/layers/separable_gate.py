@@ -27,11 +27,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .geometry import MIN_DISPLACEMENT, NormalizeBy, box_sizes, widen
+from .geometry import MIN_DISPLACEMENT, MIN_GATE, NormalizeBy, box_sizes, widen
 
 NUM_WAVELENGTHS = 8
 NUM_OFFSET_CHANNELS = 4 * NUM_WAVELENGTHS  # sin and cos of d_x and d_y
-MIN_GATE = 1e-6  # floor of w_G (released code)
 
 
 def _frequencies(device: torch.device) -> Tensor:
@@ -47,7 +46,12 @@ def offset_weight(weight: Tensor) -> Tensor:
 
 
 def offset_channels(
-    query_boxes: Tensor, key_boxes: Tensor, *, signed: bool, normalize_by: NormalizeBy
+    query_boxes: Tensor,
+    key_boxes: Tensor,
+    *,
+    signed: bool,
+    normalize_by: NormalizeBy,
+    memory: Tensor | None = None,
 ) -> Tensor:
     """E_xy, sines and cosines of d_x and d_y: (G, 32, Nq, Nk), in the order of `offset_weight`.
 
@@ -55,8 +59,10 @@ def offset_channels(
         query_boxes: (G, Nq, 4), float32 or float64.
         key_boxes: (G, Nk, 4), the same.
         signed, normalize_by: see `geometry.relative_geometry`.
+        memory: (G, 32, Nq, Nk) for the result, or None for new.
     """
-    q, k = query_boxes.mT[..., None], key_boxes.mT[..., None, :]  # (G, 4, Nq, 1), (G, 4, 1, Nk)
+    q = query_boxes.mT.contiguous()[..., None]  # (G, 4, Nq, 1); else pairs lie as boxes do
+    k = key_boxes.mT.contiguous()[..., None, :]  # (G, 4, 1, Nk)
     # As in `geometry.displacement`: differences of corners round less than those of centres.
     offset = (k[:, :2] - q[:, :2]).add_(k[:, 2:] - q[:, 2:])  # (G, 2, Nq, Nk), doubled
     unit = q if normalize_by == "query" else k
@@ -66,13 +72,15 @@ def offset_channels(
     else:
         offset.abs_().clamp_(min=MIN_DISPLACEMENT).log_()
     groups, _, num_queries, num_keys = offset.shape
-    channels = offset.new_empty(groups, 2, 2, NUM_WAVELENGTHS, num_queries, num_keys)
+    if memory is None:
+        memory = offset.new_empty(groups, NUM_OFFSET_CHANNELS, num_queries, num_keys)
+    channels = memory.view(groups, 2, 2, NUM_WAVELENGTHS, num_queries, num_keys)
     sines, cosines = channels.unbind(1)
     z = _frequencies(offset.device).to(offset.dtype)
     torch.mul(offset[:, :, None], z[:, None, None], out=cosines)  # phases, for a moment
     torch.sin(cosines, out=sines)
     cosines.cos_()
-    return channels.flatten(1, 3)
+    return memory
 
 
 def key_factors(boxes: Tensor) -> Tensor:
@@ -100,12 +108,20 @@ def query_factors(key_factors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def gate(
-    channels: Tensor, offset_weight: Tensor, query_factors: Tensor, key_factors: Tensor
+    channels: Tensor,
+    offset_weight: Tensor,
+    query_factors: Tensor,
+    key_factors: Tensor,
+    memory: Tensor | None = None,
 ) -> Tensor:
-    """w_G before its floor: (G, H, Nq, Nk), from (G, 32, Nq, Nk), (H, 32), U and V."""
+    """w_G before its floor: (G, H, Nq, Nk), from (G, 32, Nq, Nk), (H, 32), U and V; `memory` is
+    (G, H, Nq, Nk) for the result, without gradient, or None for new."""
     groups, _, num_queries, num_keys = channels.shape
     heads = len(offset_weight)
-    by_offset = offset_weight.expand(groups, -1, -1) @ channels.flatten(2)  # (G, H, Nq Nk)
+    by_offset = None if memory is None else memory.flatten(2)  # (G, H, Nq Nk)
+    by_offset = torch.matmul(
+        offset_weight.expand(groups, -1, -1), channels.flatten(2), out=by_offset
+    )
     rows = by_offset.view(groups, heads * num_queries, num_keys)
     rows = rows.baddbmm_(query_factors.flatten(1, 2), key_factors.mT)
     return rows.view(groups, heads, num_queries, num_keys)
@@ -120,7 +136,7 @@ def separable_log_gate(
     signed: bool = False,
     normalize_by: NormalizeBy = "query",
 ) -> Tensor:
-    """log(max(w_G, 1e-6)), as `object_relation.log_gate` of `geometry.pair_embedding`.
+    """log(max(w_G, 1e-6)), as `geometry.log_gate` of `geometry.pair_embedding`.
 
     Args:
         query_boxes: (G, Nq, 4) pixels, without gradient.

@@ -4,7 +4,7 @@ Source: Hu et al., "Relation Networks for Object Detection", CVPR 2018, eq. 5:
 
     log max(w_G, 1e-6),    w_G = W_G E_G(n, m) + b_G
 
-equal to `object_relation.log_gate(geometry.pair_embedding(...), W_G, b_G)`, but E_G, 64 channels
+equal to `geometry.log_gate(pair_embedding(...), W_G, b_G)`, but E_G, 64 channels
 for every pair, is never in memory. On a GPU that traffic is most of the module's time.
 
 The kernel (`triton_gate_kernel`) needs Triton and a GPU, or TRITON_INTERPRET=1, which runs it on
@@ -33,8 +33,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .geometry import MIN_DISPLACEMENT, NormalizeBy, box_sizes, pair_embedding, widen
-from .object_relation import EMBED_DIM, MIN_GATE, log_gate
+from .geometry import (
+    EMBED_DIM,
+    MIN_DISPLACEMENT,
+    MIN_GATE,
+    NormalizeBy,
+    box_sizes,
+    log_gate,
+    pair_embedding,
+    widen,
+)
 
 ROW_ALIGNMENT = 16  # elements; CUDA's memory-efficient attention copies masks with other rows
 BLOCK_BYTES = 2**25  # of a block's embedding, where the plain layers compute; in all 4 times that

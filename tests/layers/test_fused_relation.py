@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from relation_heads.layers import ObjectRelation, Regions, fused_relation
-from relation_heads.layers.object_relation import GEOMETRIES, attention
-from relation_heads.layers.separable_gate import MIN_GATE
+from relation_heads.layers.geometry import MIN_GATE
+from relation_heads.layers.object_relation import GEOMETRIES, relation_weights
 from relation_heads.measure import peak_bytes
 from tests.layers.reference_object_relation import relate_image
 from tests.layers.test_object_relation import DIM, SIZE, make, make_regions, random_boxes
@@ -136,7 +136,7 @@ def test_far_logits_and_closed_gates_are_finite():
         query *= 300
         bias.fill_(-100.0)
     out = fused(query, key, value, asking, answering, weight, bias)
-    blind = attention(query, key, value)
+    blind = torch.einsum("hnm,mhd->nhd", relation_weights(query, key, None), value)
     torch.testing.assert_close(out, blind, rtol=1e-4, atol=1e-5)
     grads = torch.autograd.grad(out.sum(), (query, key, value, weight, bias))
     assert all(g.isfinite().all() for g in grads) and not grads[3].any()

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from relation_heads.layers.geometry import pair_embedding
-from relation_heads.layers.object_relation import log_gate
+from relation_heads.layers.geometry import log_gate, pair_embedding
 from relation_heads.layers.separable_gate import (
     MIN_GATE,
     gate,

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from relation_heads import layers
-from relation_heads.layers import triton_gate
-from relation_heads.layers.geometry import pair_embedding
-from relation_heads.layers.object_relation import log_gate, relation_weights
+from relation_heads.layers import ObjectRelation, Regions, triton_gate
+from relation_heads.layers.geometry import log_gate, pair_embedding
+from relation_heads.layers.object_relation import relation_weights
 from relation_heads.layers.triton_gate import available, triton_log_gate, triton_relation
 from relation_heads.measure import peak_bytes
 from tests.layers.reference_object_relation import deltas, embed
@@ -211,6 +211,32 @@ def test_relation_equals_the_plain_layers_in_float64(keys, dtype):
     actual_grads = torch.autograd.grad(actual, (*inputs, weight, bias), grad.to(dtype))
     for a, e in zip(actual_grads, torch.autograd.grad(expected, exact, grad), strict=True):
         assert relative_error(a, e) < grad_tolerance
+
+
+@pytest.mark.parametrize("geometry", ["relation", "signed"])
+def test_the_module_takes_the_kernel_where_it_runs(geometry, monkeypatch):
+    torch.manual_seed(0)
+    simple, ours = (
+        ObjectRelation(16, num_heads=2, key_dim=8, geometry=geometry, init="xavier",
+                       implementation=name).to(DEVICE)
+        for name in ("simple", "auto")
+    )  # fmt: skip
+    torch.nn.init.ones_(simple.gate.bias)
+    ours.load_state_dict(simple.state_dict())
+    boxes, features = [make_boxes(7), make_boxes(4)], torch.randn(11, 16, device=DEVICE)
+    regions = Regions.from_boxes(boxes, [(800, 1333)] * 2)
+    calls = []
+
+    def relate(*args, **kwargs):
+        calls.append(kwargs)
+        return triton_relation(*args, **kwargs)
+
+    monkeypatch.setattr(triton_gate, "triton_relation", relate)
+    torch.testing.assert_close(ours(features, regions), simple(features, regions))
+    assert bool(calls) == available(boxes[0])
+    ours.implementation = "triton"  # where it does not run, the plain layers
+    torch.testing.assert_close(ours(features, regions), simple(features, regions))
+    assert calls[-1] == {"signed": geometry == "signed", "normalize_by": "query"}
 
 
 # ---- where the kernel cannot run ----
