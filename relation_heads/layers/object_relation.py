@@ -41,6 +41,8 @@ GEOMETRIES: tuple[str, ...] = get_args(Geometry)
 INITS: tuple[str, ...] = get_args(Init)
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
 
+FEW_PAIRS = 2**15  # of queries and keys in one image, 181 x 181: "simple" is faster up to there
+
 
 def relation_weights(query: Tensor, key: Tensor, log_gate: Tensor | None) -> Tensor:
     """The weights w of eq. 3, float32 or wider.
@@ -95,8 +97,9 @@ class ObjectRelation(nn.Module):
             implementation: how `forward` computes the same function: "simple" (all pairs at once,
                 `relation_weights`), "fused" (blocks of queries, `fused_relation`), "triton" (the
                 gate of all pairs by a kernel, `triton_gate.triton_relation`) or "auto": "simple"
-                under `torch.jit.trace`, "triton" where the kernel runs, else "fused". Without a
-                gate the last two are torch's own attention.
+                under `torch.jit.trace`, "triton" where the kernel runs, else "fused" for images of
+                more than FEW_PAIRS pairs. Without a gate "fused" and "triton" are torch's own
+                attention.
 
         Raises:
             ValueError: an argument outside these.
@@ -187,8 +190,12 @@ class ObjectRelation(nn.Module):
         """Eq. 2 for one image: (Nq, H, d_k), (Nk, H, d_k), (Nk, H, d_v) to (Nq, H, d_v)."""
         implementation = self.implementation
         if implementation == "auto":
-            implementation = "triton" if triton_gate.available(query_boxes) else "fused"
+            implementation = "fused"
             if torch.jit.is_tracing():
+                implementation = "simple"
+            elif triton_gate.available(query_boxes):
+                implementation = "triton"
+            elif len(query) * len(key) <= FEW_PAIRS:
                 implementation = "simple"
         if implementation == "simple":
             weights = relation_weights(query, key, self._log_gate(query_boxes, key_boxes))

@@ -232,10 +232,11 @@ def test_the_module_takes_the_kernel_where_it_runs(geometry, monkeypatch):
         return triton_relation(*args, **kwargs)
 
     monkeypatch.setattr(triton_gate, "triton_relation", relate)
-    torch.testing.assert_close(ours(features, regions), simple(features, regions))
+    close = {"rtol": 1e-3, "atol": 1e-4}
+    torch.testing.assert_close(ours(features, regions), simple(features, regions), **close)
     assert bool(calls) == available(boxes[0])
     ours.implementation = "triton"  # where it does not run, the plain layers
-    torch.testing.assert_close(ours(features, regions), simple(features, regions))
+    torch.testing.assert_close(ours(features, regions), simple(features, regions), **close)
     assert calls[-1] == {"signed": geometry == "signed", "normalize_by": "query"}
 
 
