@@ -87,7 +87,7 @@ def _relation() -> CN:
     node.GT_AS_KEYS = False
     # How the same function is computed: "simple" (all pairs at once), "fused" (block by block, in
     # less time and memory), "triton" (the gate of all pairs by a kernel), or "auto": triton on a
-    # GPU where it works, else fused above some 180 regions; simple below, and under torch.jit.trace.
+    # GPU where it works, else fused above some 180 regions; simple below and in torch.jit.trace.
     node.IMPLEMENTATION = "auto"
     return node
 
