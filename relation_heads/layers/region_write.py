@@ -28,7 +28,7 @@ from torch.autograd.function import once_differentiable
 
 Size = tuple[int, int]  # height, width
 
-PAIRS_AT_ONCE = 2**16  # of a cell and a box that covers it; a pair takes some 250 bytes
+PAIRS_AT_ONCE = 2**17  # of a cell and a box that covers it; a pair takes some 250 bytes
 SCRATCH_BYTES = 4 * 2**20  # of one copy of samples or cells
 CHANNELS = 32  # the number in one copy is a multiple, and at least one of them
 
