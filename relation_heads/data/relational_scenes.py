@@ -273,10 +273,8 @@ def write_dataset(
     num_train: int = 2000,
     num_val: int = 300,
     seed: int = 0,
-    mix: Mapping[str, float] = MIX,
-    flag_probability: float = 0.25,
-    crowd_iou: tuple[float, float] = (0.5, 0.7),
     progress: Callable[[int, int], None] | None = None,
+    **recipe: Any,
 ) -> bool:
     """Writes images, COCO annotations and the class graph; the same arguments give the same bytes.
 
@@ -288,8 +286,8 @@ def write_dataset(
         num_train: number of training scenes.
         num_val: number of validation scenes, drawn from an independent seed.
         seed: seed of both splits.
-        mix, flag_probability, crowd_iou: as in `compose_scenes`.
         progress: called with (images written, images in all) after each image.
+        recipe: `mix`, `flag_probability` and `crowd_iou` of `compose_scenes`.
 
     Returns:
         False if the folder already held exactly this data set and nothing was written.
@@ -303,13 +301,7 @@ def write_dataset(
     annotations: dict[str, dict[str, Any]] = {}
     for split, num in counts.items():
         seed_of_split = split_seed(seed, split)
-        scenes[split] = compose_scenes(
-            num,
-            seed_of_split,
-            mix=mix,
-            flag_probability=flag_probability,
-            crowd_iou=crowd_iou,
-        )
+        scenes[split] = compose_scenes(num, seed_of_split, **recipe)
         names = [f"{number:06d}.png" for number in range(1, num + 1)]
         info = {"split": split, "seed": seed, "num_images": num}
         annotations[split] = coco_dict(scenes[split], names, info=info)
