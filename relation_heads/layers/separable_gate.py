@@ -33,8 +33,8 @@ NUM_WAVELENGTHS = 8
 NUM_OFFSET_CHANNELS = 4 * NUM_WAVELENGTHS  # sin and cos of d_x and d_y
 
 
-def _frequencies(device: torch.device) -> Tensor:
-    """z_k: (8,) float64."""
+def frequencies(device: torch.device) -> Tensor:
+    """z_k of `geometry.pair_embedding`, radians per unit: (8,) float64."""
     k = torch.arange(NUM_WAVELENGTHS, device=device, dtype=torch.float64)
     return 100 / 1000 ** (k / NUM_WAVELENGTHS)
 
@@ -76,7 +76,7 @@ def offset_channels(
         memory = offset.new_empty(groups, NUM_OFFSET_CHANNELS, num_queries, num_keys)
     channels = memory.view(groups, 2, 2, NUM_WAVELENGTHS, num_queries, num_keys)
     sines, cosines = channels.unbind(1)
-    z = _frequencies(offset.device).to(offset.dtype)
+    z = frequencies(offset.device).to(offset.dtype)
     torch.mul(offset[:, :, None], z[:, None, None], out=cosines)  # phases, for a moment
     torch.sin(cosines, out=sines)
     cosines.cos_()
@@ -86,7 +86,7 @@ def offset_channels(
 def key_factors(boxes: Tensor) -> Tensor:
     """V: c and s of log w and log h, and 1, of each box: (G, N, 4) to (G, N, 33)."""
     log_sizes = box_sizes(boxes.double().flatten(0, 1)).log()  # (G N, 2)
-    phases = (log_sizes[..., None] * _frequencies(boxes.device)).flatten(1)  # (G N, 16)
+    phases = (log_sizes[..., None] * frequencies(boxes.device)).flatten(1)  # (G N, 16)
     one = phases.new_ones(len(phases), 1)
     table = torch.cat([phases.cos(), phases.sin(), one], dim=1).to(boxes.dtype)
     return table.unflatten(0, boxes.shape[:2])

@@ -43,6 +43,7 @@ from .geometry import (
     pair_embedding,
     widen,
 )
+from .separable_gate import frequencies
 
 ROW_ALIGNMENT = 16  # elements; CUDA's memory-efficient attention copies masks with other rows
 BLOCK_BYTES = 2**25  # of a block's embedding, where the plain layers compute; in all 4 times that
@@ -253,7 +254,7 @@ def _fill_by_kernel(
         box_table(torch.cat([query_boxes, key_boxes])),
         F.pad(weight.t(), (0, padded - heads)).contiguous(),  # (64, padded)
         F.pad(bias, (0, padded - heads)),
-        _frequencies(out.device)[1],
+        _turns(out.device),
     )
     kernel = _kernel()
     assert kernel is not None
@@ -282,11 +283,9 @@ def _fill_by_kernel(
 
 
 @functools.cache
-def _frequencies(device: torch.device) -> tuple[Tensor, Tensor]:
-    """The 8 wavelengths of `geometry.pair_embedding`: radians (float64) and turns per unit."""
-    k = torch.arange(8, device=device, dtype=torch.float64)
-    radians = 100 / 1000 ** (k / 8)
-    return radians, (radians / math.tau).float()
+def _turns(device: torch.device) -> Tensor:
+    """The 8 frequencies in turns per unit."""
+    return (frequencies(device) / math.tau).float()
 
 
 def box_table(boxes: Tensor) -> Tensor:
@@ -297,6 +296,6 @@ def box_table(boxes: Tensor) -> Tensor:
     """
     boxes = boxes.double()
     sizes = box_sizes(boxes)  # (N, 2)
-    phases = sizes.log()[..., None] * _frequencies(boxes.device)[0]  # (N, 2, 8)
+    phases = sizes.log()[..., None] * frequencies(boxes.device)  # (N, 2, 8)
     waves = torch.cat([phases.sin(), phases.cos()], dim=-1).flatten(1)  # (N, 32)
     return torch.cat([boxes, 2 * sizes, waves], dim=1).t().float().contiguous()

@@ -1,7 +1,7 @@
 """Write of the spatial memory (Chen et al. 2018): the mean of what all regions want in each cell.
 
-Peers: the released TensorFlow order, in which `crop_and_resize` takes every region to the whole map
-before the maps are summed, at a size at which N maps fit; else the same with one map at a time.
+Peer: the released TensorFlow order, in which `crop_and_resize` takes every region to the whole map
+before the maps are summed.
 """
 
 from __future__ import annotations
@@ -50,22 +50,13 @@ def released_order(values: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tens
     return maps.sum(0) / inside.sum(0).clamp(min=1)
 
 
-def one_by_one(values: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """As `released_order`, one map at a time."""
-    total = count = torch.zeros((), device=values.device, dtype=values.dtype)
-    for value, box in zip(values.split(1), boxes.split(1), strict=True):
-        maps, inside = to_map(value, box, size)
-        total, count = total + maps[0], count + inside[0]
-    return total / count.clamp(min=1)
-
-
 def write(values: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Ours."""
     total = inverse_crop_sum(values, boxes, (len(boxes),), size)
     return (total / coverage_count(boxes, (len(boxes),), size).clamp(min=1))[0]
 
 
-FORMS = {OURS: write, "released order": released_order, "one by one": one_by_one}
+FORMS = {OURS: write, "released order": released_order}
 
 
 def problem(
@@ -96,9 +87,7 @@ def accuracy() -> dict[str, float]:
 
 def against_released_order(n: int, size: tuple[int, int], target: Target, device: str) -> Case:
     """512 channels; the maps of all regions fit into memory."""
-    forms = problem(n, size, 512, device)
-    del forms["one by one"]
-    return Case(variants(forms), target, accuracy)
+    return Case(variants(problem(n, size, 512, device)), target, accuracy)
 
 
 CASES: dict[str, Callable[[str], Case]] = {
