@@ -7,6 +7,7 @@ counts.
 from __future__ import annotations
 
 import gc
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -23,8 +24,10 @@ def seconds_in_turns(
     device: str = "cpu",
     clock: Callable[[], float] = time.perf_counter,
     patience: float = float("inf"),
+    least: float = 0.0,
 ) -> dict[str, list[float]]:
-    """The seconds of each function in each round; all run once per round, after one warm-up.
+    """The seconds of each function in each round; all run once per round, after one warm-up, and
+    every other round in reverse, since what ran before leaves its mark in caches and heap.
 
     Args:
         functions: by name.
@@ -34,10 +37,13 @@ def seconds_in_turns(
             other processes hardly disturb; that is without meaning on "cuda".
         patience: a function that has taken this many seconds in all sits out the other rounds. The
             warm-up counts if there is nothing else.
+        least: rounds go on until all functions together have taken this many seconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds + 1):
-        for name, function in functions.items():
+    for turn in itertools.count():
+        if turn > rounds and sum(map(sum, seconds.values())) >= least:
+            break
+        for name, function in list(functions.items())[:: -1 if turn % 2 else 1]:
             if sum(seconds[name]) >= patience:
                 continue
             began = clock()

@@ -43,6 +43,12 @@ def test_a_function_that_takes_too_long_sits_out():
     assert len(seconds["fast"]) == 3
 
 
+def test_quick_functions_take_more_rounds():
+    seconds = seconds_in_turns({"wait": lambda: time.sleep(0.01)}, rounds=2, least=0.1)
+    assert 5 <= len(seconds["wait"]) <= 9  # and the warm-up
+    assert len(seconds_in_turns({"wait": lambda: time.sleep(0.01)}, rounds=2)["wait"]) == 2
+
+
 def test_process_time_does_not_count_waiting():
     seconds = seconds_in_turns({"wait": lambda: time.sleep(0.05)}, 1, clock=time.process_time)
     assert seconds["wait"][0] < 0.02

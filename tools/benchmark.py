@@ -6,9 +6,10 @@
     tools/benchmark.py --targets --json output/benchmark.json
 
 A name selects every case that contains it, in upper or lower case; without names all run, which
-takes minutes. The variants of a case take turns in one process. Time on the CPU is the time of this
-process on one thread, so that other programs disturb it little; on CUDA, and with more threads, it
-is wall time. Variants in brackets are shown for information: targets do not compare with them.
+takes half an hour. The variants of a case take turns in one process, quick ones for more rounds.
+Time on the CPU is the time of this process on one thread, so that other programs disturb it little;
+on CUDA, and with more threads, it is wall time. Variants in brackets are shown for information:
+targets do not compare with them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from relation_heads.benchmark.cases import find_cases
 from relation_heads.benchmark.report import as_json, environment, table
 from relation_heads.benchmark.run import Result, run
 
+SECONDS = 4.0  # of all variants together, that one pass of a case is at least measured for
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
@@ -37,7 +40,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="parts of names of cases")
     parser.add_argument("--list", action="store_true", help="only print the names")
-    parser.add_argument("--rounds", type=int, default=5, help="after one to warm up")
+    parser.add_argument("--rounds", type=int, default=5, help="at least; one to warm up more")
     parser.add_argument("--no-time", action="store_true", help="only memory and errors")
     parser.add_argument("--targets", action="store_true", help="fail if a target is missed")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -82,9 +85,8 @@ def main(args: argparse.Namespace) -> int:
     print(f"{where['device']}, threads: {where['threads']}, {where['time']}; {versions}.")
     results = {}
     for name in chosen:
-        results[name] = run(
-            cases[name](args.device), args.device, 0 if args.no_time else args.rounds
-        )
+        rounds = 0 if args.no_time else args.rounds
+        results[name] = run(cases[name](args.device), args.device, rounds, SECONDS)
         print(f"\n{table(name, results[name])}", flush=True)
         if args.json is not None:  # after every case, so that an interrupted run leaves something
             args.json.write_text(json.dumps(as_json(results, args.device), indent=1) + "\n")

@@ -104,7 +104,7 @@ def _cells(cost: Cost, ours: Cost) -> list[str]:
         low, mid, high = (1000 * s for s in (min(cost.seconds), cost.median, max(cost.seconds)))
         cells[0] = f"{mid:.1f} ({low:.1f}–{high:.1f})"
         if ours.seconds:
-            cells[1] = f"{cost.median / ours.median:.2f}"
+            cells[1] = f"{cost.times(ours):.2f}"
     if cost.peak_mib is not None:
         cells[2] = f"{cost.peak_mib:.1f}"
         if ours.peak_mib:

@@ -1,7 +1,8 @@
 """Runs a case: what each variant costs, how far ours is from the truth, which targets are missed.
 
 Time is of this process on its processor ("cpu" with one thread), since others may share the
-machine, else wall time. Ratios compare ours with the best peer of each quantity.
+machine, else wall time. Ratios compare ours with the best peer of each quantity; those of times are
+medians of the ratios in each round, so that a machine that slows down slows both.
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ class Cost:
     def median(self) -> float:
         """Of the seconds."""
         return statistics.median(self.seconds)
+
+    def times(self, other: Cost) -> float:
+        """How many times the seconds of the other, measured in turns with it."""
+        ratios = [a / b for a, b in zip(self.seconds, other.seconds, strict=False)]
+        return statistics.median(ratios)
 
 
 @dataclass(frozen=True)
@@ -102,8 +108,8 @@ def functions(case: Case, which: str) -> dict[str, Function]:
     return chosen
 
 
-def run(case: Case, device: str = "cpu", rounds: int = 5) -> Result:
-    """Measures everything; `rounds` = 0 leaves the times out."""
+def run(case: Case, device: str = "cpu", rounds: int = 5, least: float = 0.0) -> Result:
+    """Measures everything; `rounds` = 0 leaves the times out, `least` is of `seconds_in_turns`."""
     costs: dict[str, dict[str, Cost]] = {}
     for which in PASSES:
         chosen = functions(case, which)
@@ -113,7 +119,7 @@ def run(case: Case, device: str = "cpu", rounds: int = 5) -> Result:
         if rounds:
             one_thread = device == "cpu" and torch.get_num_threads() == 1
             clock = time.process_time if one_thread else time.perf_counter
-            seconds = seconds_in_turns(chosen, rounds, device, clock, PATIENCE)
+            seconds = seconds_in_turns(chosen, rounds, device, clock, PATIENCE, least)
             for name, values in seconds.items():
                 costs[which][name].seconds = values
     return finish(case, costs)
@@ -150,7 +156,8 @@ def checks(case: Case, result: Result) -> list[Check]:
         wanted = getattr(target, which)
         peer = result.best_peer(which, "median")
         if wanted is not None and cost.seconds and peer is not None:
-            found.append(Check(which, peer[1] / cost.median, wanted, True, peer[0]))
+            reached = result.costs[which][peer[0]].times(cost)
+            found.append(Check(which, reached, wanted, True, peer[0]))
         wanted = getattr(target, f"{which}_memory")
         peer = result.best_peer(which, "peak_mib")
         if wanted is not None and cost.peak_mib is not None and peer is not None:

@@ -64,7 +64,7 @@ def mix(
         coefficients: (n, K, D).
         maps: (n, K, *places).
         plus: (n, D, *places).
-        bias: (D,), only together with `plus`.
+        bias: (D,).
 
     Returns:
         (n, D, *places), in memory as `maps` are, channels_last or not.
@@ -77,13 +77,24 @@ def mix(
         added = None if added is None else added.mT
     else:
         left, right = coefficients.mT, flat
-    if added is None:
+    if bias is not None:
+        shift = bias if rows else bias[:, None]
+        out = (
+            torch.baddbmm(shift, left, right)
+            if added is None
+            else (added + shift).baddbmm_(left, right)
+        )
+    elif added is None:
         out = torch.bmm(left, right)
-    elif bias is None:
-        out = torch.baddbmm(added, left, right)
     else:
-        out = (added + (bias if rows else bias[:, None])).baddbmm_(left, right)
+        out = torch.baddbmm(added, left, right)
     return (out.mT if rows else out).unflatten(2, maps.shape[2:])
+
+
+def on_places(conv: Conv, x: Tensor) -> Tensor:
+    """A 1 x 1 convolution of a map, as the product of matrices that it is: PyTorch's own fills the
+    gradient of the map with zeros first."""
+    return mix(matrix(conv, conv.weight.dtype).T.expand(len(x), -1, -1), x, bias=conv.bias)
 
 
 def zeroed(norm: nn.Module) -> nn.Module:
@@ -200,7 +211,7 @@ class GloRe(nn.Module):
         self._check(x)
         if x.numel() == 0:
             return x
-        b = self.conv_proj(x)
+        b = on_places(self.conv_proj, x)
         with torch.autocast(x.device.type, enabled=False):
             z = self.gcn(self._states(self._pool(x), self._pool(b)))
             w = on_rows(self.conv_extend, z)  # W_e Z, (n, N, C)
@@ -310,7 +321,7 @@ class PreActivationGloRe(GloRe):
         self._check(x)
         if x.numel() == 0:
             return x
-        b = self.conv_proj(F.relu(self.norm_proj(x)))
+        b = on_places(self.conv_proj, F.relu(self.norm_proj(x)))
         with torch.autocast(x.device.type, enabled=False):
             activated = F.relu(self.norm_state(self._pool(x)))
             z = self.gcn(self._states(activated, self._pool(b)))

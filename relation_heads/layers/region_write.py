@@ -138,7 +138,7 @@ def _adjacent(crops: Tensor) -> bool:
 
 
 def _write(values: Tensor, entries: Iterator[_Entries], out: Tensor) -> None:
-    """Adds M V to (D, H, W), for V (n, D, P, P)."""
+    """Sets the rows of (D, H, W) that the entries are of to M V, for V (n, D, P, P)."""
     for m in entries:
         cells, order = m.cells.sort(stable=True)
         cells = cells[:, None].expand(-1, 4).flatten()
@@ -146,8 +146,8 @@ def _write(values: Tensor, entries: Iterator[_Entries], out: Tensor) -> None:
         starts = _starts(cells, out[0, m.rows].numel())
         for c in [slice(None)] if _adjacent(values) else _channel_blocks(values):
             rows = values[:, c].permute(0, 2, 3, 1).to(out.dtype).flatten(0, 2)  # (n P P, c)
-            block = out[c, m.rows]
-            block += _weighted_sums(rows, samples, factors, starts).T.view_as(block)
+            block = out[c, m.rows].permute(1, 2, 0)  # (rows, W, c)
+            block.copy_(_weighted_sums(rows, samples, factors, starts).view_as(block))
 
 
 def _write_backward(grad_out: Tensor, entries: Iterator[_Entries], grad_values: Tensor) -> None:
@@ -177,26 +177,31 @@ class Write(torch.autograd.Function):
         grids: Sequence[Size],
         size: Size,
     ) -> Tensor:
-        """(N, D, P, P) to (B, D, H, W) in the dtype of the weights, float32 or wider."""
+        """(N, D, P, P) to (B, D, H, W), in the layout of the crops and the dtype of the weights,
+        float32 or wider."""
         ctx.save_for_backward(boxes, weights)
         ctx.shape, ctx.dtype, ctx.splits, ctx.grids = values.shape, values.dtype, splits, grids
         ctx.layout = torch.channels_last if _adjacent(values) else torch.contiguous_format
-        out = weights.new_zeros(len(splits), values.shape[1], *size)
+        out = Write._empty(ctx, (len(splits), values.shape[1], *size), weights)
         for image, (own, entries) in enumerate(Write._images(ctx, values, boxes, weights, size[1])):
             _write(own, entries, out[image])
+            out[image, :, grids[image][0] :] = 0  # the entries are of the other rows
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         boxes, weights = ctx.saved_tensors
-        grad = torch.empty(
-            *ctx.shape, dtype=weights.dtype, device=weights.device, memory_format=ctx.layout
-        )
+        grad = Write._empty(ctx, ctx.shape, weights)
         width = grad_out.shape[3]
         for image, (own, entries) in enumerate(Write._images(ctx, grad, boxes, weights, width)):
             _write_backward(grad_out[image], entries, own)
         return grad.to(ctx.dtype), None, None, None, None, None
+
+    @staticmethod
+    def _empty(ctx: Any, shape: Sequence[int], like: Tensor) -> Tensor:
+        """In the layout of the crops."""
+        return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=ctx.layout)
 
     @staticmethod
     def _images(

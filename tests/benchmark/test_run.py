@@ -8,7 +8,7 @@ from relation_heads.benchmark import cases
 from relation_heads.benchmark.case import Case, Target, Variant
 from relation_heads.benchmark.computation import Computation, errors, relative_error, variants
 from relation_heads.benchmark.report import as_json, table
-from relation_heads.benchmark.run import Check, run, run_deterministic
+from relation_heads.benchmark.run import Check, Cost, run, run_deterministic
 
 MIB = 2**20
 
@@ -68,6 +68,12 @@ def test_ours_is_compared_with_the_best_peer_of_each_quantity():
     assert memory.peer == "lean" and memory.met and memory.reached == pytest.approx(1 / 4)
     assert len(result.costs["forward"]["ours"].seconds) == 3
     assert result.costs["backward"]["fast"].peak_mib == pytest.approx(80, abs=0.01)
+
+
+def test_ratios_are_of_rounds():
+    # each round of a machine that slows down twofold after the first
+    assert Cost([4.0, 8.0, 8.0]).times(Cost([1.0, 2.0, 1.0])) == 4
+    assert Cost([9.0]).times(Cost([3.0, 1.0])) == 3  # the slow one has sat out the second
 
 
 def test_targets_that_are_missed():

@@ -99,15 +99,19 @@ def test_rows_are_grouped_by_what_covers_them(monkeypatch):
     assert [list(b) for b in blocks] == [[0, 1], [2], [3], [4, 5, 6], [7]]
 
 
-def test_writing_a_batch_equals_image_by_image():
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_writing_a_batch_equals_image_by_image(layout):
     boxes, weights = batch_boxes(), torch.rand(9, dtype=torch.float64)
-    values = torch.randn(9, DIM, 3, 3, dtype=torch.float64, requires_grad=True)
+    values = torch.randn(9, DIM, 3, 3, dtype=torch.float64).contiguous(memory_format=layout)
+    values.requires_grad_()
     batch = inverse_crop_sum(values, boxes, SPLITS, PADDED, grid_sizes=GRIDS, weights=weights)
+    assert batch.is_contiguous(memory_format=layout)
     upstream = torch.randn_like(batch)
     (gradient,) = torch.autograd.grad(batch, values, upstream)
+    assert gradient.is_contiguous(memory_format=layout)
     for image, rows in ((0, slice(0, 5)), (1, slice(5, 5)), (2, slice(5, 9))):
         h, w = GRIDS[image]
-        own = values[rows].detach().requires_grad_()
+        own = values[rows].detach().contiguous().requires_grad_()
         alone = inverse_crop_sum(own, boxes[rows], (len(own),), (h, w), weights=weights[rows])
         torch.testing.assert_close(batch[image, :, :h, :w], alone[0], **EXACT)
         assert not batch[image, :, h:].any() and not batch[image, :, :, w:].any()

@@ -58,8 +58,8 @@ def plain_embedding(boxes: Tensor) -> Tensor:
 
 
 def plain_log_gate(embedding: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(..., N, N, 64) to (..., H, N, N)."""
-    return F.linear(embedding, weight, bias).clamp(min=1e-6).log().movedim(-1, -3)
+    """log max(max(0, w_G), 1e-6), as every port has it: (..., N, N, 64) to (..., H, N, N)."""
+    return F.linear(embedding, weight, bias).relu().clamp(min=1e-6).log().movedim(-1, -3)
 
 
 def _heads(module: ObjectRelation, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
