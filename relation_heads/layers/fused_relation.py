@@ -1,19 +1,21 @@
 """Object relation in blocks of queries: no tensor of all pairs exists, forward or backward.
 
-Source: Hu et al., "Relation Networks for Object Detection", CVPR 2018, eq. 2-5. With s = w_A, the
-appearance of eq. 4, g = max(w_G, 1e-6) and the maximum t = max_m s of a row,
+Source: Hu et al., "Relation Networks for Object Detection", CVPR 2018, eq. 2-5. With the softmax
+a_m of the appearance w_A of eq. 4 over the keys of a row, and g = max(w_G, 1e-6),
 
-    Z = sum_m g e^(s - t),   p = g e^(s - t) / Z,   o_n = sum_m p v_m,
+    Z = sum_m a g,   o_n = 1/Z sum_m a g v_m,
 
 which is eq. 3 as printed: it needs no logarithm of the gate, and the floor keeps Z >= 1e-6. From
-the gradient do of o, with r = e^(s - t) / Z, as in FlashAttention (Dao et al., NeurIPS 2022):
+the gradient do of o, with the e of a row = do / Z, as in FlashAttention (Dao et al., NeurIPS 2022):
 
-    D = <do_n, o_n>,   ds = p (<do_n, v_m> - D),   dg = r (<do_n, v_m> - D) where w_G > 1e-6.
+    dg = a (<e_n, v_m> - <e_n, o_n>) where w_G > 1e-6,   dw_A = g a (<e_n, v_m> - <e_n, o_n>),
 
-Kept for backward are queries, keys, values, o and t + log Z of each row, all linear in the number
-of regions; the gate (see `separable_gate`) and the weights are computed again, block by block.
+and dv_m = sum_n a g e_n. Kept for backward are queries, keys, values, o and the Z of each row, all
+linear in the number of regions; the gate (see `separable_gate`) and the softmax are computed again,
+block by block.
 
 Shapes: Nq queries and Nk keys of one image, H heads of d_k and d_v channels; blocks of b queries.
+Keys and values are (H, d, Nk) here, so that rows are long.
 """
 
 from __future__ import annotations
@@ -37,9 +39,9 @@ from .separable_gate import (
     query_factors,
 )
 
-# Queries in a block, for each thread. A pair takes 256 bytes forward and 320 backward at H = 16 in
-# float32: 14 and 17 MiB at 1000 keys.
-ROWS_PER_THREAD = 56
+# Numbers of a block for each key and thread: 20 MiB at 1000 keys in float32. At H = 16 a pair takes
+# 48 forward and 80 backward, so that a block has 112 and 67 queries.
+NUMBERS_PER_KEY = 5376
 ROWS_ON_GPU = 512  # not measured; a block is some 25 kernels
 
 
@@ -52,31 +54,30 @@ class _Block:
     """
 
     rows: slice
+    numbers: Tensor  # (width, b, Nk), to be written, except that the first are
     channels: Tensor  # E_xy (1, 32, b, Nk)
-    pairs: tuple[Tensor, ...]  # each (H, b, Nk), to be written
 
 
 def _blocks(
-    query_boxes: Tensor, key_boxes: Tensor, geometry: dict[str, Any], heads: int, num_pairs: int
+    query_boxes: Tensor, key_boxes: Tensor, geometry: dict[str, Any], width: int
 ) -> Iterator[_Block]:
-    """Blocks of the queries of (1, Nq, 4) boxes, each with `num_pairs` of `_Block.pairs`."""
-    on_cpu = query_boxes.device.type == "cpu"
-    step = ROWS_PER_THREAD * torch.get_num_threads() if on_cpu else ROWS_ON_GPU
+    """Blocks of the queries of (1, Nq, 4) boxes, with `width` numbers for a pair, 32 or more."""
+    step = ROWS_ON_GPU
+    if query_boxes.device.type == "cpu":
+        step = max(1, NUMBERS_PER_KEY * torch.get_num_threads() // width)
     num_queries, num_keys = query_boxes.shape[1], key_boxes.shape[1]
-    sizes = [NUM_OFFSET_CHANNELS] + [heads] * num_pairs
-    memory = key_boxes.new_empty(sum(sizes) * min(step, num_queries) * num_keys)
+    memory = key_boxes.new_empty(width * min(step, num_queries) * num_keys)
     for begin in range(0, num_queries if num_keys else 0, step):
         rows = slice(begin, min(begin + step, num_queries))
-        pairs = (rows.stop - begin) * num_keys
-        parts = memory[: sum(sizes) * pairs].view(-1, rows.stop - begin, num_keys).split(sizes)
-        channels = offset_channels(
-            query_boxes[:, rows], key_boxes, memory=parts[0][None], **geometry
-        )
-        yield _Block(rows, channels, parts[1:])
+        size = rows.stop - begin
+        numbers = memory[: width * size * num_keys].view(width, size, num_keys)
+        channels = numbers[None, :NUM_OFFSET_CHANNELS]
+        offset_channels(query_boxes[:, rows], key_boxes, memory=channels, **geometry)
+        yield _Block(rows, numbers, channels)
 
 
 class _FusedRelation(torch.autograd.Function):
-    """(H, Nq, d_k), (H, Nk, d_k), (H, Nk, d_v), W_xy, U, V and both boxes to (H, Nq, d_v)."""
+    """(H, Nq, d_k), (H, d_k, Nk), (H, d_v, Nk), W_xy, U, V and both boxes to (H, Nq, d_v)."""
 
     @staticmethod
     def forward(
@@ -93,18 +94,18 @@ class _FusedRelation(torch.autograd.Function):
     ) -> Tensor:
         scale = 1 / math.sqrt(query.shape[-1])
         heads, num_queries, _ = query.shape
-        out = value.new_zeros(num_queries, heads, value.shape[-1]).transpose(0, 1)
-        log_sum = query.new_zeros(heads, num_queries, 1)  # t + log Z
-        for block in _blocks(query_boxes, key_boxes, geometry, heads, 2):
-            rows, (g, s) = block.rows, block.pairs  # (H, b, Nk)
+        out = value.new_zeros(num_queries, heads, value.shape[1]).transpose(0, 1)
+        total = query.new_ones(heads, num_queries, 1)  # Z
+        width = max(NUM_OFFSET_CHANNELS, heads) + heads
+        for block in _blocks(query_boxes, key_boxes, geometry, width):
+            rows = block.rows
+            g, a = block.numbers[-heads:], block.numbers[:heads]  # (H, b, Nk)
             gate(block.channels, weight, u[:, :, rows], v, g[None]).clamp_(min=MIN_GATE)
-            torch.bmm(query[:, rows] * scale, key.mT, out=s)
-            top = s.amax(dim=-1, keepdim=True)  # (H, b, 1)
-            unnormalised = s.sub_(top).exp_().mul_(g)
-            total = unnormalised.sum(dim=-1, keepdim=True)
-            torch.div(unnormalised @ value, total, out=out[:, rows])
-            torch.add(top, total.log_(), out=log_sum[:, rows])
-        ctx.save_for_backward(query, key, value, weight, u, v, query_boxes, key_boxes, out, log_sum)
+            torch.bmm(query[:, rows] * scale, key, out=a)  # in the place of the channels
+            gated = torch.softmax(a, dim=-1, out=a).mul_(g)
+            torch.sum(gated, dim=-1, keepdim=True, out=total[:, rows])
+            torch.div(gated @ value.mT, total[:, rows], out=out[:, rows])
+        ctx.save_for_backward(query, key, value, weight, u, v, query_boxes, key_boxes, out, total)
         ctx.geometry = geometry
         return out
 
@@ -128,25 +129,27 @@ def _gradients(
     query_boxes: Tensor,
     key_boxes: Tensor,
     out: Tensor,
-    log_sum: Tensor,
+    total: Tensor,
 ) -> tuple[Tensor, ...]:
     """Of query, key, value, W_xy and U, from that of the output, (H, Nq, d_v)."""
     scale = 1 / math.sqrt(query.shape[-1])
-    delta = torch.einsum("hnd,hnd->hn", grad, out)[..., None]  # D
+    e = grad / total
+    delta = torch.einsum("hnd,hnd->hn", e, out)[..., None]
     d_query, d_key, d_value, d_weight, d_u = (
         torch.zeros_like(x) for x in (query, key, value, weight, u)
     )
-    for block in _blocks(query_boxes, key_boxes, geometry, len(query), 3):
-        rows, (g, r, d_g) = block.rows, block.pairs  # (H, b, Nk)
+    heads = len(query)
+    for block in _blocks(query_boxes, key_boxes, geometry, NUM_OFFSET_CHANNELS + 3 * heads):
+        rows = block.rows
+        g, a, d_g = block.numbers[NUM_OFFSET_CHANNELS:].split(heads)  # (H, b, Nk)
         gate(block.channels, weight, u[:, :, rows], v, g[None]).clamp_(min=MIN_GATE)
-        q, d_o = query[:, rows] * scale, grad[:, rows]
-        torch.bmm(q, key.mT, out=r).sub_(log_sum[:, rows]).exp_()
-        torch.bmm(d_o, value.mT, out=d_g).sub_(delta[:, rows]).mul_(r)
-        p = r.mul_(g)
-        d_value.baddbmm_(p.mT, d_o)
-        d_s = torch.mul(d_g, g, out=p)
-        torch.mul(d_s @ key, scale, out=d_query[:, rows])
-        d_key.baddbmm_(d_s.mT, q)
+        q = query[:, rows] * scale
+        torch.softmax(torch.bmm(q, key, out=a), dim=-1, out=a)
+        torch.bmm(e[:, rows], value, out=d_g).sub_(delta[:, rows]).mul_(a)
+        d_value.baddbmm_(e[:, rows].mT, a.mul_(g))
+        d_logits = torch.mul(d_g, g, out=a)
+        torch.mul(d_logits @ key.mT, scale, out=d_query[:, rows])
+        d_key.baddbmm_(q.mT, d_logits)
         torch.ops.aten.threshold_backward.grad_input(d_g, g, MIN_GATE, grad_input=d_g)
         d_weight.addmm_(d_g.flatten(1), block.channels[0].flatten(1).T)
         d_u[0, :, rows] = d_g @ v
@@ -171,8 +174,8 @@ def fused_relation(
 
     Args:
         query: (Nq, H, d_k).
-        key: (Nk, H, d_k).
-        value: (Nk, H, d_v).
+        key: (Nk, H, d_k); with adjacent keys, as of `linear_by_channel`, it is not copied.
+        value: (Nk, H, d_v), likewise.
         query_boxes: (Nq, 4) pixels.
         key_boxes: (Nk, 4).
         weight: (H, 64) W_G.
@@ -184,8 +187,9 @@ def fused_relation(
     """
     dtype = torch.promote_types(widen(query).dtype, widen(query_boxes).dtype)
     with torch.autocast(query.device.type, enabled=False):
-        q, k, v = (x.to(dtype).transpose(0, 1) for x in (query, key, value))
-        k, v = k.contiguous(), v.contiguous()  # rows of all heads lie 4 KB apart, one cache set
+        q = query.to(dtype).transpose(0, 1)
+        k, v = (x.to(dtype).permute(1, 2, 0) for x in (key, value))
+        k, v = (x if x.stride(2) == 1 else x.contiguous() for x in (k, v))
         asking, answering = (b.detach().to(dtype)[None] for b in (query_boxes, key_boxes))
         weight, bias = weight.to(dtype), bias.to(dtype)
         out: Tensor = _FusedRelation.apply(

@@ -23,6 +23,7 @@ Shapes: N regions of B images concatenated, D channels; in one image Nq regions 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import torch
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 from . import triton_gate
 from .fused_relation import fused_relation
 from .geometry import EMBED_DIM, NormalizeBy, box_embedding, log_gate, pair_embedding
+from .linear import linear_by_channel
 from .regions import Regions
 
 Geometry = Literal["none", "unary", "relation", "signed"]
@@ -155,48 +157,37 @@ class ObjectRelation(nn.Module):
         Returns:
             (N, D) f', eq. 6. A region of an image without keys comes back as it went in.
         """
-        queries, keys = self._queries_and_keys(features, regions)
-        values = self.value(self._projected(features, regions)).unflatten(1, (self.num_heads, -1))
         relation = [
             self._relate(*image).flatten(1)  # (Nq, D)
-            for image in zip(
-                regions.split(queries),
-                regions.split_keys(keys),
-                regions.split_keys(values),
-                regions.split(regions.boxes),
-                regions.split_keys(regions.boxes),
-                strict=True,
-            )
+            for image in self._images(features, regions)
         ]
         return features + torch.cat(relation)  # (N, D), eq. 6
 
     def weights(self, features: Tensor, regions: Regions) -> list[Tensor]:
         """The relation weights w of eq. 3: B tensors (H, Nq, Nk); arguments as in `forward`."""
-        queries, keys = self._queries_and_keys(features, regions)
         return [
-            relation_weights(q, k, self._log_gate(asking, answering))
-            for q, k, asking, answering in zip(
-                regions.split(queries),
-                regions.split_keys(keys),
-                regions.split(regions.boxes),
-                regions.split_keys(regions.boxes),
-                strict=True,
-            )
+            relation_weights(query, self._by_head(self.key(keys)), self._log_gate(*boxes))
+            for query, keys, *boxes in self._images(features, regions)
         ]
 
     def _relate(
-        self, query: Tensor, key: Tensor, value: Tensor, query_boxes: Tensor, key_boxes: Tensor
+        self, query: Tensor, keys: Tensor, query_boxes: Tensor, key_boxes: Tensor
     ) -> Tensor:
-        """Eq. 2 for one image: (Nq, H, d_k), (Nk, H, d_k), (Nk, H, d_v) to (Nq, H, d_v)."""
-        implementation = self.implementation
+        """Eq. 2 for one image: (Nq, H, d_k) and what enters W_K, W_V (Nk, D) to (Nq, H, d_v)."""
+        implementation: str = self.implementation
         if implementation == "auto":
             implementation = "fused"
             if torch.jit.is_tracing():
                 implementation = "simple"
             elif triton_gate.available(query_boxes):
                 implementation = "triton"
-            elif len(query) * len(key) <= FEW_PAIRS:
+            elif len(query) * len(keys) <= FEW_PAIRS:
                 implementation = "simple"
+        if implementation == "fused" and self.has_gate:
+            projected = [linear_by_channel(layer, keys) for layer in (self.key, self.value)]
+        else:
+            projected = [self.key(keys), self.value(keys)]
+        key, value = map(self._by_head, projected)
         if implementation == "simple":
             weights = relation_weights(query, key, self._log_gate(query_boxes, key_boxes))
             return torch.einsum("hnm,mhd->nhd", weights.to(value.dtype), value)
@@ -223,16 +214,27 @@ class ObjectRelation(nn.Module):
         )
         return log_gate(embedding, self.gate.weight, self.gate.bias)
 
-    def _queries_and_keys(self, features: Tensor, regions: Regions) -> tuple[Tensor, Tensor]:
-        """W_Q f and W_K f by head, both (N, H, d_k)."""
+    def _images(
+        self, features: Tensor, regions: Regions
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Of each image W_Q f (Nq, H, d_k), what enters W_K and W_V (Nk, D), and both boxes."""
         if not torch.jit.is_tracing() and features.shape != (len(regions), self.dim):
             raise ValueError(
                 f"features must be ({len(regions)}, {self.dim}) for these regions, "
                 f"got {tuple(features.shape)}."
             )
         projected = self._projected(features, regions)
-        query, key = self.query(projected), self.key(projected)
-        return query.unflatten(1, (self.num_heads, -1)), key.unflatten(1, (self.num_heads, -1))
+        return zip(
+            regions.split(self._by_head(self.query(projected))),
+            regions.split_keys(projected),
+            regions.split(regions.boxes),
+            regions.split_keys(regions.boxes),
+            strict=True,
+        )
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """(N, H d) to (N, H, d)."""
+        return x.unflatten(1, (self.num_heads, -1))
 
     def _projected(self, features: Tensor, regions: Regions) -> Tensor:
         """What enters W_Q, W_K, W_V: (N, D), for "unary" with the embedded boxes added."""

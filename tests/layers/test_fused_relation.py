@@ -38,7 +38,7 @@ def values_and_gradients(module, features, regions, cotangent):
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Several blocks, the last of them smaller."""
-    monkeypatch.setattr(fused_relation, "ROWS_PER_THREAD", 4)
+    monkeypatch.setattr(fused_relation, "NUMBERS_PER_KEY", 150)
 
 
 @pytest.mark.parametrize("normalize_by", ["query", "key"])
@@ -87,8 +87,8 @@ def test_gradcheck_with_other_keys_and_widths(signed):
 def test_the_size_of_blocks_changes_nothing(monkeypatch):
     inputs = arguments(23, 17)
     results = []
-    for rows in (1, 5, 23, 1000):
-        monkeypatch.setattr(fused_relation, "ROWS_PER_THREAD", rows)
+    for numbers in (1, 150, 500, 10000):
+        monkeypatch.setattr(fused_relation, "NUMBERS_PER_KEY", numbers)
         out = fused(*inputs)
         wanted = [x for x in inputs if x.requires_grad]
         results.append((out, *torch.autograd.grad(out.square().sum(), wanted)))

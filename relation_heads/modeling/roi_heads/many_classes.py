@@ -28,6 +28,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ...layers.class_selection import select_by_class
+from ...layers.linear import linear_by_channel
 
 MANY_CLASSES = 300  # predictors of more classes change
 ROWS = 512  # boxes that gather their weights at once
@@ -46,10 +47,8 @@ class ManyClassesOutputLayers(FastRCNNOutputLayers):
         return self._logits(x), self.bbox_pred(x)
 
     def _logits(self, x: Tensor) -> Tensor:
-        """Of (N, D) features: (N, C + 1). They are made as columns, since with an odd C + 1 most
-        rows begin where no vector register would, which costs a CPU a third of the product."""
-        layer = self.cls_score
-        return torch.addmm(layer.bias[:, None], layer.weight, x.T).T.contiguous()
+        """Of (N, D) features: (N, C + 1)."""
+        return linear_by_channel(self.cls_score, x).contiguous()
 
     @torch.no_grad()
     def inference(
