@@ -39,9 +39,9 @@ from .separable_gate import (
     query_factors,
 )
 
-# Numbers of a block for each key and thread: 20 MiB at 1000 keys in float32. At H = 16 a pair takes
-# 48 forward and 80 backward, so that a block has 112 and 67 queries.
-NUMBERS_PER_KEY = 5376
+# Numbers of a block for each key and thread: 18 MiB at 1000 keys in float32. At H = 16 a pair takes
+# 48 forward and 80 backward, so that a block has 100 and 60 queries.
+NUMBERS_PER_KEY = 4800
 ROWS_ON_GPU = 512  # not measured; a block is some 25 kernels
 
 
@@ -133,8 +133,6 @@ def _gradients(
 ) -> tuple[Tensor, ...]:
     """Of query, key, value, W_xy and U, from that of the output, (H, Nq, d_v)."""
     scale = 1 / math.sqrt(query.shape[-1])
-    e = grad / total
-    delta = torch.einsum("hnd,hnd->hn", e, out)[..., None]
     d_query, d_key, d_value, d_weight, d_u = (
         torch.zeros_like(x) for x in (query, key, value, weight, u)
     )
@@ -143,10 +141,11 @@ def _gradients(
         rows = block.rows
         g, a, d_g = block.numbers[NUM_OFFSET_CHANNELS:].split(heads)  # (H, b, Nk)
         gate(block.channels, weight, u[:, :, rows], v, g[None]).clamp_(min=MIN_GATE)
-        q = query[:, rows] * scale
+        q, e = query[:, rows] * scale, grad[:, rows] / total[:, rows]
+        delta = (e * out[:, rows]).sum(dim=-1, keepdim=True)
         torch.softmax(torch.bmm(q, key, out=a), dim=-1, out=a)
-        torch.bmm(e[:, rows], value, out=d_g).sub_(delta[:, rows]).mul_(a)
-        d_value.baddbmm_(e[:, rows].mT, a.mul_(g))
+        torch.bmm(e, value, out=d_g).sub_(delta).mul_(a)
+        d_value.baddbmm_(e.mT, a.mul_(g))
         d_logits = torch.mul(d_g, g, out=a)
         torch.mul(d_logits @ key.mT, scale, out=d_query[:, rows])
         d_key.baddbmm_(q.mT, d_logits)
