@@ -40,7 +40,7 @@ def seconds_in_turns(
         least: rounds go on until all functions together have taken this many seconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in itertools.count():
+    for turn in itertools.count() if functions else ():
         if turn > rounds and sum(map(sum, seconds.values())) >= least:
             break
         for name, function in list(functions.items())[:: -1 if turn % 2 else 1]:

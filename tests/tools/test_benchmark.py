@@ -26,6 +26,7 @@ def tool(monkeypatch):
     monkeypatch.setattr("relation_heads.benchmark.run.peak_bytes", lambda f, device: f().nbytes)
     monkeypatch.setattr(module, "find_cases", lambda: (cases, ["many_classes"]))
     monkeypatch.setattr(module, "SECONDS", 0.0)
+    monkeypatch.setattr(module, "alone", module.measure)
     return module
 
 
@@ -95,8 +96,15 @@ def test_a_name_that_fits_nothing(tool):
 
 def test_runs_as_a_script_from_anywhere(tmp_path):
     assert os.access(PATH, os.X_OK)
-    command = [sys.executable, "-W", "ignore", str(PATH), "GloRe", "--list"]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-2:] == ["GloRe unit, res2", "GloRe unit, res4"]
+
+    def lines(*arguments):
+        command = [sys.executable, "-W", "ignore", str(PATH), *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    assert lines("GloRe", "--list")[-2:] == ["GloRe unit, res2", "GloRe unit, res4"]
+    assert "Targets: 6 of 6 are met." in lines("GloRe unit, res4", "--no-time", "--targets")
