@@ -58,7 +58,7 @@ def plain_embedding(boxes: Tensor) -> Tensor:
 
 
 def plain_log_gate(embedding: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """log max(max(0, w_G), 1e-6), as every port has it: (..., N, N, 64) to (..., H, N, N)."""
+    """log max(max(0, w_G), 1e-6), as released: (..., N, N, 64) to (..., H, N, N)."""
     return F.linear(embedding, weight, bias).relu().clamp(min=1e-6).log().movedim(-1, -3)
 
 
