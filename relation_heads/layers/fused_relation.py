@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -45,23 +44,15 @@ NUMBERS_PER_KEY = 4800
 ROWS_ON_GPU = 512  # not measured; a block is some 25 kernels
 
 
-@dataclass(frozen=True)
-class _Block:
-    """A block of queries, and memory for its pairs that the next block takes over.
-
-    To write where has just been written is faster than to write to new memory, by far in a virtual
-    machine.
-    """
-
-    rows: slice
-    numbers: Tensor  # (width, b, Nk), to be written, except that the first are
-    channels: Tensor  # E_xy (1, 32, b, Nk)
-
-
 def _blocks(
     query_boxes: Tensor, key_boxes: Tensor, geometry: dict[str, Any], width: int
-) -> Iterator[_Block]:
-    """Blocks of the queries of (1, Nq, 4) boxes, with `width` numbers for a pair, 32 or more."""
+) -> Iterator[tuple[slice, Tensor]]:
+    """Blocks of the queries of (1, Nq, 4) boxes: which rows, and memory (width, b, Nk) for their
+    pairs, of which E_xy takes the first 32 and the others are to be written.
+
+    All blocks have the same memory. To write where has just been written is faster than to write to
+    new memory, by far in a virtual machine.
+    """
     step = ROWS_ON_GPU
     if query_boxes.device.type == "cpu":
         step = max(1, NUMBERS_PER_KEY * torch.get_num_threads() // width)
@@ -73,7 +64,7 @@ def _blocks(
         numbers = memory[: width * size * num_keys].view(width, size, num_keys)
         channels = numbers[None, :NUM_OFFSET_CHANNELS]
         offset_channels(query_boxes[:, rows], key_boxes, memory=channels, **geometry)
-        yield _Block(rows, numbers, channels)
+        yield rows, numbers
 
 
 class _FusedRelation(torch.autograd.Function):
@@ -97,11 +88,11 @@ class _FusedRelation(torch.autograd.Function):
         out = value.new_zeros(num_queries, heads, value.shape[1]).transpose(0, 1)
         total = query.new_ones(heads, num_queries, 1)  # Z
         width = max(NUM_OFFSET_CHANNELS, heads) + heads
-        for block in _blocks(query_boxes, key_boxes, geometry, width):
-            rows = block.rows
-            g, a = block.numbers[-heads:], block.numbers[:heads]  # (H, b, Nk)
-            gate(block.channels, weight, u[:, :, rows], v, g[None]).clamp_(min=MIN_GATE)
-            torch.bmm(query[:, rows] * scale, key, out=a)  # in the place of the channels
+        for rows, numbers in _blocks(query_boxes, key_boxes, geometry, width):
+            channels, g = numbers[None, :NUM_OFFSET_CHANNELS], numbers[-heads:]  # g (H, b, Nk)
+            gate(channels, weight, u[:, :, rows], v, g[None]).clamp_(min=MIN_GATE)
+            a = numbers[:heads]  # (H, b, Nk), in the place of the channels
+            torch.bmm(query[:, rows] * scale, key, out=a)
             gated = torch.softmax(a, dim=-1, out=a).mul_(g)
             torch.sum(gated, dim=-1, keepdim=True, out=total[:, rows])
             torch.div(gated @ value.mT, total[:, rows], out=out[:, rows])
@@ -136,11 +127,10 @@ def _gradients(
     d_query, d_key, d_value, d_weight, d_u = (
         torch.zeros_like(x) for x in (query, key, value, weight, u)
     )
-    heads = len(query)
-    for block in _blocks(query_boxes, key_boxes, geometry, NUM_OFFSET_CHANNELS + 3 * heads):
-        rows = block.rows
-        g, a, d_g = block.numbers[NUM_OFFSET_CHANNELS:].split(heads)  # (H, b, Nk)
-        gate(block.channels, weight, u[:, :, rows], v, g[None]).clamp_(min=MIN_GATE)
+    sizes = [NUM_OFFSET_CHANNELS] + [len(query)] * 3
+    for rows, numbers in _blocks(query_boxes, key_boxes, geometry, sum(sizes)):
+        channels, g, a, d_g = numbers.split(sizes)  # (32, b, Nk), (H, b, Nk) each
+        gate(channels[None], weight, u[:, :, rows], v, g[None]).clamp_(min=MIN_GATE)
         q, e = query[:, rows] * scale, grad[:, rows] / total[:, rows]
         delta = (e * out[:, rows]).sum(dim=-1, keepdim=True)
         torch.softmax(torch.bmm(q, key, out=a), dim=-1, out=a)
@@ -150,7 +140,7 @@ def _gradients(
         torch.mul(d_logits @ key.mT, scale, out=d_query[:, rows])
         d_key.baddbmm_(q.mT, d_logits)
         torch.ops.aten.threshold_backward.grad_input(d_g, g, MIN_GATE, grad_input=d_g)
-        d_weight.addmm_(d_g.flatten(1), block.channels[0].flatten(1).T)
+        d_weight.addmm_(d_g.flatten(1), channels.flatten(1).T)
         d_u[0, :, rows] = d_g @ v
     return d_query, d_key, d_value, d_weight, d_u
 

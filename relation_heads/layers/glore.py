@@ -77,17 +77,13 @@ def mix(
         added = None if added is None else added.mT
     else:
         left, right = coefficients.mT, flat
-    if bias is not None:
-        shift = bias if rows else bias[:, None]
-        out = (
-            torch.baddbmm(shift, left, right)
-            if added is None
-            else (added + shift).baddbmm_(left, right)
-        )
+    shift = bias if rows or bias is None else bias[:, None]
+    if shift is None:
+        out = torch.bmm(left, right) if added is None else torch.baddbmm(added, left, right)
     elif added is None:
-        out = torch.bmm(left, right)
+        out = torch.baddbmm(shift, left, right)
     else:
-        out = torch.baddbmm(added, left, right)
+        out = (added + shift).baddbmm_(left, right)
     return (out.mT if rows else out).unflatten(2, maps.shape[2:])
 
 
