@@ -69,6 +69,7 @@ def as_json(results: Mapping[str, Result], device: str) -> dict[str, Any]:
                     "wanted": c.wanted,
                     "at_least": c.at_least,
                     "peer": c.peer,
+                    "noise": c.noise,
                     "met": c.met,
                 }
                 for c in result.checks

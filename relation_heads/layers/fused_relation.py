@@ -12,7 +12,8 @@ the gradient do of o, with the e of a row = do / Z, as in FlashAttention (Dao et
 
 and dv_m = sum_n a g e_n. Kept for backward are queries, keys, values, o and the Z of each row, all
 linear in the number of regions; the gate (see `separable_gate`) and the softmax are computed again,
-block by block.
+block by block. dg jumps at the floor, so that a single gate that rounds to its other side can be
+worth a thousandth of the gradient of W_G: those in doubt, one in 10^4, are decided in float64.
 
 Shapes: Nq queries and Nk keys of one image, H heads of d_k and d_v channels; blocks of b queries.
 Keys and values are (H, d, Nk) here, so that rows are long.
@@ -28,9 +29,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .geometry import MIN_GATE, NormalizeBy, widen
+from .geometry import MIN_GATE, NormalizeBy, pair_embedding, widen
 from .separable_gate import (
     NUM_OFFSET_CHANNELS,
+    NUM_WAVELENGTHS,
+    frequencies,
     gate,
     key_factors,
     offset_channels,
@@ -42,6 +45,8 @@ from .separable_gate import (
 # 48 forward and 80 backward, so that a block has 100 and 60 queries.
 NUMBERS_PER_KEY = 4800
 ROWS_ON_GPU = 512  # not measured; a block is some 25 kernels
+ROUNDING = 1e-6  # in float32 a sine or cosine of z d is wrong by less than z times this, b by |b|
+PAIRS = 1024  # that are computed in float64 at once
 
 
 def _blocks(
@@ -68,7 +73,8 @@ def _blocks(
 
 
 class _FusedRelation(torch.autograd.Function):
-    """(H, Nq, d_k), (H, d_k, Nk), (H, d_v, Nk), W_xy, U, V and both boxes to (H, Nq, d_v)."""
+    """(H, Nq, d_k), (H, d_k, Nk), (H, d_v, Nk), W_xy, U, V, both boxes, and W_G with its bias for
+    the gates in doubt, to (H, Nq, d_v)."""
 
     @staticmethod
     def forward(
@@ -81,6 +87,8 @@ class _FusedRelation(torch.autograd.Function):
         v: Tensor,
         query_boxes: Tensor,
         key_boxes: Tensor,
+        gate_weight: Tensor,
+        gate_bias: Tensor,
         geometry: dict[str, Any],
     ) -> Tensor:
         scale = 1 / math.sqrt(query.shape[-1])
@@ -96,7 +104,8 @@ class _FusedRelation(torch.autograd.Function):
             gated = torch.softmax(a, dim=-1, out=a).mul_(g)
             torch.sum(gated, dim=-1, keepdim=True, out=total[:, rows])
             torch.div(gated @ value.mT, total[:, rows], out=out[:, rows])
-        ctx.save_for_backward(query, key, value, weight, u, v, query_boxes, key_boxes, out, total)
+        boxes, layer = (query_boxes, key_boxes), (gate_weight, gate_bias)
+        ctx.save_for_backward(query, key, value, weight, u, v, *boxes, *layer, out, total)
         ctx.geometry = geometry
         return out
 
@@ -105,7 +114,7 @@ class _FusedRelation(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         with torch.autocast(grad.device.type, enabled=False):
             gradients = _gradients(ctx.geometry, grad, *ctx.saved_tensors)
-        return *gradients, None, None, None, None
+        return *gradients, None, None, None, None, None, None
 
 
 def _gradients(
@@ -119,6 +128,8 @@ def _gradients(
     v: Tensor,
     query_boxes: Tensor,
     key_boxes: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor,
     out: Tensor,
     total: Tensor,
 ) -> tuple[Tensor, ...]:
@@ -127,10 +138,16 @@ def _gradients(
     d_query, d_key, d_value, d_weight, d_u = (
         torch.zeros_like(x) for x in (query, key, value, weight, u)
     )
+    doubt = _doubt(gate_weight, gate_bias)
+    asking, answering = query_boxes[0].double(), key_boxes[0].double()
+    layer = gate_weight.double(), gate_bias.double()
     sizes = [NUM_OFFSET_CHANNELS] + [len(query)] * 3
     for rows, numbers in _blocks(query_boxes, key_boxes, geometry, sum(sizes)):
         channels, g, a, d_g = numbers.split(sizes)  # (32, b, Nk), (H, b, Nk) each
-        gate(channels[None], weight, u[:, :, rows], v, g[None]).clamp_(min=MIN_GATE)
+        gate(channels[None], weight, u[:, :, rows], v, g[None])
+        if g.dtype != torch.float64:
+            _decide(g, doubt, asking[rows], answering, *layer, geometry, memory=a)
+        g.clamp_(min=MIN_GATE)
         q, e = query[:, rows] * scale, grad[:, rows] / total[:, rows]
         delta = (e * out[:, rows]).sum(dim=-1, keepdim=True)
         torch.softmax(torch.bmm(q, key, out=a), dim=-1, out=a)
@@ -143,6 +160,35 @@ def _gradients(
         d_weight.addmm_(d_g.flatten(1), channels.flatten(1).T)
         d_u[0, :, rows] = d_g @ v
     return d_query, d_key, d_value, d_weight, d_u
+
+
+def _doubt(weight: Tensor, bias: Tensor) -> Tensor:
+    """Below which |w_G| may be on either side of the floor, of (H, 64) W_G: (H, 1)."""
+    z = frequencies(weight.device).to(weight.dtype)
+    by_phase = weight.abs().unflatten(1, (-1, NUM_WAVELENGTHS)).sum(dim=1) @ z  # (H,)
+    return (MIN_GATE + ROUNDING * (by_phase + bias.abs()))[:, None]
+
+
+def _decide(
+    g: Tensor,
+    doubt: Tensor,
+    query_boxes: Tensor,
+    key_boxes: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    geometry: dict[str, Any],
+    memory: Tensor,
+) -> None:
+    """Replaces the w_G in doubt, of (H, b, Nk), by the same in float64, the dtype of weights and
+    boxes; `memory` is as g, and is written."""
+    size = torch.abs(g, out=memory)
+    head, n = (size.amin(dim=2) < doubt).nonzero().unbind(1)  # rows that have such gates: few
+    for some in (size[head, n] < doubt[head]).nonzero().split(PAIRS):
+        row, m = some.unbind(1)
+        head_of, n_of = head[row], n[row]
+        embedding = pair_embedding(query_boxes[n_of, None], key_boxes[m, None], **geometry)
+        exact = (embedding[:, 0, 0] * weight[head_of]).sum(dim=1) + bias[head_of]  # (P,)
+        g[head_of, n_of, m] = exact.to(g.dtype)
 
 
 def fused_relation(
@@ -185,6 +231,7 @@ def fused_relation(
             *(q, k, v, offset_weight(weight)),
             query_factors(key_factors(asking), weight, bias),
             key_factors(answering),
-            *(asking, answering, dict(signed=signed, normalize_by=normalize_by)),
+            *(asking, answering, weight.detach(), bias.detach()),
+            dict(signed=signed, normalize_by=normalize_by),
         )
     return out.transpose(0, 1).to(value.dtype)

@@ -32,16 +32,16 @@ def widen(x: Tensor) -> Tensor:
 
 
 def box_sizes(boxes: Tensor) -> Tensor:
-    """(N, 4) boxes to (N, 2) widths and heights, w = x2 - x1 + 1, never below 1 pixel."""
-    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0) + 1
+    """(..., 4) boxes to (..., 2) widths and heights, w = x2 - x1 + 1, never below 1 pixel."""
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0) + 1
 
 
 def displacement(query_boxes: Tensor, key_boxes: Tensor, normalize_by: NormalizeBy) -> Tensor:
-    """Centre of the key minus centre of the query, in box sizes: (Nq, Nk, 2) as (x, y).
+    """Centre of the key minus centre of the query, in box sizes: (..., Nq, Nk, 2) as (x, y).
 
     Args:
-        query_boxes: (Nq, 4).
-        key_boxes: (Nk, 4).
+        query_boxes: (..., Nq, 4).
+        key_boxes: (..., Nk, 4).
         normalize_by: whose width and height is the unit: "query" as in the released code (and its
             numbers), "key" as in the paper's text.
 
@@ -49,19 +49,19 @@ def displacement(query_boxes: Tensor, key_boxes: Tensor, normalize_by: Normalize
         ValueError: `normalize_by` is neither.
     """
     # (x1_m - x1_n) + (x2_m - x2_n) rounds far less than a difference of rounded centres.
-    doubled = (key_boxes[None, :, :2] - query_boxes[:, None, :2]) + (
-        key_boxes[None, :, 2:] - query_boxes[:, None, 2:]
-    )  # (Nq, Nk, 2)
+    q, k = query_boxes[..., :, None, :], key_boxes[..., None, :, :]
+    doubled = (k[..., :2] - q[..., :2]) + (k[..., 2:] - q[..., 2:])  # (..., Nq, Nk, 2)
     if normalize_by == "query":
-        return doubled / (2 * box_sizes(query_boxes))[:, None]
+        return doubled / (2 * box_sizes(q))
     if normalize_by == "key":
-        return doubled / (2 * box_sizes(key_boxes))[None]
+        return doubled / (2 * box_sizes(k))
     raise ValueError(f"normalize_by must be 'query' or 'key', got {normalize_by!r}.")
 
 
 def log_size_ratio(query_boxes: Tensor, key_boxes: Tensor) -> Tensor:
-    """log(w_n / w_m), log(h_n / h_m): (Nq, Nk, 2)."""
-    return box_sizes(query_boxes).log()[:, None] - box_sizes(key_boxes).log()[None]
+    """log(w_n / w_m), log(h_n / h_m): (..., Nq, Nk, 2)."""
+    q, k = query_boxes[..., :, None, :], key_boxes[..., None, :, :]
+    return box_sizes(q).log() - box_sizes(k).log()
 
 
 def relative_geometry(
@@ -71,7 +71,7 @@ def relative_geometry(
     signed: bool = False,
     normalize_by: NormalizeBy = "query",
 ) -> Tensor:
-    """Four numbers for every pair of boxes: (Nq, Nk, 4) as (dx, dy, dw, dh).
+    """Four numbers for every pair of boxes: (..., Nq, Nk, 4) as (dx, dy, dw, dh).
 
     Published form (eq. 5 and the text before it), invariant to translation, scale (up to the +1)
     and flips: `dx = log(max(|cx_n - cx_m| / w_n, 1e-3))`, `dw = log(w_n / w_m)`; y and h likewise.
@@ -80,8 +80,8 @@ def relative_geometry(
     published form takes |.|, so it cannot tell left from right or above from below; this one can.
 
     Args:
-        query_boxes: (Nq, 4) pixels.
-        key_boxes: (Nk, 4) pixels.
+        query_boxes: (..., Nq, 4) pixels.
+        key_boxes: (..., Nk, 4) pixels.
         signed: which form of dx and dy.
         normalize_by: see `displacement`.
     """
@@ -115,7 +115,8 @@ def pair_embedding(
     signed: bool = False,
     normalize_by: NormalizeBy = "query",
 ) -> Tensor:
-    """The embedding E_G of the relative geometry (eq. 5): (Nq, Nk, dim), without gradient.
+    """The embedding E_G of the relative geometry (eq. 5), without gradient: (..., Nq, Nk, dim) for
+    boxes (..., Nq, 4) and (..., Nk, 4).
 
     Four values, dim / 8 wavelengths each, scale 100: E = [sin, cos](100 d / 1000^(8k / dim)).
     """

@@ -61,12 +61,11 @@ def offset_channels(
         signed, normalize_by: see `geometry.relative_geometry`.
         memory: (G, 32, Nq, Nk) for the result, or None for new.
     """
-    q = query_boxes.mT.contiguous()[..., None]  # (G, 4, Nq, 1); else pairs lie as boxes do
-    k = key_boxes.mT.contiguous()[..., None, :]  # (G, 4, 1, Nk)
-    # As in `geometry.displacement`: differences of corners round less than those of centres.
-    offset = (k[:, :2] - q[:, :2]).add_(k[:, 2:] - q[:, 2:])  # (G, 2, Nq, Nk), doubled
-    unit = q if normalize_by == "query" else k
-    offset.div_(2 * ((unit[:, 2:] - unit[:, :2]).clamp(min=0) + 1))
+    unit = query_boxes[..., :, None, :] if normalize_by == "query" else key_boxes[..., None, :, :]
+    unit = box_sizes(unit).movedim(-1, 1)  # (G, 2, Nq, 1) or (G, 2, 1, Nk)
+    # In float64 a difference of centres is exact; twice of it, as of the unit.
+    q, k = ((b[..., :2].double() + b[..., 2:]).mT.contiguous() for b in (query_boxes, key_boxes))
+    offset = (k[:, :, None] - q[..., None]).to(unit.dtype).div_(2 * unit)  # (G, 2, Nq, Nk)
     if signed:
         offset = offset.abs().mul_(4).log1p_().copysign_(offset)
     else:

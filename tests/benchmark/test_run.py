@@ -8,7 +8,15 @@ from relation_heads.benchmark import cases
 from relation_heads.benchmark.case import Case, Target, Variant
 from relation_heads.benchmark.computation import Computation, errors, relative_error, variants
 from relation_heads.benchmark.report import as_json, table
-from relation_heads.benchmark.run import Check, Cost, run, run_deterministic
+from relation_heads.benchmark.run import (
+    NOISE,
+    Check,
+    Cost,
+    Result,
+    checks,
+    run,
+    run_deterministic,
+)
 
 MIB = 2**20
 
@@ -95,6 +103,16 @@ def test_targets_that_are_missed():
 def test_a_number_that_is_none_meets_nothing():
     for at_least in (True, False):
         assert not Check("error", float("nan"), 1.0, at_least).met
+
+
+@pytest.mark.parametrize(("seconds", "is_met"), [(1 - NOISE / 2, True), (1 - 2 * NOISE, False)])
+def test_only_times_may_miss_by_their_noise(seconds, is_met):
+    cost, peer = Cost([1.0], peak_mib=1.0), Cost([seconds], peak_mib=1 - NOISE / 2)
+    case = Case({}, Target(forward=1.0, forward_memory=1.0))
+    costs = {"forward": {"ours": cost, "peer": peer}, "backward": {}}
+    found = checks(case, Result(costs, {}, frozenset({"peer"})))
+    assert [c.met for c in found] == [is_met, False]
+    assert ["less 3%" in str(c) for c in found] == [True, False]
 
 
 def test_without_time_only_memory_and_errors_are_checked():

@@ -7,6 +7,13 @@ import torch
 from relation_heads.layers import ObjectRelation, Regions, fused_relation
 from relation_heads.layers.geometry import MIN_GATE
 from relation_heads.layers.object_relation import GEOMETRIES, relation_weights
+from relation_heads.layers.separable_gate import (
+    gate,
+    key_factors,
+    offset_channels,
+    offset_weight,
+    query_factors,
+)
 from relation_heads.measure import peak_bytes
 from tests.layers.reference_object_relation import relate_image
 from tests.layers.test_object_relation import DIM, SIZE, make, make_regions, random_boxes
@@ -211,3 +218,46 @@ def test_memory_is_linear_in_the_number_of_regions(backward):
     small, large = peak(300), peak(600)
     assert large < 2.05 * small
     assert large < 4 * 600 * 600 * 4  # less than one number for each head and pair
+
+
+def single_gates(num_boxes=300, heads=16):
+    """As `arguments`, float32: boxes of 1 to 300 pixels, gates as after training."""
+    inputs = list(arguments(num_boxes, num_boxes, heads, dtype=torch.float32))
+    corner = 1000 * torch.rand(num_boxes, 2)
+    sides = 300 ** torch.rand(num_boxes, 2) - 1
+    inputs[3] = inputs[4] = torch.cat([corner, corner + sides], dim=1)
+    with torch.no_grad():
+        inputs[5].mul_(0.1)
+        inputs[6].mul_(0.1)
+    return inputs
+
+
+@pytest.mark.parametrize("normalize_by", ["query", "key"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_in_float32_no_gate_is_on_the_wrong_side_of_the_floor(signed, normalize_by, monkeypatch):
+    monkeypatch.setattr(fused_relation, "NUMBERS_PER_KEY", 4800)
+    monkeypatch.setattr(fused_relation, "PAIRS", 7)
+    inputs = single_gates()
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        typed = [x.detach().to(dtype).requires_grad_() for x in inputs]
+        out = fused(*typed, signed=signed, normalize_by=normalize_by)
+        cotangent = torch.linspace(0, 99, out.numel()).sin().view_as(out).to(dtype)
+        gradients.append(torch.autograd.grad(out, typed[5:], cotangent))
+    for single, double in zip(*gradients, strict=True):
+        assert (single.double() - double).norm() < 2e-5 * double.norm()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_gates_are_wrong_by_less_than_the_doubt(signed):
+    *_, boxes, weight, bias = (x.detach() for x in single_gates())
+    gates = []
+    for dtype in (torch.float32, torch.float64):
+        b, w = boxes[None].to(dtype), weight.to(dtype)
+        channels = offset_channels(b, b, signed=signed, normalize_by="query")
+        v = key_factors(b)
+        gates.append(gate(channels, offset_weight(w), query_factors(v, w, bias.to(dtype)), v))
+    error = (gates[0].double() - gates[1]).abs().amax(dim=(0, 2, 3))  # (H,)
+    doubt = fused_relation._doubt(weight, bias)[:, 0] - MIN_GATE
+    assert (error < doubt / 2).all()
+    assert (error > doubt / 100).all()  # not far too many are in doubt

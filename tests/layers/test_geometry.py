@@ -112,3 +112,9 @@ def test_polar():
     torch.testing.assert_close(polar(offsets, "arctan"), torch.tensor(expected))
     with pytest.raises(ValueError, match="angle must be 'atan2' or 'arctan', got 'tan'"):
         polar(offsets, "tan")
+
+
+def test_leading_dimensions_are_groups():
+    grouped = pair_embedding(BOXES[:, None], BOXES[:, None])  # every box with itself
+    expected = pair_embedding(BOXES, BOXES).diagonal(dim1=0, dim2=1).T
+    torch.testing.assert_close(grouped[:, 0, 0], expected, rtol=0, atol=0)
