@@ -37,11 +37,11 @@ def seconds_in_turns(
             other processes hardly disturb; that is without meaning on "cuda".
         patience: a function that has taken this many seconds in all sits out the other rounds. The
             warm-up counts if there is nothing else.
-        least: rounds go on until all functions together have taken this many seconds.
+        least: rounds go on until the first function has taken this many seconds in all.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for turn in itertools.count() if functions else ():
-        if turn > rounds and sum(map(sum, seconds.values())) >= least:
+        if turn > rounds and sum(next(iter(seconds.values()))) >= least:
             break
         for name, function in list(functions.items())[:: -1 if turn % 2 else 1]:
             if sum(seconds[name]) >= patience:

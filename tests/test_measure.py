@@ -48,6 +48,8 @@ def test_quick_functions_take_more_rounds():
     assert 5 <= len(seconds["wait"]) <= 9  # and the warm-up
     assert len(seconds_in_turns({"wait": lambda: time.sleep(0.01)}, rounds=2)["wait"]) == 2
     assert seconds_in_turns({}, rounds=2, least=0.1) == {}
+    two = {"first": lambda: time.sleep(0.02), "other": lambda: time.sleep(0.1)}
+    assert 4 <= len(seconds_in_turns(two, rounds=1, least=0.1)["other"]) <= 5
 
 
 def test_process_time_does_not_count_waiting():

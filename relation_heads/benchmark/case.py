@@ -52,7 +52,7 @@ class Case:
     """One operator at one size.
 
     Attributes:
-        variants: by name, `OURS` among them; all compute the same from the same inputs.
+        variants: by name, `OURS` first; all compute the same from the same inputs.
         target: what ours must reach; None to measure only.
         errors: computes, by name, how far ours is from the truth: relative errors against float64
             (norm of the difference to norm), or counts of differing results. It is the same in
