@@ -19,7 +19,7 @@ from .case import OURS, Case
 
 PASSES = ("forward", "backward")
 MIB = 2**20
-NOISE = 0.03  # of a ratio of times: a variant beside itself takes 0.97 to 1.01 of its time
+NOISE = 0.03  # of a ratio of times: a variant beside itself takes 0.97 to 1.00 of its time
 PATIENCE = 30.0  # seconds in all, after which a slow variant is not timed again
 
 
