@@ -6,10 +6,10 @@
     tools/benchmark.py --targets --json output/benchmark.json
 
 A name selects every case that contains it, in upper or lower case; without names all run, which
-takes half an hour. Each case has a process of its own, in which its variants take turns, quick ones
-for more rounds. Time on the CPU is the time of that process on one thread, so that other programs
-disturb it little; on CUDA, and with more threads, it is wall time. Variants in brackets are shown
-for information: targets do not compare with them.
+takes forty minutes. Each case has a process of its own, in which its variants take turns, quick
+ones for more rounds. Time on the CPU is the time of that process on one thread, so that other
+programs disturb it little; on CUDA, and with more threads, it is wall time. Variants in brackets
+are shown for information: targets do not compare with them.
 """
 
 from __future__ import annotations

@@ -84,11 +84,10 @@ def offset_channels(
 
 def key_factors(boxes: Tensor) -> Tensor:
     """V: c and s of log w and log h, and 1, of each box: (G, N, 4) to (G, N, 33)."""
-    log_sizes = box_sizes(boxes.double().flatten(0, 1)).log()  # (G N, 2)
-    phases = (log_sizes[..., None] * frequencies(boxes.device)).flatten(1)  # (G N, 16)
-    one = phases.new_ones(len(phases), 1)
-    table = torch.cat([phases.cos(), phases.sin(), one], dim=1).to(boxes.dtype)
-    return table.unflatten(0, boxes.shape[:2])
+    log_sizes = box_sizes(boxes.double()).log()  # (G, N, 2)
+    phases = (log_sizes[..., None] * frequencies(boxes.device)).flatten(2)  # (G, N, 16)
+    one = phases.new_ones(*phases.shape[:2], 1)
+    return torch.cat([phases.cos(), phases.sin(), one], dim=2).to(boxes.dtype)
 
 
 def query_factors(key_factors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -220,11 +220,11 @@ def test_memory_is_linear_in_the_number_of_regions(backward):
     assert large < 4 * 600 * 600 * 4  # less than one number for each head and pair
 
 
-def single_gates(num_boxes=300, heads=16):
+def single_gates():
     """As `arguments`, float32: boxes of 1 to 300 pixels, gates as after training."""
-    inputs = list(arguments(num_boxes, num_boxes, heads, dtype=torch.float32))
-    corner = 1000 * torch.rand(num_boxes, 2)
-    sides = 300 ** torch.rand(num_boxes, 2) - 1
+    inputs = list(arguments(300, 300, heads=16, dtype=torch.float32))
+    corner = 1000 * torch.rand(300, 2)
+    sides = 300 ** torch.rand(300, 2) - 1
     inputs[3] = inputs[4] = torch.cat([corner, corner + sides], dim=1)
     with torch.no_grad():
         inputs[5].mul_(0.1)

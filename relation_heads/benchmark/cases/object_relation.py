@@ -7,6 +7,7 @@ centres.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 
@@ -155,7 +156,7 @@ def _errors(
     module: ObjectRelation, boxes: Tensor, features: Tensor, cotangent: Tensor
 ) -> dict[str, float]:
     """Of the relation (without the residual) and of the gradient of W_G, in float32 and 64."""
-    wide = make_module().to(boxes.device).double()
+    wide = copy.deepcopy(module).double()
     inputs, wide_boxes = (features.detach().double(), cotangent.double()), boxes.double()
     truth = _relation_and_gradient(_peer([wide], wide_boxes, _plain), wide, *inputs)
     single = _relation_and_gradient(_ours([module], boxes), module, features, cotangent)
