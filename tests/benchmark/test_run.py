@@ -79,9 +79,11 @@ def test_ours_is_compared_with_the_best_peer_of_each_quantity():
 
 
 def test_ratios_are_of_rounds():
-    # each round of a machine that slows down twofold after the first
-    assert Cost([4.0, 8.0, 8.0]).times(Cost([1.0, 2.0, 1.0])) == 4
+    # of a machine that slows down twofold after the first round
+    assert Cost([4.0, 8.0, 8.0]).times(Cost([1.0, 2.0, 2.0])) == 4
     assert Cost([9.0]).times(Cost([3.0, 1.0])) == 3  # the slow one has sat out the second
+    first, second = [2.0, 1.0] * 3, [1.0, 2.0] * 3  # who goes first takes twice as long
+    assert Cost(first[:5]).times(Cost(second[:5])) == 1
 
 
 def test_targets_that_are_missed():

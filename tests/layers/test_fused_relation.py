@@ -4,7 +4,7 @@ blocks, memory."""
 import pytest
 import torch
 
-from relation_heads.layers import ObjectRelation, Regions, fused_relation
+from relation_heads.layers import ObjectRelation, Regions, fused_relation, object_relation
 from relation_heads.layers.geometry import MIN_GATE
 from relation_heads.layers.object_relation import GEOMETRIES, relation_weights
 from relation_heads.layers.separable_gate import (
@@ -112,6 +112,37 @@ def test_empty_and_single(counts):
         assert not out.any()
     for grad in torch.autograd.grad(out.sum(), [x for x in inputs if x.requires_grad]):
         assert grad.isfinite().all()
+
+
+def test_keys_without_a_box_are_not_heard():
+    inputs = arguments(6, 9)
+    inputs[0].data *= 30  # a spare key with the largest logit by far must not push others to 0
+    more = [torch.cat([x, 100 * torch.ones_like(x[:3])]) for x in inputs[1:3]]
+    out = fused(inputs[0], *more, *inputs[3:])
+    torch.testing.assert_close(out, fused(*inputs), rtol=1e-12, atol=1e-12)
+    wanted = [x for x in inputs if x.requires_grad]
+    expected = torch.autograd.grad(fused(*inputs).square().sum(), wanted)
+    grads = torch.autograd.grad(out.square().sum(), [*wanted, *more])
+    torch.testing.assert_close(grads[:5], expected, rtol=1e-11, atol=1e-11)
+    for grad in grads[5:]:
+        assert grad[:9].any() and not grad[9:].any()
+    assert not fused(inputs[0], *more, inputs[3], inputs[4][:0], *inputs[5:]).any()
+    with pytest.raises(ValueError, match="9 key boxes need as many keys, got 8"):
+        fused(inputs[0], inputs[1][:8], inputs[2][:8], *inputs[3:])
+
+
+@pytest.mark.parametrize("spare", [0, 1, 7])
+def test_rows_begin_where_a_register_does(spare, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        object_relation, "fused_relation", lambda *args, **_: seen.append(args) or args[2][:num]
+    )
+    num = 24 - spare
+    module = make(implementation="fused")
+    module(torch.randn(num, DIM), make_regions((num,)))
+    _, key, value, _, key_boxes, *_ = seen[0]
+    assert key.stride()[0] == value.stride()[0] == 1 and len(key) == len(value) == 24
+    assert key.stride()[2] == value.stride()[2] == 24 and len(key_boxes) == num
 
 
 def test_one_key_is_heard_alone():
