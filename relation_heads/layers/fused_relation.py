@@ -48,7 +48,6 @@ from .separable_gate import (
 # 48 forward and 80 backward, so that a block has 100 and 60 queries.
 NUMBERS_PER_KEY = 4800
 ROWS_ON_GPU = 512  # not measured; a block is some 25 kernels, and many more backward
-ALIGNMENT = 8  # numbers of float32 in a register of 32 bytes
 ROUNDING = 1e-6  # in float32 a sine or cosine of z d is wrong by less than z times this, b by |b|
 PAIRS = 1024  # that are computed in float64 at once
 

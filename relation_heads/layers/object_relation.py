@@ -31,9 +31,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import triton_gate
-from .fused_relation import ALIGNMENT, fused_relation
+from .fused_relation import fused_relation
 from .geometry import EMBED_DIM, NormalizeBy, box_embedding, log_gate, pair_embedding
-from .linear import linear_by_channel
+from .linear import linear_by_channel, pad_rows
 from .regions import Regions
 
 Geometry = Literal["none", "unary", "relation", "signed"]
@@ -184,8 +184,7 @@ class ObjectRelation(nn.Module):
             elif len(query) * len(keys) <= FEW_PAIRS:
                 implementation = "simple"
         if implementation == "fused" and self.has_gate:
-            if spare := -len(keys) % ALIGNMENT:
-                keys = F.pad(keys, (0, 0, 0, spare))
+            keys = pad_rows(keys)
             projected = [linear_by_channel(layer, keys) for layer in (self.key, self.value)]
         else:
             projected = [self.key(keys), self.value(keys)]

@@ -28,7 +28,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ...layers.class_selection import select_by_class
-from ...layers.linear import linear_by_channel
+from ...layers.linear import linear_by_channel, pad_rows
 
 MANY_CLASSES = 300  # predictors of more classes change
 ROWS = 512  # boxes that gather their weights at once
@@ -48,7 +48,7 @@ class ManyClassesOutputLayers(FastRCNNOutputLayers):
 
     def _logits(self, x: Tensor) -> Tensor:
         """Of (N, D) features: (N, C + 1)."""
-        return linear_by_channel(self.cls_score, x).contiguous()
+        return linear_by_channel(self.cls_score, pad_rows(x))[: x.shape[0]].contiguous()
 
     @torch.no_grad()
     def inference(
