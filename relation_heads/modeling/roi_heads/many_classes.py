@@ -48,7 +48,11 @@ class ManyClassesOutputLayers(FastRCNNOutputLayers):
 
     def _logits(self, x: Tensor) -> Tensor:
         """Of (N, D) features: (N, C + 1)."""
-        return linear_by_channel(self.cls_score, pad_rows(x))[: x.shape[0]].contiguous()
+        padded = pad_rows(x)
+        logits = linear_by_channel(self.cls_score, padded)
+        if padded is not x:  # a slice of all rows would have a gradient of its own, and its time
+            logits = logits[: len(x)]
+        return logits.contiguous()
 
     @torch.no_grad()
     def inference(
