@@ -81,6 +81,8 @@ def test_ours_is_compared_with_the_best_peer_of_each_quantity():
 def test_ratios_are_of_rounds():
     # of a machine that slows down twofold after the first round
     assert Cost([4.0, 8.0, 8.0]).times(Cost([1.0, 2.0, 2.0])) == 4
+    # one round in which something else ran does not count
+    assert Cost([4.0, 8.0, 8.0, 8.0, 80.0]).times(Cost([1.0, 2.0, 2.0, 2.0, 2.0])) == 4
     assert Cost([9.0]).times(Cost([3.0, 1.0])) == 3  # the slow one has sat out the second
     first, second = [2.0, 1.0] * 3, [1.0, 2.0] * 3  # who goes first takes twice as long
     assert Cost(first[:5]).times(Cost(second[:5])) == 1
