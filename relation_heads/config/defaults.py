@@ -27,6 +27,12 @@ def add_relation_heads_config(cfg: CN) -> None:
         add_deeplab_config(cfg)
 
 
+def node(cfg: CN, name: str) -> CN:
+    """`cfg.MODEL.<name>`, or its defaults where Detectron2's own `get_cfg()` made the config."""
+    builders = {"RELATION": _relation, "SGRN": _sgrn, "REASONING": _reasoning}
+    return cfg.MODEL[name] if name in cfg.MODEL else builders[name]()
+
+
 def relation_node(cfg: CN) -> CN:
     """`cfg.MODEL.RELATION`, or its defaults where Detectron2's own `get_cfg()` made the config."""
     return cfg.MODEL.RELATION if "RELATION" in cfg.MODEL else _relation()
@@ -182,9 +188,9 @@ def _reasoning() -> CN:
     node.GT_AS_KEYS = False
 
     node.LOCAL = CN()
-    # The feature map that regions are cropped from and whose grid the memory has; C4 models use
-    # their only one.
-    node.LOCAL.IN_FEATURE = "p4"
+    # The feature map that regions are cropped from and whose grid the memory has; empty for p4, or
+    # for the only map of C4, C5 and DC5 models.
+    node.LOCAL.IN_FEATURE = ""
     # D: channels of the memory.
     node.LOCAL.CHANNELS = 256
     # P: cells of a crop, per side.
@@ -253,6 +259,8 @@ def _duplicate_removal() -> CN:
     # Most classes of an image, those with the highest scores; 0: all. Bounds memory where there
     # are thousands.
     node.MAX_CLASSES = 0
+    # Its logits at the start (released: -3 trained with the detector, 0 trained alone).
+    node.LOGIT_BIAS = -3.0
     # eta: IoU above which a box can be the one of an object.
     node.THRESHOLDS = [0.5, 0.6, 0.7, 0.8, 0.9]
     # Weight of boxes that should stay, and of loss_duplicates.

@@ -1,91 +1,60 @@
-"""Iterative visual reasoning in ROI heads (Chen et al., CVPR 2018).
+"""Iterative visual reasoning (Chen et al., CVPR 2018) as a mechanism.
 
-Detection:   pool -> box head -> f -> base predictor -> logits f_0, boxes ... the stock losses
-             f, f_0, mid-level map -> `IterativeReasoning` ... loss_cls_{local,global,final}
+    base logits f_0, features f, mid-level map -> `IterativeReasoning` -> logits
+    loss_cls_local, loss_cls_global, loss_cls_final
 
 Boxes always come from the base predictor, and gradients of the new losses stop before it, so that
 base and backbone train by the stock losses alone. With MODULES [] the heads are the stock ones, bit
-for bit.
+for bit. New parameters are `mechanism.reasoner.*`.
 
-Region classification (GIVEN_BOXES): the proposals are the boxes of the data set (see
-`data.region_mapper`), nothing is matched, sampled, regressed or suppressed, the background has no
-logit, and every box comes back with its `region_ids`.
-
-Stock parameters keep their names; new ones are `reasoning.*`.
+Shapes: N regions of all images, C classes; logits (N, K), K = C + 1 with the background last, or C
+where boxes are given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
-from detectron2.modeling.roi_heads import (
-    ROI_HEADS_REGISTRY,
-)
-from detectron2.structures import ImageList, Instances
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.structures import Instances
 from torch import Tensor
 
+from ...config.defaults import reasoning_node
+from ...config.problems import Problem
+from ...layers.arguments import above, at_least, each_of, one_of, within
+from ...layers.global_reasoning import GlobalReasoning
+from ...layers.knowledge_graph import KnowledgeGraph
 from ...layers.reasoning import IterativeReasoning, ReasonedLogits
-from .base import (
-    Predictions,
-    RegionSampling,
-    RegionsROIHeads,
-    Res5RegionsROIHeads,
-    labelled_losses,
-    regions_of,
-)
-from .reasoning_branch import (
-    build_reasoning,
-    chosen_prediction,
-    named_predictions,
-    reason,
-    reasoning_config,
-    reasoning_losses,
-)
+from ...layers.reasoning_losses import reweighted_loss
+from ...layers.region_crops import boxes_in_cells
+from ...layers.region_edges import RELATIONS
+from ...layers.spatial_memory import SpatialMemory
+from ..keys import key_problems, problems_of
+from .sampling import SAMPLINGS
+from .seam import Classified, Embed, Losses, Maps, Mechanism, Shapes, foreground_probability
+from .watch import watched
+
+logger = logging.getLogger(__name__)
+
+MODULES = ("local", "global")
+DEFAULT_FEATURE = "p4"
 
 
-def _arguments(
-    cfg: CfgNode, input_shape: dict[str, ShapeSpec], in_feature: str, feature_channels: int
-) -> dict[str, Any]:
-    """What both heads take from `cfg.MODEL.REASONING`."""
-    node = reasoning_config(cfg)
-    if in_feature not in input_shape:
-        raise ValueError(
-            f"MODEL.REASONING.LOCAL.IN_FEATURE must be one of {', '.join(input_shape)}, "
-            f"got {in_feature!r}."
-        )
-    shape = input_shape[in_feature]
-    return {
-        "reasoning": build_reasoning(
-            cfg,
-            mid_channels=shape.channels,
-            feature_channels=feature_channels,
-            num_logits=cfg.MODEL.ROI_HEADS.NUM_CLASSES + (not node.GIVEN_BOXES),
-        ),
-        "in_feature": in_feature,
-        "stride": shape.stride,
-        "half_pixel": node.LOCAL.HALF_PIXEL,
-        "foreground": node.FOREGROUND,
-        "beta": node.BETA,
-        "loss_weights": node.LOSS_WEIGHTS,
-        "test_prediction": node.TEST_PREDICTION,
-        "given_boxes": node.GIVEN_BOXES,
-        "sampling": node.SAMPLING,
-        "gt_as_keys": node.GT_AS_KEYS,
-    }
+class ReasoningMechanism(Mechanism):
+    """Runs the reasoner on the regions and a feature map, and adds its losses."""
 
+    key = "REASONING"
 
-class RegionReasoning(RegionSampling):
-    """Mix-in for ROI heads with a `box_predictor`: reasoning over regions or over given boxes."""
-
-    def _init_reasoning(
+    def __init__(
         self,
         *,
-        reasoning: IterativeReasoning | None,
+        reasoner: IterativeReasoning,
         in_feature: str,
         stride: int,
         half_pixel: bool = True,
@@ -93,176 +62,285 @@ class RegionReasoning(RegionSampling):
         beta: float = 0.5,
         loss_weights: Sequence[float] = (1.0, 1.0, 1.0),
         test_prediction: str = "final",
-        given_boxes: bool = False,
         sampling: str = "loss",
         gt_as_keys: bool = False,
     ) -> None:
         """
         Args:
-            reasoning: None for the stock head.
-            in_feature, stride: of the mid-level map.
-            half_pixel, foreground, beta, loss_weights, test_prediction, given_boxes, sampling,
-                gt_as_keys: see the keys of `MODEL.REASONING`.
+            reasoner: takes maps of `in_feature`.
+            in_feature: name of the mid-level map.
+            stride: its pixels per cell.
+            half_pixel, foreground, beta, loss_weights, test_prediction, sampling, gt_as_keys: see
+                the keys of `MODEL.REASONING`.
         """
-        self.reasoning = reasoning
-        self.mid_feature, self.mid_stride = in_feature, stride
+        super().__init__()
+        self.reasoner = reasoner
+        self.in_feature, self.stride = in_feature, stride
         self.half_pixel, self.foreground = half_pixel, foreground
-        self.beta, self.reasoning_weights = beta, tuple(loss_weights)
+        self.beta, self.loss_weights = beta, tuple(loss_weights)
         self.test_prediction = test_prediction
-        self.given_boxes = given_boxes
-        self._init_sampling(sampling if reasoning else "regions", gt_as_keys)
-        if given_boxes:  # nothing is regressed
-            self.box_predictor.bbox_pred.requires_grad_(False)
+        self.sampling, self.gt_as_keys = sampling, gt_as_keys
 
-    @property
-    def is_stock(self) -> bool:
-        """Whether there are no modules."""
-        return self.reasoning is None
+    @classmethod
+    def is_on(cls, cfg: CfgNode) -> bool:
+        return bool(reasoning_node(cfg).MODULES)
 
-    def forward(
-        self,
-        images: ImageList,
-        features: dict[str, Tensor],
-        proposals: list[Instances],
-        targets: list[Instances] | None = None,
-    ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """See `ROIHeads.forward`; given boxes take a way of their own."""
-        if self.given_boxes:
-            return self._classify_given(self._embed(features, proposals), features, proposals)
-        return super().forward(images, features, proposals, targets)
-
-    def _reason(
-        self,
-        x: Tensor,
-        logits: Tensor,
-        features: dict[str, Tensor],
-        proposals: list[Instances],
-    ) -> ReasonedLogits:
-        """
-        Args:
-            x: (N, D) features of the proposals.
-            logits: (N, C + 1) or, for given boxes, (N, C).
-            features: of the backbone.
-            proposals: of all images.
-        """
-        return reason(
-            self.reasoning,
-            logits,
-            x,
-            regions_of(proposals),
-            features[self.mid_feature],
-            stride=self.mid_stride,
-            num_classes=self.num_classes,
-            half_pixel=self.half_pixel,
-            foreground=self.foreground,
+    @classmethod
+    def build(cls, cfg: CfgNode, shapes: Shapes) -> Mechanism:
+        if not cls.is_on(cfg):
+            return Mechanism()
+        node = reasoning_node(cfg)
+        name = in_feature(node.LOCAL.IN_FEATURE, shapes)
+        return cls(
+            reasoner=_reasoner(
+                cfg,
+                class_graph(cfg),
+                mid_channels=shapes.maps[name].channels,
+                feature_channels=shapes.dim,
+                num_logits=shapes.num_logits,
+            ),
+            in_feature=name,
+            stride=shapes.maps[name].stride,
+            half_pixel=node.LOCAL.HALF_PIXEL,
+            foreground=node.FOREGROUND,
+            beta=node.BETA,
+            loss_weights=node.LOSS_WEIGHTS,
+            test_prediction=node.TEST_PREDICTION,
+            sampling=node.SAMPLING,
+            gt_as_keys=node.GT_AS_KEYS,
         )
 
-    def _box_losses(
-        self,
-        x: Tensor,
-        features: dict[str, Tensor],
-        proposals: list[Instances],
-        targets: list[Instances],
-    ) -> tuple[dict[str, Tensor], Predictions]:
-        """The stock losses and those of the reasoning, and the base predictions."""
-        if self.reasoning is None:
-            return super()._box_losses(x, features, proposals, targets)
-        base = self.box_predictor(x)
-        losses = labelled_losses(self.box_predictor, base, proposals)
-        out = self._reason(x, base[0], features, proposals)
-        losses.update(self._reasoning_losses(out, proposals))
-        reasoned = chosen_prediction(out, self.test_prediction), base[1]
-        losses.update(self._duplicate_losses(self.box_predictor, x, reasoned, proposals, targets))
-        return losses, base
-
-    def _reasoning_losses(
-        self, out: ReasonedLogits, proposals: list[Instances]
-    ) -> dict[str, Tensor]:
-        return reasoning_losses(out, proposals, beta=self.beta, weights=self.reasoning_weights)
-
-    def _box_detections(
-        self, x: Tensor, features: dict[str, Tensor], proposals: list[Instances]
-    ) -> list[Instances]:
-        """What is found at test time, by the prediction that is asked for."""
-        if self.reasoning is None:
-            return super()._box_detections(x, features, proposals)
-        logits, deltas = self.box_predictor(x)
-        out = self._reason(x, logits, features, proposals)
-        logits = chosen_prediction(out, self.test_prediction)
-        return self._detections(self.box_predictor, x, (logits, deltas), proposals)
-
-    def _classify_given(
-        self, x: Tensor, features: dict[str, Tensor], proposals: list[Instances]
-    ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """Region classification: losses in training, else instances with `region_ids`,
-        `class_probs` (R, C) and one field `class_probs_<name>` for every prediction."""
-        logits = self.box_predictor(x)[0][:, : self.num_classes]  # (N, C), no background
-        out = self._reason(x, logits, features, proposals) if self.reasoning else None
-        if self.training:
-            labels = torch.cat([p.gt_classes for p in proposals])
-            losses = {
-                "loss_cls": F.cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1)
-            }
-            return [], {**losses, **(self._reasoning_losses(out, proposals) if out else {})}
-        named = named_predictions(out) if out else {"plain": logits}
-        asked = chosen_prediction(out, self.test_prediction) if out else logits
-        found = []
-        splits = [len(p) for p in proposals]
-        probabilities = {
-            name: f.float().softmax(dim=1).split(splits) for name, f in {"": asked, **named}.items()
-        }
-        for image, given in enumerate(proposals):
-            result = Instances(given.image_size)
-            result.pred_boxes = given.proposal_boxes
-            result.region_ids = given.region_ids
-            for name, per_image in probabilities.items():
-                result.set(f"class_probs_{name}".rstrip("_"), per_image[image])
-            result.scores, result.pred_classes = result.class_probs.max(dim=1)
-            found.append(result)
-        return found, {}
-
-
-@ROI_HEADS_REGISTRY.register()
-class ReasoningROIHeads(RegionReasoning, RegionsROIHeads):
-    """`StandardROIHeads` (FPN, DC5, C5) with iterative reasoning."""
-
-    @configurable
-    def __init__(self, *, reasoning: dict[str, Any], **kwargs: Any) -> None:
-        """
-        Args:
-            reasoning: arguments of `RegionReasoning._init_reasoning`.
-            kwargs: see `StandardROIHeads`.
-        """
-        super().__init__(**kwargs)
-        self._init_reasoning(**reasoning)
-
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        args = super().from_config(cfg, input_shape)
-        in_feature = reasoning_config(cfg).LOCAL.IN_FEATURE
-        if in_feature not in input_shape and len(args["box_in_features"]) == 1:
-            in_feature = args["box_in_features"][0]
-        channels = args["box_head"].output_shape.channels
-        return {**args, "reasoning": _arguments(cfg, input_shape, in_feature, channels)}
+    def problems(cls, cfg: CfgNode, *, is_c4: bool = False) -> Iterator[Problem]:
+        node, key = reasoning_node(cfg), "MODEL.REASONING"
+        wrong_modules = each_of("MODULES", node.MODULES, MODULES)
+        yield from problems_of(
+            key,
+            wrong_modules,
+            one_of("SAMPLING", node.SAMPLING, SAMPLINGS),
+            each_of("GLOBAL.RELATIONS", node.GLOBAL.RELATIONS, RELATIONS),
+            at_least("NUM_ITERS", node.NUM_ITERS, 1),
+            within("BETA", node.BETA, "[0, 1]"),
+            above("GLOBAL.BANDWIDTH", node.GLOBAL.BANDWIDTH, 0),
+        )
+        if len(node.LOSS_WEIGHTS) != 3 or not all(w >= 0 for w in node.LOSS_WEIGHTS):
+            yield Problem(
+                f"{key}.LOSS_WEIGHTS must be three numbers >= 0, of the local, the global and the "
+                f"final prediction, got {node.LOSS_WEIGHTS}."
+            )
+        if not node.MODULES or wrong_modules:
+            return
+        if cfg.MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE:
+            yield Problem(
+                f"{key} needs a softmax classifier: set MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE False."
+            )
+        known = prediction_names(node.MODULES, node.NUM_ITERS)
+        yield from problems_of(key, one_of("TEST_PREDICTION", node.TEST_PREDICTION, known))
+        if "local" in node.MODULES:
+            memory = partial(_memory, cfg, mid_channels=8, num_logits=2, fed=2)
+            yield from key_problems(memory, f"{key}.LOCAL")
+        if "global" in node.MODULES:
+            graph = partial(_graph, cfg, None, feature_channels=8, num_logits=2, fed=2)
+            yield from key_problems(graph, f"{key}.GLOBAL")
+
+    def forward(
+        self, base: Classified, maps: Maps, embed: Embed, targets: list[Instances] | None = None
+    ) -> tuple[Classified, Losses]:
+        """See `Mechanism.forward`; `named` has all predictions."""
+        out = self.reason(base, maps[self.in_feature])
+        named = named_predictions(out)
+        asked = self.test_prediction
+        if asked in MODULES:  # its last
+            asked = f"{asked}{self.reasoner.num_iterations}"
+        last = replace(base.with_logits(named[asked]), named=named)
+        if not self.training:
+            return last, {}
+        labels = torch.cat([p.gt_classes for p in base.proposals])
+        weights = self.loss_weights
+        losses = reasoning_losses(out, labels, beta=self.beta, weights=weights)
+        return last, {**base.losses(), **losses}
+
+    def reason(self, base: Classified, maps: Tensor) -> ReasonedLogits:
+        """Predictions of the regions, with maps (B, D_m, H, W) of `in_feature`."""
+        probabilities = base.logits.detach().float().softmax(dim=1)
+        num_classes, regions = base.predictor.num_classes, base.regions
+        weights = None
+        if self.foreground and base.logits.shape[1] > num_classes:
+            weights = foreground_probability(probabilities)
+        if regions.is_key is not None:  # may ask, but neither write nor be listened to
+            ones = torch.ones_like(probabilities[:, 0]) if weights is None else weights
+            weights = ones * regions.is_key
+        out = self.reasoner(
+            base.logits,
+            base.x,
+            regions,
+            maps=maps,
+            boxes_in_cells=boxes_in_cells(regions.boxes, self.stride, self.half_pixel),
+            grid_sizes=[self._grid_size(size, maps) for size in regions.image_sizes],
+            assignment=probabilities[:, :num_classes],  # what is background assigns little
+            weights=weights,
+        )
+        seen = watched()
+        if seen:
+            seen.attention = out.weights
+            paths = {"local": out.local, "global": out.globally}
+            seen.attention_names = ["plain"] + [
+                f"{name}{k + 1}"
+                for k in range(self.reasoner.num_iterations)
+                for name, path in paths.items()
+                if path
+            ]
+        return out
+
+    def _grid_size(self, image_size: tuple[int, int], maps: Tensor) -> tuple[int, int]:
+        """(height, width) of an image in cells, which a backbone may round up or down."""
+        height, width = (-(-int(s) // self.stride) for s in image_size)
+        return min(height, maps.shape[2]), min(width, maps.shape[3])
 
 
-@ROI_HEADS_REGISTRY.register()
-class Res5ReasoningROIHeads(RegionReasoning, Res5RegionsROIHeads):
-    """`Res5ROIHeads` (C4) with iterative reasoning: h from res4, f from pooled res5."""
+def in_feature(asked: str, shapes: Shapes) -> str:
+    """The mid-level map: the one that is asked for; by default p4, or the only one.
 
-    @configurable
-    def __init__(self, *, reasoning: dict[str, Any], **kwargs: Any) -> None:
-        """
-        Args:
-            reasoning: arguments of `RegionReasoning._init_reasoning`.
-            kwargs: see `Res5ROIHeads`.
-        """
-        super().__init__(**kwargs)
-        self._init_reasoning(**reasoning)
+    Raises:
+        ValueError: there is none of that name.
+    """
+    default = DEFAULT_FEATURE if len(shapes.in_features) > 1 else shapes.in_features[0]
+    name = asked or default
+    if name not in shapes.maps:
+        allowed = ", ".join(shapes.maps)
+        raise ValueError(
+            f"MODEL.REASONING.LOCAL.IN_FEATURE must be one of {allowed}, got {name!r}."
+        )
+    return name
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        args = super().from_config(cfg, input_shape)
-        channels = args["box_predictor"].cls_score.in_features
-        in_feature = args["in_features"][0]
-        return {**args, "reasoning": _arguments(cfg, input_shape, in_feature, channels)}
+
+def class_graph(cfg: CfgNode) -> KnowledgeGraph | None:
+    """The graph in `MODEL.REASONING.GLOBAL.GRAPH_FILE`, in the order of the data set's classes."""
+    node = reasoning_node(cfg)
+    if "global" not in node.MODULES:
+        return None
+    path = node.GLOBAL.GRAPH_FILE
+    if not path:
+        logger.info(
+            "MODEL.REASONING.GLOBAL.GRAPH_FILE is empty: the global module reasons over spatial "
+            "edges between regions only."
+        )
+        return None
+    graph = KnowledgeGraph.load(path)
+    names = None
+    if cfg.DATASETS.TRAIN:
+        names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
+    if names:
+        graph = graph.reordered(names)
+    if len(graph.classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        raise ValueError(
+            f"{path} has {len(graph.classes)} classes, MODEL.ROI_HEADS.NUM_CLASSES is "
+            f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}: they must be equal."
+        )
+    logger.info(graph.describe())
+    return graph
+
+
+def _memory(cfg: CfgNode, *, mid_channels: int, num_logits: int, fed: int) -> SpatialMemory:
+    node = reasoning_node(cfg).LOCAL
+    return SpatialMemory(
+        mid_channels=mid_channels,
+        num_logits=num_logits,
+        high_channels=fed,
+        channels=node.CHANNELS,
+        crop_size=node.CROP_SIZE,
+        init_size=tuple(node.INIT_SIZE),
+        fc_dim=node.FC_DIM,
+        num_fc=node.NUM_FC,
+        init=node.INIT,
+    )
+
+
+def _graph(
+    cfg: CfgNode,
+    graph: KnowledgeGraph | None,
+    *,
+    feature_channels: int,
+    num_logits: int,
+    fed: int,
+) -> GlobalReasoning:
+    node = reasoning_node(cfg).GLOBAL
+    return GlobalReasoning(
+        node.CHANNELS,
+        feature_channels=feature_channels,
+        num_logits=num_logits,
+        update_logits=fed,
+        num_relations=len(node.RELATIONS),
+        num_stacks=node.NUM_STACKS,
+        knowledge=[a for _, a in graph.adjacencies()] if graph else (),
+        num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+        embeddings=graph.embeddings if graph else None,
+        embedding_channels=node.EMBEDDING_DIM,
+    )
+
+
+def _reasoner(
+    cfg: CfgNode,
+    graph: KnowledgeGraph | None,
+    *,
+    mid_channels: int,
+    feature_channels: int,
+    num_logits: int,
+) -> IterativeReasoning:
+    node = reasoning_node(cfg)
+    modules = set(node.MODULES)
+    logits = {
+        "num_logits": num_logits,
+        "fed": num_logits * (2 if node.CROSS_FEED and len(modules) == 2 else 1),
+    }
+    return IterativeReasoning(
+        local=_memory(cfg, mid_channels=mid_channels, **logits) if "local" in modules else None,
+        globally=_graph(cfg, graph, feature_channels=feature_channels, **logits)
+        if "global" in modules
+        else None,
+        num_iterations=node.NUM_ITERS,
+        relations=node.GLOBAL.RELATIONS,
+        bandwidth=node.GLOBAL.BANDWIDTH,
+        normalize_edges=node.GLOBAL.NORMALIZE_EDGES,
+        cross_feed=node.CROSS_FEED,
+    )
+
+
+def reasoning_losses(
+    out: ReasonedLogits, labels: Tensor, *, beta: float, weights: Sequence[float]
+) -> Losses:
+    """`loss_cls_local`, `loss_cls_global`, `loss_cls_final` over the rows that are in the loss.
+
+    Args:
+        out: of all N regions.
+        labels: (N,) classes, -1 outside the loss.
+        beta: see `example_weights`.
+        weights: of the three losses.
+    """
+    keep = labels >= 0
+    labels = labels[keep]
+    losses = {}
+    for name, path, weight in (
+        ("local", out.local, weights[0]),
+        ("global", out.globally, weights[1]),
+    ):
+        if path:
+            loss = reweighted_loss([f[keep] for f in path], out.plain[keep], labels, beta)
+            losses[f"loss_cls_{name}"] = loss * weight
+    final = F.cross_entropy(out.final[keep], labels, reduction="sum") / max(len(labels), 1)
+    losses["loss_cls_final"] = final * weights[2]
+    return losses
+
+
+def prediction_names(modules: Sequence[str], num_iterations: int) -> list[str]:
+    """What can be asked for: plain, final, local (its last), local1, ..., global, global1, ..."""
+    numbered = [f"{m}{k}" for m in modules for k in range(1, num_iterations + 1)]
+    return ["plain", *modules, *numbered, "final"]
+
+
+def named_predictions(out: ReasonedLogits) -> dict[str, Tensor]:
+    """Logits (N, K) by name: plain, local1, ..., global1, ..., final."""
+    named = {"plain": out.plain}
+    for name, path in (("local", out.local), ("global", out.globally)):
+        named.update({f"{name}{k}": f for k, f in enumerate(path, 1)})
+    return {**named, "final": out.final}

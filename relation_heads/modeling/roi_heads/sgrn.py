@@ -1,271 +1,297 @@
-"""SGRN ROI heads (Xu et al., CVPR 2019): classify once, reason over a graph, classify again.
+"""SGRN (Xu et al., CVPR 2019): classify once, reason over a graph, classify again.
 
-One stage (plug-in), REFINE False:
+    base logits s, boxes -> (refined boxes) -> features f
+    nodes x = softmax(s) [W, b] of the base classifier      (layers.sgrn.semantic_nodes)
+    h = SGRN(f, x, boxes);  [f, h] -> predictor              loss_cls_sgrn, loss_box_reg_sgrn
 
-    pool -> box head -> f -> base predictor -> logits s ....... loss_cls, loss_box_reg
-                        f, s -> `SGRNStage` on the same boxes .. loss_cls_sgrn, loss_box_reg_sgrn
+One stage (plug-in), REFINE False: the graph is on the proposals. Two stages (released code), REFINE
+True: the base predictor's boxes are labelled and sampled anew at IoU 0.6, pooled and embedded by
+the same box head, and the graph is on them. With GRAPH_DIMS [] the second stage has no graph: the
+fair twin of two stages, and with one stage the stock head itself, bit for bit.
 
-Two stages (released code), REFINE True: the base predictor's boxes are labelled and sampled anew at
-IoU 0.6, pooled and embedded by the same box head, and the graph is on them. With GRAPH_DIMS [] the
-second stage has no graph: the fair twin of two stages, and with one stage the stock head itself,
-bit for bit.
-
-Stock parameters keep their names, so that a trained Faster R-CNN loads completely; new ones are
-`sgrn.graph.*` and `sgrn.predictor.*` (and `sgrn_box_head.*` with SHARE_FC False).
+New parameters are `mechanism.graph.*` and `mechanism.predictor.*` (and `mechanism.box_head.*` with
+SHARE_FC False). Shapes: N regions of all images, D channels of f, E of h, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, get_args
 
 import torch
-from detectron2.config import CfgNode, configurable
-from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
-from detectron2.modeling.roi_heads import (
-    ROI_HEADS_REGISTRY,
-    build_box_head,
-)
-from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
-from detectron2.structures import Instances
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers, build_box_head
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from .base import (
+from ...config.defaults import duplicate_removal_node, sgrn_node
+from ...config.problems import Problem
+from ...layers import SGRN, Regions, semantic_nodes
+from ...layers.arguments import one_of, require
+from ...layers.sgrn import CHOICES, MAPPINGS, Mapping
+from ..keys import key_problems, problems_of
+from .many_classes import for_many_classes
+from .refine import Resampler, best_foreground_boxes, refined_proposals
+from .sampling import SAMPLINGS
+from .seam import (
+    Classified,
+    Embed,
+    Losses,
+    Maps,
+    Mechanism,
     Predictions,
-    RegionSampling,
-    RegionsROIHeads,
-    Res5RegionsROIHeads,
-    labelled_losses,
-    regions_of,
+    Shapes,
+    foreground_probability,
 )
-from .sgrn_stage import (
-    Resampler,
-    SGRNStage,
-    best_foreground_boxes,
-    refined_proposals,
-    sgrn_config,
-)
+from .watch import Listened, watched
+
+TestEnsemble = Literal["last", "mean", "union_nms"]
+ARGUMENTS = ("latent_dim", "graph_dims", "num_kernels", "num_neighbors", "dropout", *CHOICES)
 
 
-def _reasoning(cfg: CfgNode, dim: int) -> dict[str, Any]:
-    """What both heads take from `cfg.MODEL.SGRN`, for box features of `dim` channels."""
-    node = sgrn_config(cfg)
-    stage = SGRNStage(cfg, dim) if node.GRAPH_DIMS or node.REFINE else None
-    return {
-        "sgrn": stage,
-        "resampler": Resampler(cfg, node.SAMPLING) if node.REFINE else None,
-        "freeze": node.FREEZE,
-        "ensemble": node.TEST_ENSEMBLE,
-        "loss_weights": node.LOSS_WEIGHTS,
-        "sampling": node.SAMPLING,
-        "gt_as_keys": node.GT_AS_KEYS,
-    }
+class SGRNMechanism(Mechanism):
+    """Graph and predictor of the second stage. Without a graph it is the stage's fair twin."""
 
+    key = "SGRN"
 
-def _freeze(modules: Sequence[nn.Module]) -> None:
-    for module in modules:
-        FrozenBatchNorm2d.convert_frozen_batchnorm(module.requires_grad_(False))
-
-
-class SGRNReasoning(RegionSampling):
-    """Mix-in for ROI heads with a `box_predictor`: the second stage, its losses and detections."""
-
-    def _init_sgrn(
+    def __init__(
         self,
         *,
-        base: Sequence[nn.Module],
-        sgrn: SGRNStage | None,
+        predictor: nn.Module,
+        graph: SGRN | None = None,
         resampler: Resampler | None = None,
-        freeze: str = "none",
-        ensemble: str = "last",
+        box_head: nn.Module | None = None,
+        mapping: Mapping = "soft",
+        pool_bias: bool = True,
+        detach_pool: bool = True,
+        detach_learner_input: bool = True,
+        foreground_edges: bool = False,
+        ensemble: TestEnsemble = "last",
         loss_weights: Sequence[float] = (1.0, 1.0),
         sampling: str = "loss",
         gt_as_keys: bool = False,
     ) -> None:
         """
         Args:
-            base: the modules of the base head, frozen unless `freeze` is "none".
-            sgrn: the second stage, None for the stock head.
+            predictor: as `FastRCNNOutputLayers`, for D + E channels.
+            graph: for features of D channels, or None.
             resampler: of the refined boxes; None for one stage.
-            freeze, ensemble, loss_weights, sampling, gt_as_keys: see the keys of `MODEL.SGRN`.
+            box_head: of the second stage; None shares the first one's.
+            mapping: `MODEL.SGRN.NODE_EMBED`; the others are the keys of the same name.
         """
-        self.sgrn = sgrn
+        super().__init__()
+        require(
+            one_of("mapping", mapping, MAPPINGS),
+            one_of("ensemble", ensemble, get_args(TestEnsemble)),
+        )
+        self.graph, self.predictor, self.box_head = graph, predictor, box_head
         self.resampler = resampler
-        self.freeze = freeze
-        self.ensemble = ensemble
-        self.loss_weights = tuple(loss_weights)
-        self._init_sampling(sampling if sgrn else "regions", gt_as_keys)
-        if ensemble == "union_nms" and self.removal.method != "nms":
-            raise ValueError(
-                "MODEL.SGRN.TEST_ENSEMBLE union_nms is NMS over both stages: set it to last or "
-                f"mean for MODEL.DUPLICATE_REMOVAL.TEST_METHOD {self.removal.method}."
+        self.mapping, self.pool_bias = mapping, pool_bias
+        self.detach_pool, self.detach_learner_input = detach_pool, detach_learner_input
+        self.foreground_edges = foreground_edges
+        self.ensemble, self.loss_weights = ensemble, tuple(loss_weights)
+        self.sampling, self.gt_as_keys = sampling, gt_as_keys
+
+    @classmethod
+    def is_on(cls, cfg: CfgNode) -> bool:
+        node = sgrn_node(cfg)
+        return bool(node.GRAPH_DIMS or node.REFINE)
+
+    @classmethod
+    def build(cls, cfg: CfgNode, shapes: Shapes) -> Mechanism:
+        node = sgrn_node(cfg)
+        if not cls.is_on(cfg):
+            return Mechanism()
+        graph = _graph(cfg, shapes.dim) if node.GRAPH_DIMS else None
+        width = ShapeSpec(channels=shapes.dim + (graph.out_dim if graph else 0))
+        mechanism = cls(
+            predictor=for_many_classes(FastRCNNOutputLayers(cfg, width)),
+            graph=graph,
+            box_head=None if node.SHARE_FC else build_box_head(cfg, shapes.pooled),
+            mapping=node.NODE_EMBED,
+            pool_bias=node.POOL_BIAS,
+            detach_pool=node.DETACH_POOL,
+            detach_learner_input=node.DETACH_LEARNER_INPUT,
+            foreground_edges=node.FOREGROUND_EDGES,
+            ensemble=node.TEST_ENSEMBLE,
+            loss_weights=node.LOSS_WEIGHTS,
+            sampling=node.SAMPLING,
+            gt_as_keys=node.GT_AS_KEYS,
+        )
+        if node.REFINE:
+            mechanism.resampler = Resampler(cfg, node.SAMPLING)
+        return mechanism
+
+    @classmethod
+    def problems(cls, cfg: CfgNode, *, is_c4: bool = False) -> Iterator[Problem]:
+        node, key = sgrn_node(cfg), "MODEL.SGRN"
+        yield from problems_of(
+            key,
+            one_of("NODE_EMBED", node.NODE_EMBED, MAPPINGS),
+            one_of("TEST_ENSEMBLE", node.TEST_ENSEMBLE, get_args(TestEnsemble)),
+            one_of("SAMPLING", node.SAMPLING, SAMPLINGS),
+        )
+        if node.GRAPH_DIMS:
+            yield from key_problems(partial(_graph, cfg, cfg.MODEL.ROI_BOX_HEAD.FC_DIM), key)
+        if len(node.LOSS_WEIGHTS) != 2 or not all(w >= 0 for w in node.LOSS_WEIGHTS):
+            yield Problem(
+                f"{key}.LOSS_WEIGHTS must be two numbers >= 0, of the base predictor and of the "
+                f"second, got {node.LOSS_WEIGHTS}."
             )
-        if freeze != "none":
-            _freeze(base)
+        if not (node.SHARE_FC or node.REFINE):
+            yield Problem(
+                f"{key}.SHARE_FC False gives a second stage a box head of its own, and with "
+                f"{key}.REFINE False there is one stage only: set REFINE True or SHARE_FC True."
+            )
+        if is_c4 and not node.SHARE_FC:
+            yield Problem(
+                f"{key}.SHARE_FC False needs a box head of its own for the second stage, and a C4 "
+                "model has none (its features are res5): set it True, or use an FPN model."
+            )
+        if node.REFINE and len(cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS) < 2:
+            yield Problem(
+                f"{key}.REFINE takes the IoU of its second stage from "
+                "MODEL.ROI_BOX_CASCADE_HEAD.IOUS[1], got "
+                f"{list(cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS)}."
+            )
+        end = duplicate_removal_node(cfg).TEST_METHOD
+        if node.TEST_ENSEMBLE == "union_nms" and end == "learned":
+            yield Problem(
+                f"{key}.TEST_ENSEMBLE union_nms has the boxes of both stages, of which "
+                "MODEL.DUPLICATE_REMOVAL.TEST_METHOD learned has learned the second alone: set "
+                "TEST_ENSEMBLE to last or mean, or TEST_METHOD to nms or soft_nms."
+            )
+        if node.FOREGROUND_EDGES and node.EDGE_NORM == "none":
+            yield Problem(
+                f"{key}.FOREGROUND_EDGES adds log-probabilities to the scores of edges, which "
+                f"{key}.EDGE_NORM none does not exponentiate: set FOREGROUND_EDGES False, or "
+                "EDGE_NORM softmax or joint."
+            )
 
-    @property
-    def is_stock(self) -> bool:
-        """Whether there is no second stage."""
-        return self.sgrn is None
+    def forward(
+        self, base: Classified, maps: Maps, embed: Embed, targets: list[Instances] | None = None
+    ) -> tuple[Classified, Losses]:
+        """See `Mechanism.forward`."""
+        last = self._second(base, embed, targets)
+        if self.training:
+            return last, self._losses(base, last)
+        if self.ensemble == "mean":  # of the logits, as in Reasoning-RCNN
+            last = last.with_logits((base.logits + last.logits) / 2)
+        elif self.ensemble == "union_nms":
+            last = both_stages(base, last)
+        return last, {}
 
-    def _embed_refined(self, features: dict[str, Tensor], proposals: list[Instances]) -> Tensor:
-        """Features (N, D) of refined proposals; the first stage's box head is shared."""
-        return self._embed(features, proposals)
-
-    def _reason(
-        self,
-        x: Tensor,
-        predictions: Predictions,
-        features: dict[str, Tensor],
-        proposals: list[Instances],
-        targets: list[Instances] | None = None,
-    ) -> tuple[Predictions, list[Instances], Tensor]:
-        """The second stage's predictions, the proposals they belong to, and the features of these.
-
-        Args:
-            x: (N, D) features of the proposals.
-            predictions: of the base predictor.
-            features: of the backbone, for refined proposals.
-            proposals: of all images.
-            targets: in training, the objects.
-        """
-        logits = predictions[0]
-        if self.box_predictor.use_sigmoid_ce:
-            logits = torch.cat([logits[:, :-1], torch.zeros_like(logits[:, -1:])], dim=1)
+    def _second(
+        self, base: Classified, embed: Embed, targets: list[Instances] | None
+    ) -> Classified:
+        """What the second stage sees."""
+        same, x = base, base.x
         if self.resampler:
-            boxes = best_foreground_boxes(self.box_predictor, predictions, proposals)
-            proposals = refined_proposals(boxes, proposals, drop_empty=self.training)
+            proposals = refined_proposals(
+                best_foreground_boxes(base), base.proposals, training=self.training
+            )
             if self.training:
                 with get_event_storage().name_scope("sgrn"):
                     proposals = self.resampler.label_and_sample_proposals(proposals, targets)
-            logits = logits[torch.cat([p.row for p in proposals])]
-            x = self._embed_refined(features, proposals)
-        regions = regions_of(proposals)
-        return self.sgrn(x, logits, self.box_predictor.cls_score, regions), proposals, x
+            same = base.select([p.row for p in proposals])
+            x = embed(proposals, self.box_head)
+            same = replace(same, proposals=proposals)
+        second = self._predict(x, same, base.predictor)
+        return replace(same, x=x, predictor=self.predictor, predictions=second, name="sgrn")
 
-    def _box_losses(
-        self,
-        x: Tensor,
-        features: dict[str, Tensor],
-        proposals: list[Instances],
-        targets: list[Instances],
-    ) -> tuple[dict[str, Tensor], Predictions]:
-        """Losses of both stages, and the base predictions."""
-        if self.sgrn is None:
-            return super()._box_losses(x, features, proposals, targets)
-        check_frozen(self.freeze, features)
-        base = self.box_predictor(x)
-        predictions, refined, x = self._reason(x, base, features, proposals, targets)
+    def _predict(self, x: Tensor, base: Classified, predictor: nn.Module) -> Predictions:
+        """Predictions of x (N, D), whose base classification has the logits and boxes."""
+        if self.graph is None:
+            return self.predictor(x)
+        logits, regions = base.logits, base.regions
+        if predictor.use_sigmoid_ce:  # there the background has no score
+            logits = torch.cat([logits[:, :-1], torch.zeros_like(logits[:, -1:])], dim=1)
+        weight, bias = predictor.cls_score.weight, predictor.cls_score.bias
+        if self.detach_pool:
+            weight, bias = weight.detach(), bias.detach()
+        nodes = semantic_nodes(logits, weight, bias if self.pool_bias else None, self.mapping)
+        key_bias = None
+        if self.foreground_edges:
+            key_bias = foreground_probability(logits.detach().float().softmax(dim=1)).log()  # (N,)
+        f = x.detach() if self.detach_learner_input else x
+        self._show(f, regions, key_bias)
+        h = self.graph(f, nodes, regions, key_bias)  # (N, E)
+        return self.predictor(torch.cat([x, h.to(x.dtype)], dim=1))
+
+    def _show(self, f: Tensor, regions: Regions, key_bias: Tensor | None) -> None:
+        """To whoever watches: softmax of the edge scores over the neighbours, 0 elsewhere."""
+        seen = watched()
+        if not seen:
+            return
+        graph = self.graph.graph(f, regions, key_bias)
+        dense = []
+        for scores, neighbors in zip(
+            regions.split(graph.scores), regions.split(graph.neighbors), strict=True
+        ):
+            rows = neighbors - sum(len(d[0]) for d in dense)  # from all images' numbers
+            weights = scores.softmax(dim=1)  # (R, T), 0 in empty places, which name the row itself
+            dense.append(weights.new_zeros(1, len(rows), len(rows)))
+            dense[-1][0].scatter_add_(1, rows, weights)
+        seen.listened.append(Listened(self.graph, regions, dense))
+
+    def _losses(self, base: Classified, last: Classified) -> Losses:
         losses = {}
-        if self.freeze == "none":
-            losses = _scaled(
-                labelled_losses(self.box_predictor, base, proposals), self.loss_weights[0]
-            )
-        with get_event_storage().name_scope("sgrn"):
-            second = labelled_losses(self.sgrn.predictor, predictions, refined)
-        second = _scaled(second, self.loss_weights[1])
-        losses.update({f"{name}_sgrn": value for name, value in second.items()})
-        losses.update(self._duplicate_losses(self.sgrn.predictor, x, predictions, refined, targets))
-        return losses, base
-
-    def _box_detections(
-        self, x: Tensor, features: dict[str, Tensor], proposals: list[Instances]
-    ) -> list[Instances]:
-        """What the second stage, or both, find."""
-        if self.sgrn is None:
-            return super()._box_detections(x, features, proposals)
-        base = self.box_predictor(x)
-        last, refined, x = self._reason(x, base, features, proposals)
-        predictor = self.sgrn.predictor
-        if self.ensemble == "union_nms":
-            stages = ((self.box_predictor, base, proposals), (predictor, last, refined))
-            boxes = [p.predict_boxes(*outputs) for p, *outputs in stages]
-            scores = [p.predict_probs(*outputs) for p, *outputs in stages]
-            return fast_rcnn_inference(
-                [torch.cat(both) for both in zip(*boxes, strict=True)],
-                [torch.cat(both) for both in zip(*scores, strict=True)],
-                [p.image_size for p in proposals],
-                predictor.test_score_thresh,
-                predictor.test_nms_thresh,
-                predictor.test_topk_per_image,
-            )[0]
-        if self.ensemble == "mean":  # of the logits, as in Reasoning-RCNN
-            last = ((base[0] + last[0]) / 2, last[1])
-        return self._detections(predictor, x, last, refined)
+        for stage, weight in zip((base, last), self.loss_weights, strict=True):
+            if weight:
+                losses.update({n: value * weight for n, value in stage.losses().items()})
+        return losses
 
 
-def _scaled(losses: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
-    return {name: value * weight for name, value in losses.items()}
+def _graph(cfg: CfgNode, dim: int) -> SGRN:
+    node = sgrn_node(cfg)
+    arguments = {name: node[name.upper()] for name in ARGUMENTS}
+    return SGRN(dim, dim + int(node.POOL_BIAS), **arguments)
 
 
-@ROI_HEADS_REGISTRY.register()
-class SGRNROIHeads(SGRNReasoning, RegionsROIHeads):
-    """`StandardROIHeads` (FPN, DC5, C5) with SGRN; `MODEL.ROI_HEADS.NAME SGRNROIHeads` on any
-    stock config is enough."""
+@dataclass(frozen=True)
+class _Found:
+    """Boxes and probabilities that are there already, in place of a predictor."""
 
-    @configurable
-    def __init__(
-        self, *, sgrn_box_head: nn.Module | None = None, reasoning: dict[str, Any], **kwargs: Any
-    ) -> None:
-        """
-        Args:
-            sgrn_box_head: the second stage's own box head; None shares the first one's.
-            reasoning: arguments of `SGRNReasoning._init_sgrn`, without `base`.
-            kwargs: see `StandardROIHeads`.
-        """
-        super().__init__(**kwargs)
-        self.sgrn_box_head = sgrn_box_head
-        self._init_sgrn(base=[self.box_head, self.box_predictor], **reasoning)
+    boxes: Sequence[Tensor]
+    probabilities: Sequence[Tensor]
+    test_score_thresh: float
+    test_nms_thresh: float
+    test_topk_per_image: int
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        args = super().from_config(cfg, input_shape)
-        args["reasoning"] = _reasoning(cfg, args["box_head"].output_shape.channels)
-        node = sgrn_config(cfg)
-        if node.REFINE and not node.SHARE_FC:
-            resolution = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
-            channels = input_shape[args["box_in_features"][0]].channels
-            args["sgrn_box_head"] = build_box_head(
-                cfg, ShapeSpec(channels=channels, height=resolution, width=resolution)
-            )
-        return args
+    inference = FastRCNNOutputLayers.inference
 
-    def _embed_refined(self, features: dict[str, Tensor], proposals: list[Instances]) -> Tensor:
-        head = self.box_head if self.sgrn_box_head is None else self.sgrn_box_head
-        return head(self._pool(features, proposals))
+    def predict_boxes(self, predictions: Predictions, proposals: object) -> Sequence[Tensor]:
+        return self.boxes
+
+    def predict_probs(self, predictions: Predictions, proposals: object) -> Sequence[Tensor]:
+        return self.probabilities
 
 
-@ROI_HEADS_REGISTRY.register()
-class Res5SGRNROIHeads(SGRNReasoning, Res5RegionsROIHeads):
-    """`Res5ROIHeads` (C4) with SGRN on pooled res5."""
+def both_stages(base: Classified, last: Classified) -> Classified:
+    """The regions of two classifications in one: 2 R of an image, those of `base` first."""
 
-    @configurable
-    def __init__(self, *, reasoning: dict[str, Any], **kwargs: Any) -> None:
-        """
-        Args:
-            reasoning: arguments of `SGRNReasoning._init_sgrn`, without `base`.
-            kwargs: see `Res5ROIHeads`.
-        """
-        super().__init__(**kwargs)
-        self._init_sgrn(base=[self.res5, self.box_predictor], **reasoning)
+    def joined(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
+        return [torch.cat(pair) for pair in zip(a, b, strict=True)]
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        if not sgrn_config(cfg).SHARE_FC:
-            raise ValueError(
-                "MODEL.SGRN.SHARE_FC False needs a box head of its own for the second stage, and "
-                "a C4 model has none (its features are res5): set it True, or use an FPN model."
-            )
-        args = super().from_config(cfg, input_shape)
-        return {**args, "reasoning": _reasoning(cfg, args["box_predictor"].cls_score.in_features)}
+    proposals = []
+    for first, second in zip(base.proposals, last.proposals, strict=True):
+        both = Instances(first.image_size)
+        both.proposal_boxes = Boxes.cat([first.proposal_boxes, second.proposal_boxes])
+        proposals.append(both)
+    found = _Found(
+        joined(base.boxes(), last.boxes()),
+        joined(base.probabilities(), last.probabilities()),
+        last.predictor.test_score_thresh,
+        last.predictor.test_nms_thresh,
+        last.predictor.test_topk_per_image,
+    )
 
+    def rows(a: Tensor, b: Tensor) -> Tensor:
+        return torch.cat(joined(base.regions.split(a), last.regions.split(b)))
 
-def check_frozen(freeze: str, features: dict[str, Tensor]) -> None:
-    """Raises a RuntimeError where FREEZE is "all" and the backbone trains all the same."""
-    if freeze == "all" and any(f.requires_grad for f in features.values()):
-        raise RuntimeError(
-            "MODEL.SGRN.FREEZE is all, but the backbone is not frozen: an ROI head cannot freeze "
-            "what is below it. This package's tools/train_net.py does; elsewhere call "
-            "relation_heads.engine.freeze_below_roi_heads(model) before the optimizer is built."
-        )
+    predictions = rows(base.logits, last.logits), rows(base.predictions[1], last.predictions[1])
+    return Classified(rows(base.x, last.x), found, predictions, proposals)

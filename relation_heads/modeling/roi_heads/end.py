@@ -1,0 +1,262 @@
+"""From classified regions to detections: what removes duplicates, `MODEL.DUPLICATE_REMOVAL`.
+
+Detectron2 ends every ROI head with NMS per class. In its place: Soft-NMS, which decays the scores
+of overlapping boxes (Bodla et al., ICCV 2017; `layers.soft_nms`), with any trained detector; or a
+network that learns which box of an object stays (Hu et al., CVPR 2018, section 4.3;
+`layers.duplicate_removal`), trained with the detector or after it.
+
+New parameters are `end.network.*`. Shapes: N regions of all images, R of one, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from ...config.defaults import duplicate_removal_node
+from ...config.problems import Problem
+from ...layers.arguments import above, at_least, one_of, require
+from ...layers.duplicate_candidates import Candidates, select_candidates
+from ...layers.duplicate_losses import duplicate_loss, duplicate_targets, final_scores
+from ...layers.duplicate_removal import DuplicateRemoval
+from ...layers.soft_nms import soft_nms_per_class
+from ..keys import key_problems, problems_of
+from .seam import Classified, ListensToRegions, Losses
+from .watch import watched
+
+Method = Literal["nms", "soft_nms", "learned"]
+Decay = Literal["gaussian", "linear"]
+METHODS, DECAYS = get_args(Method), get_args(Decay)
+Found = tuple[list[Instances], list[Tensor]]  # detections of each image, rows that they come from
+
+
+class End(ListensToRegions, nn.Module):
+    """NMS, Soft-NMS or what a network has learned."""
+
+    def __init__(
+        self,
+        *,
+        method: Method = "nms",
+        decay: Decay = "gaussian",
+        sigma: float = 0.5,
+        network: DuplicateRemoval | None = None,
+        first_n: int = 100,
+        max_classes: int | None = None,
+        thresholds: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9),
+        train_threshold: float = 0.001,
+        positive_weight: float = 4.0,
+        loss_weight: float = 1.0,
+    ) -> None:
+        """
+        Args:
+            network: is trained where it is there; for `thresholds`.
+            method, decay, sigma, first_n, max_classes, thresholds, train_threshold,
+                positive_weight, loss_weight: see the keys of `MODEL.DUPLICATE_REMOVAL`.
+        """
+        super().__init__()
+        require(one_of("method", method, METHODS), one_of("decay", decay, DECAYS))
+        if method == "learned" and network is None:
+            raise ValueError("method 'learned' needs a network, got None.")
+        self.method, self.decay, self.sigma = method, decay, sigma
+        self.network = network
+        self.first_n, self.max_classes = first_n, max_classes
+        self.thresholds = tuple(thresholds)
+        self.train_threshold = train_threshold
+        self.positive_weight, self.loss_weight = positive_weight, loss_weight
+        if network:  # sees all proposals in training, as at test time
+            self.sampling, self.gt_as_keys = "loss", False
+
+    @classmethod
+    def build(cls, cfg: CfgNode, dim: int) -> End:
+        """The end of a config, for box features of `dim` channels."""
+        node = duplicate_removal_node(cfg)
+        return cls(
+            method=node.TEST_METHOD,
+            decay=node.SOFT_NMS_DECAY,
+            sigma=node.SOFT_NMS_SIGMA,
+            network=_network(cfg, dim) if node.LEARN else None,
+            first_n=node.FIRST_N,
+            max_classes=node.MAX_CLASSES or None,
+            thresholds=node.THRESHOLDS,
+            train_threshold=node.SCORE_THRESH_TRAIN,
+            positive_weight=node.POSITIVE_WEIGHT,
+            loss_weight=node.LOSS_WEIGHT,
+        )
+
+    @classmethod
+    def problems(cls, cfg: CfgNode) -> Iterator[Problem]:
+        """What is wrong with `MODEL.DUPLICATE_REMOVAL`, and what is only odd."""
+        node, key = duplicate_removal_node(cfg), "MODEL.DUPLICATE_REMOVAL"
+        yield from problems_of(
+            key,
+            one_of("TEST_METHOD", node.TEST_METHOD, METHODS),
+            one_of("SOFT_NMS_DECAY", node.SOFT_NMS_DECAY, DECAYS),
+            above("SOFT_NMS_SIGMA", node.SOFT_NMS_SIGMA, 0),
+            at_least("FIRST_N", node.FIRST_N, 1),
+            at_least("MAX_CLASSES", node.MAX_CLASSES, 0),
+            at_least("SCORE_THRESH_TRAIN", node.SCORE_THRESH_TRAIN, 0),
+            at_least("POSITIVE_WEIGHT", node.POSITIVE_WEIGHT, 0),
+            at_least("LOSS_WEIGHT", node.LOSS_WEIGHT, 0),
+        )
+        if node.TEST_METHOD == "learned" and not node.LEARN:
+            yield Problem(
+                f"{key}.TEST_METHOD learned is for the network that {key}.LEARN True puts at the "
+                "end of the head."
+            )
+        if not node.THRESHOLDS or not all(0 < eta < 1 for eta in node.THRESHOLDS):
+            yield Problem(f"{key}.THRESHOLDS must be in (0, 1), got {node.THRESHOLDS}.")
+        elif node.LEARN:
+            yield from key_problems(partial(_network, cfg, 1024), key)
+        if node.TEST_METHOD in ("soft_nms", "learned"):
+            if cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST >= 0.05:
+                yield Problem(
+                    f"{key}.TEST_METHOD {node.TEST_METHOD} lowers scores, and "
+                    f"MODEL.ROI_HEADS.SCORE_THRESH_TEST {cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST} "
+                    "then drops true detections: 0.001 is usual.",
+                    fatal=False,
+                )
+            if cfg.TEST.AUG.ENABLED:
+                yield Problem(
+                    f"TEST.AUG merges what {key}.TEST_METHOD {node.TEST_METHOD} leaves of each "
+                    "view by NMS at MODEL.ROI_HEADS.NMS_THRESH_TEST.",
+                    fatal=False,
+                )
+
+    def losses(self, last: Classified, targets: list[Instances]) -> Losses:
+        """`loss_duplicates` of all regions but appended ground truth; {} without the network.
+
+        Args:
+            last: the final classification.
+            targets: the objects of each image.
+        """
+        if self.network is None:
+            return {}
+        if last.proposals[0].has("is_key"):
+            last = last.select([p.is_key for p in last.proposals])
+        boxes = clipped_boxes(last)
+        candidates = select_candidates(
+            last.log_scores(),
+            [len(p) for p in last.proposals],
+            first_n=self.first_n,
+            score_threshold=self.train_threshold,
+            max_classes=self.max_classes,
+            keep_classes=[t.gt_classes.unique() for t in targets],
+        )
+        logits = self.network(last.x, boxes, candidates)
+        y = duplicate_targets(
+            candidates,
+            boxes,
+            [t.gt_boxes.tensor for t in targets],
+            [t.gt_classes for t in targets],
+            self.thresholds,
+        )
+        _log_duplicates(candidates, logits, targets)
+        loss = duplicate_loss(candidates, logits, y, positive_weight=self.positive_weight)
+        return {"loss_duplicates": loss * self.loss_weight}
+
+    @torch.no_grad()
+    def forward(self, last: Classified) -> list[Instances]:
+        """Detections of each image, by descending score: `pred_boxes`, `scores`, `pred_classes`, as
+        `FastRCNNOutputLayers.inference` gives them. The predictor has the thresholds."""
+        if self.method == "nms":
+            found, rows = last.after_nms()
+        elif self.method == "soft_nms":
+            found, rows = self._soft_nms(last)
+        else:
+            found, rows = self._learned(last)
+        if watched():
+            for instances, row in zip(found, rows, strict=True):
+                instances.region = row
+        return found
+
+    def _soft_nms(self, last: Classified) -> Found:
+        predictor = last.predictor
+        limit = predictor.test_topk_per_image
+        boxes = last.regions.split(clipped_boxes(last))
+        found, rows = [], []
+        for corners, scores, p in zip(boxes, last.probabilities(), last.proposals, strict=True):
+            finite = corners.flatten(1).isfinite().all(dim=1) & scores.isfinite().all(dim=1)
+            corners = corners[finite]
+            region, label, new_scores = soft_nms_per_class(
+                corners,
+                scores[finite, :-1],
+                method=self.decay,
+                sigma=self.sigma,
+                iou_threshold=predictor.test_nms_thresh,
+                score_threshold=predictor.test_score_thresh,
+                max_detections=limit if limit >= 0 else None,
+            )
+            found.append(_instances(p.image_size, corners, region, label, new_scores))
+            rows.append(finite.nonzero()[:, 0][region])
+        return found, rows
+
+    def _learned(self, last: Classified) -> Found:
+        predictor, limit = last.predictor, last.predictor.test_topk_per_image
+        boxes, log_scores = clipped_boxes(last), last.log_scores()
+        finite = boxes.flatten(1).isfinite().all(dim=1) & log_scores.isfinite().all(dim=1)
+        boxes, log_scores, x = boxes[finite], log_scores[finite], last.x[finite]
+        kept = last.regions.split(finite)
+        candidates = select_candidates(
+            log_scores,
+            [int(k.sum()) for k in kept],
+            first_n=self.first_n,
+            score_threshold=predictor.test_score_thresh,
+            max_classes=self.max_classes,
+        )
+        scores = final_scores(candidates, self.network(x, boxes, candidates))
+        found, origin, start = [], [], 0
+        numbers = torch.arange(len(candidates), device=x.device)
+        for rows, p, k in zip(candidates.split(numbers), last.proposals, kept, strict=True):
+            rows = rows[scores[rows] > predictor.test_score_thresh]
+            order = scores[rows].argsort(descending=True, stable=True)
+            rows = rows[order[:limit] if limit >= 0 else order]
+            region, label = candidates.region[rows], candidates.label[rows]
+            found.append(_instances(p.image_size, boxes, region, label, scores[rows]))
+            origin.append(k.nonzero()[:, 0][region - start])
+            start += int(k.sum())
+        return found, origin
+
+
+def _network(cfg: CfgNode, dim: int) -> DuplicateRemoval:
+    node = duplicate_removal_node(cfg)
+    return DuplicateRemoval(
+        dim, num_thresholds=len(node.THRESHOLDS), logit_bias=float(node.LOGIT_BIAS)
+    )
+
+
+@torch.no_grad()
+def clipped_boxes(last: Classified) -> Tensor:
+    """The predicted boxes inside their images: (N, 4), or (N, C, 4) where every class has its own;
+    what is not finite stays so."""
+    boxes = []
+    for corners, (height, width) in zip(last.boxes(), last.image_sizes, strict=True):
+        limits = corners.new_tensor([width, height, width, height])
+        boxes.append(corners.unflatten(1, (-1, 4)).clamp(min=0).minimum(limits))
+    stacked = torch.cat(boxes)
+    return stacked[:, 0] if stacked.shape[1] == 1 else stacked
+
+
+def _instances(
+    image_size: tuple[int, int], boxes: Tensor, region: Tensor, label: Tensor, scores: Tensor
+) -> Instances:
+    result = Instances(image_size)
+    result.pred_boxes = Boxes(boxes[region] if boxes.dim() == 2 else boxes[region, label])
+    result.scores = scores
+    result.pred_classes = label
+    return result
+
+
+@torch.no_grad()
+def _log_duplicates(candidates: Candidates, logits: Tensor, targets: list[Instances]) -> None:
+    """Scalar `duplicates/detections_per_object`: detections that would score above 0.5, divided by
+    the objects; 1 is perfect."""
+    shown = int((final_scores(candidates, logits) > 0.5).sum())
+    objects = max(sum(len(t) for t in targets), 1)
+    get_event_storage().put_scalar("duplicates/detections_per_object", shown / objects)

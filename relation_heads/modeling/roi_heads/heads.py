@@ -1,0 +1,283 @@
+"""Detectron2's ROI heads around a `Mechanism`: FPN (DC5, C5), C4 and Cascade, each once.
+
+The way of a proposal: `_forward_box` (or `forward` in C4 models) embeds it, the base predictor
+classifies it, and `_conclude` gives this classification to the mechanism (`seam.py`) and what comes
+back to the end (`end.py`). Registered names are in `names.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.roi_heads import (
+    CascadeROIHeads,
+    Res5ROIHeads,
+    StandardROIHeads,
+    select_foreground_proposals,
+)
+from detectron2.modeling.roi_heads.cascade_rcnn import _ScaleGradient
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+
+from ...config.problems import Problem, raise_fatal
+from .context import ContextRes5
+from .end import End
+from .many_classes import for_many_classes
+from .refine import refined_proposals
+from .relation import PooledRelations, has_relations, relation_problems, same_sampling
+from .sampling import RegionSampling
+from .seam import (
+    Classified,
+    ListensToRegions,
+    Losses,
+    Maps,
+    Mechanism,
+    Shapes,
+    classify,
+    regions_of,
+)
+from .watch import watched
+
+
+class Relational(RegionSampling):
+    """Mix-in before the ROI heads of Detectron2: a mechanism, the end, and what calls them."""
+
+    mechanism_class: type[Mechanism] = Mechanism  # what `from_config` builds
+    end_class: type[End] = End
+
+    @configurable
+    def __init__(
+        self, *, mechanism: Mechanism | None = None, end: End | None = None, **kwargs: Any
+    ) -> None:
+        """
+        Args:
+            mechanism: what reasons over the regions; None for nothing.
+            end: what makes detections of classified regions; None for Detectron2's NMS.
+            kwargs: of Detectron2's ROI heads.
+        """
+        super().__init__(**kwargs)
+        self.mechanism = mechanism or Mechanism()
+        self.end = end or End()
+        # The first part that listens to other regions decides which of them are there.
+        heads = [h for h in self._box_heads() if isinstance(h, ListensToRegions)]
+        parts = [p for p in (self.mechanism, *heads, self.end) if p.sampling]
+        part = parts[0] if parts else Mechanism()
+        self._init_sampling(part.sampling or "regions", part.gt_as_keys)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        raise_fatal(cls.problems(cfg))
+        args = super().from_config(cfg, input_shape)
+        args.update(cls._adapted(cfg, args))
+        shapes = cls._shapes(cfg, args, input_shape)
+        mechanism = cls.mechanism_class.build(cfg, shapes)
+        return {**args, "mechanism": mechanism, "end": cls.end_class.build(cfg, shapes.dim)}
+
+    @classmethod
+    def problems(cls, cfg: CfgNode) -> Iterator[Problem]:
+        """What is wrong with the keys that these heads read."""
+        is_c4, mechanism = issubclass(cls, Res5ROIHeads), cls.mechanism_class
+        if has_relations(cfg):
+            yield from relation_problems(cfg, is_c4=is_c4)
+            if mechanism.is_on(cfg):
+                yield from same_sampling(cfg, mechanism.key)
+        yield from mechanism.problems(cfg, is_c4=is_c4)
+        yield from cls.end_class.problems(cfg)
+
+    @classmethod
+    def _adapted(cls, cfg: CfgNode, args: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of Detectron2's heads that change."""
+        return {"box_predictor": for_many_classes(args["box_predictor"])}
+
+    @classmethod
+    def _shapes(
+        cls, cfg: CfgNode, args: dict[str, Any], input_shape: dict[str, ShapeSpec]
+    ) -> Shapes:
+        features = cfg.MODEL.ROI_HEADS.IN_FEATURES
+        size = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
+        return Shapes(
+            dim=args["box_predictor"].cls_score.in_features,
+            num_logits=cfg.MODEL.ROI_HEADS.NUM_CLASSES + 1,
+            maps=input_shape,
+            in_features=features,
+            pooled=ShapeSpec(channels=input_shape[features[0]].channels, height=size, width=size),
+        )
+
+    def _box_heads(self) -> list[nn.Module]:
+        """Box heads of all stages."""
+        return [self.box_head]
+
+    def _embed(
+        self, maps: Maps, proposals: list[Instances], box_head: nn.Module | None = None
+    ) -> Tensor:
+        """x (N, D) of the proposals."""
+        pooled = self.box_pooler(
+            [maps[f] for f in self.box_in_features], [p.proposal_boxes for p in proposals]
+        )  # (N, C, h, w)
+        return told(box_head or self.box_head, pooled, proposals)
+
+    def _conclude(self, base: Classified, maps: Maps, targets: list[Instances] | None) -> Any:
+        """Losses of the box branch in training, else detections of each image."""
+        last, losses = self.mechanism(base, maps, partial(self._embed, maps), targets)
+        if self.training:
+            return {**losses, **self.end.losses(last, targets)}
+        seen = watched()
+        if seen:
+            seen.last = last
+        return self.end(last)
+
+
+def told(box_head: nn.Module, pooled: Tensor, proposals: list[Instances]) -> Tensor:
+    """x (N, D) of a box head, which is told the regions if it listens to them."""
+    if isinstance(box_head, ListensToRegions):
+        return box_head(pooled, regions_of(proposals)).flatten(1)
+    return box_head(pooled).flatten(1)
+
+
+class RelationalROIHeads(Relational, StandardROIHeads):
+    """FPN, DC5, C5."""
+
+    # As in `StandardROIHeads`, except that the box branch is given the targets.
+    forward = CascadeROIHeads.forward
+
+    def _forward_box(
+        self, features: Maps, proposals: list[Instances], targets: list[Instances] | None = None
+    ) -> Losses | list[Instances]:
+        """See `StandardROIHeads._forward_box`."""
+        base = classify(self._embed(features, proposals), self.box_predictor, proposals)
+        found = self._conclude(base, features, targets)
+        if self.training and self.train_on_pred_boxes:
+            base.move_proposals()
+        return found
+
+
+class _BoxHeadAfterRes5(ContextRes5, Res5ROIHeads):
+    """`Res5ROIHeads` with a box head, called (x, regions), or None for x itself."""
+
+    @configurable
+    def __init__(self, *, box_head: nn.Module | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.box_head = box_head
+
+
+class Res5RelationalROIHeads(Relational, _BoxHeadAfterRes5):
+    """C4: x is the mean of res5, which boxes and masks share. The box head is there where
+    `MODEL.ROI_BOX_HEAD.NAME` puts relation modules behind the mean."""
+
+    @classmethod
+    def _adapted(cls, cfg: CfgNode, args: dict[str, Any]) -> dict[str, Any]:
+        dim = args["box_predictor"].cls_score.in_features
+        head = PooledRelations(cfg, dim) if has_relations(cfg) else None
+        return {**super()._adapted(cfg, args), "box_head": head}
+
+    @classmethod
+    def _shapes(
+        cls, cfg: CfgNode, args: dict[str, Any], input_shape: dict[str, ShapeSpec]
+    ) -> Shapes:
+        return replace(super()._shapes(cfg, args, input_shape), pooled=None)
+
+    def _res5(self, maps: Maps, proposals: list[Instances]) -> Tensor:
+        """(N, D, h, w) of the proposals."""
+        return self._shared_roi_transform(
+            [maps[f] for f in self.in_features], [p.proposal_boxes for p in proposals]
+        )
+
+    def _mean(self, res5: Tensor, proposals: list[Instances]) -> Tensor:
+        """(N, D, h, w) to x (N, D)."""
+        x = res5.mean(dim=[2, 3])
+        return x if self.box_head is None else told(self.box_head, x, proposals)
+
+    def _embed(
+        self, maps: Maps, proposals: list[Instances], box_head: nn.Module | None = None
+    ) -> Tensor:
+        return self._mean(self._res5(maps, proposals), proposals)
+
+    def forward(
+        self,
+        images: ImageList,
+        features: Maps,
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], Losses]:
+        """See `Res5ROIHeads.forward`."""
+        if self.training:
+            proposals = self.label_and_sample_proposals(proposals, targets)
+        res5 = self._res5(features, proposals)
+        base = classify(self._mean(res5, proposals), self.box_predictor, proposals)
+        found = self._conclude(base, features, targets)
+        if not self.training:
+            return self.forward_with_given_boxes(features, found), {}
+        if self.mask_on:
+            proposals, foreground = select_foreground_proposals(proposals, self.num_classes)
+            found.update(self.mask_head(res5[torch.cat(foreground)], proposals))
+        return [], found
+
+
+class CascadeRelationalROIHeads(Relational, CascadeROIHeads):
+    """Cascade R-CNN: the box head of every stage may listen to regions, the mechanism follows the
+    last stage and takes its place in the mean over stages."""
+
+    @classmethod
+    def _adapted(cls, cfg: CfgNode, args: dict[str, Any]) -> dict[str, Any]:
+        return {"box_predictors": [for_many_classes(p) for p in args["box_predictors"]]}
+
+    @classmethod
+    def _shapes(
+        cls, cfg: CfgNode, args: dict[str, Any], input_shape: dict[str, ShapeSpec]
+    ) -> Shapes:
+        last = {"box_predictor": args["box_predictors"][-1]}
+        return super()._shapes(cfg, last, input_shape)
+
+    def _box_heads(self) -> list[nn.Module]:
+        return list(self.box_head)
+
+    def _embed(
+        self,
+        maps: Maps,
+        proposals: list[Instances],
+        box_head: nn.Module | None = None,
+        stage: int = -1,
+    ) -> Tensor:
+        pooled = self.box_pooler(
+            [maps[f] for f in self.box_in_features], [p.proposal_boxes for p in proposals]
+        )
+        if self.training:
+            pooled = _ScaleGradient.apply(pooled, 1.0 / self.num_cascade_stages)
+        return told(box_head or self.box_head[stage], pooled, proposals)
+
+    def _forward_box(
+        self, features: Maps, proposals: list[Instances], targets: list[Instances] | None = None
+    ) -> Losses | list[Instances]:
+        """See `CascadeROIHeads._forward_box`."""
+        losses, earlier = {}, ()
+        for k, predictor in enumerate(self.box_predictor):
+            x = self._embed(features, proposals, stage=k)
+            base = replace(classify(x, predictor, proposals), name=f"stage{k}", earlier=earlier)
+            if k + 1 == self.num_cascade_stages:
+                break
+            if self.training:
+                losses.update(base.losses())
+            base, proposals = self._refined(base, k + 1, targets)
+            earlier = (*base.earlier, replace(base, earlier=()))
+        found = self._conclude(base, features, targets)
+        return {**losses, **found} if self.training else found
+
+    def _refined(
+        self, base: Classified, stage: int, targets: list[Instances] | None
+    ) -> tuple[Classified, list[Instances]]:
+        """The proposals of the next stage, and the classification of the same rows. What was
+        outside the loss stays outside."""
+        proposals = refined_proposals(base.boxes(), base.proposals, training=self.training)
+        if not self.training:
+            return base, proposals
+        base = base.select([p.row for p in proposals])
+        self._match_and_label_boxes(proposals, stage, targets)
+        for new, old in zip(proposals, base.proposals, strict=True):
+            new.gt_classes[old.gt_classes < 0] = -1
+        return base, proposals

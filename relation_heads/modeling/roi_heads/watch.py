@@ -1,0 +1,81 @@
+"""What ROI heads looked at, on request.
+
+    with watch() as seen:
+        outputs = model(inputs)
+    seen.listened[-1].weights[0]              # (heads, R, R): who listened to whom in image 0
+    seen.features(0, outputs[0]["instances"]) # (D', D): x of the regions behind the detections
+
+While `watch()` is open, heads in evaluation mode write into the innermost `Seen`, and detections
+have a field `region`: the row of the region that each of them came from. Outside it nothing is
+computed or kept. A mechanism of your own writes with `watched()`.
+
+Shapes: N regions of all images, R of one, D channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from ...layers import Regions
+from .seam import Classified
+
+
+@dataclass(frozen=True, eq=False)
+class Listened:
+    """How much regions listened to one another in one module.
+
+    Attributes:
+        module: which; `model.named_modules()` knows its name.
+        regions: whose boxes they are.
+        weights: of each image (heads, R, R), by the listening region (row); rows sum to 1.
+    """
+
+    module: nn.Module
+    regions: Regions
+    weights: list[Tensor]
+
+
+@dataclass
+class Seen:
+    """What one call of the heads looked at.
+
+    Attributes:
+        listened: one entry for every call of a relation module or an SGRN graph, in their order.
+        attention: weights (N, P) of the predictions in iterative reasoning, and their P names.
+        last: the classification that became the detections.
+    """
+
+    listened: list[Listened] = field(default_factory=list)
+    attention: Tensor | None = None
+    attention_names: list[str] = field(default_factory=list)
+    last: Classified | None = None
+
+    def features(self, image: int, detections: Instances) -> Tensor:
+        """x (D', D) of the regions that detections of one image came from."""
+        assert self.last is not None, "The heads have not been called."
+        return self.last.regions.split(self.last.x)[image][detections.region.to(self.last.x.device)]
+
+
+_SEEN: ContextVar[Seen | None] = ContextVar("seen", default=None)
+
+
+@contextmanager
+def watch() -> Iterator[Seen]:
+    """A `Seen` that ROI heads fill while it is open."""
+    seen = Seen()
+    token = _SEEN.set(seen)
+    try:
+        yield seen
+    finally:
+        _SEEN.reset(token)
+
+
+def watched() -> Seen | None:
+    """What to write into, None where nobody watches."""
+    return _SEEN.get()
