@@ -87,9 +87,7 @@ def _arguments(cfg: CfgNode, dim: int) -> dict[str, Any]:
     """Of both classes below, for features of `dim` channels."""
     node = relation_node(cfg)
     return {
-        "relations": [
-            nn.ModuleList(_module(cfg, dim) for _ in range(r)) for r in node.NUM_RELATIONS
-        ],
+        "relations": [[_module(cfg, dim) for _ in range(r)] for r in node.NUM_RELATIONS],
         "sampling": node.SAMPLING,
         "gt_as_keys": node.GT_AS_KEYS,
     }
@@ -109,9 +107,9 @@ class _Relations(ListensToRegions):
     """Mix-in: modules `relation1`, `relation2`. Without any, no other region is looked at."""
 
     def _init_relations(
-        self, relations: Sequence[nn.ModuleList], sampling: str, gt_as_keys: bool
+        self, relations: Sequence[Sequence[nn.Module]], sampling: str, gt_as_keys: bool
     ) -> None:
-        self.relation1, self.relation2 = relations
+        self.relation1, self.relation2 = map(nn.ModuleList, relations)
         if any(len(stage) for stage in relations):
             self.sampling, self.gt_as_keys = sampling, gt_as_keys
 
@@ -126,7 +124,7 @@ class RelationBoxHead(_Relations, FastRCNNConvFCHead):
         self,
         input_shape: ShapeSpec,
         *,
-        relations: Sequence[nn.ModuleList],
+        relations: Sequence[Sequence[nn.Module]],
         sampling: str = "loss",
         gt_as_keys: bool = False,
         **kwargs: Any,
@@ -177,7 +175,7 @@ class PooledRelations(_Relations, nn.Module):
     def __init__(
         self,
         *,
-        relations: Sequence[nn.ModuleList],
+        relations: Sequence[Sequence[nn.Module]],
         sampling: str = "loss",
         gt_as_keys: bool = False,
     ) -> None:
