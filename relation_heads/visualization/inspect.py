@@ -3,17 +3,16 @@ edges of its SGRN graph."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from ..layers import SGRN, ObjectRelation, Regions
+from ..layers import SGRN, ObjectRelation
+from ..modeling.roi_heads import watch
 from .relations import draw_detections, draw_relations, side_by_side, upscale
 
 SAME_OBJECT = 0.3  # IoU above which two proposals are drawn as one object
@@ -49,41 +48,6 @@ def relation_modules(model: nn.Module) -> dict[str, ObjectRelation | SGRN]:
     return {n: m for n, m in model.named_modules() if isinstance(m, ObjectRelation | SGRN)}
 
 
-@contextmanager
-def _recorded(module: nn.Module) -> Iterator[list[tuple[Any, Any]]]:
-    """(inputs, output) of every call of `module` while open."""
-    calls: list[tuple[Any, Any]] = []
-    handle = module.register_forward_hook(lambda _, inputs, output: calls.append((inputs, output)))
-    try:
-        yield calls
-    finally:
-        handle.remove()
-
-
-def _weights(module: ObjectRelation | SGRN, inputs: tuple[Any, ...]) -> Tensor:
-    """(heads, R, R) of a call with one image; see `ImageRelations.weights`."""
-    if isinstance(module, ObjectRelation):
-        return module.weights(*inputs)[0]
-    features, _, regions, key_bias = inputs
-    graph = module.graph(features, regions, key_bias)
-    weights = graph.scores.softmax(dim=1)  # (R, T), 0 in empty places, which name the row itself
-    dense = weights.new_zeros(len(regions), len(regions))
-    return dense.scatter_add(1, graph.neighbors, weights)[None]
-
-
-def _final_predictor(model: nn.Module) -> nn.Module:
-    """The predictor whose rows became the detections."""
-    sgrn = getattr(model.roi_heads, "sgrn", None)
-    if sgrn is None:
-        return model.roi_heads.box_predictor
-    if model.roi_heads.ensemble != "last":
-        raise ValueError(
-            "Detections can be traced to their regions with MODEL.SGRN.TEST_ENSEMBLE last only, "
-            f"got {model.roi_heads.ensemble}."
-        )
-    return sgrn.predictor
-
-
 @torch.no_grad()
 def inspect_image(
     model: nn.Module, image: Tensor, class_names: Sequence[str], module: str | None = None
@@ -91,39 +55,36 @@ def inspect_image(
     """Runs a `GeneralizedRCNN` on one image and reads the weights of one relation module or SGRN.
 
     Args:
-        model: in evaluation mode, with a single-stage relational head or an SGRN head.
+        model: in evaluation mode, with relation modules or an SGRN.
         image: (3, H, W) as the data loader gives it, BGR.
         class_names: K names.
         module: its name, see `relation_modules`; by default the last, whose output is classified.
 
     Raises:
-        ValueError: the model has no such module, or its detections are not of one predictor.
+        ValueError: the model has no such module.
     """
-    modules = relation_modules(model)
-    if not modules or (module is not None and module not in modules):
+    with watch() as seen:
+        (detections,) = model.inference([{"image": image}], do_postprocess=False)
+    names = {m: n for n, m in model.named_modules()}
+    listened = {names[entry.module]: entry for entry in seen.listened}
+    chosen = list(listened)[-1] if listened and module is None else module
+    if chosen not in listened:
         raise ValueError(
             f"The model has no relation module{'' if module is None else f' {module!r}'}; "
-            f"it has: {', '.join(modules) or 'none'}."
+            f"it has: {', '.join(listened) or 'none'}."
         )
-    relation = modules[module or list(modules)[-1]]
-    predictor = _final_predictor(model)
-    with ExitStack() as stack:
-        relation_calls = stack.enter_context(_recorded(relation))
-        predictor_calls = stack.enter_context(_recorded(predictor))
-        (detections,) = model.inference([{"image": image}], do_postprocess=False)
-    (inputs, _), (_, predictions) = relation_calls[0], predictor_calls[0]
-    regions = next(value for value in inputs if isinstance(value, Regions))
-    proposals = Instances(regions.image_sizes[0], proposal_boxes=Boxes(regions.boxes))
-    _, (kept,) = predictor.inference(predictions, [proposals])
-    (probabilities,) = predictor.predict_probs(predictions, [proposals])
+    regions, (weights,) = listened[chosen].regions, listened[chosen].weights
+    (probabilities,) = seen.last.probabilities()
+    # Where both stages of an SGRN end in one NMS, the second one's rows come after the first's.
+    objects = probabilities[-len(regions) :, : len(class_names)]
     return ImageRelations(
         image=np.ascontiguousarray(image.numpy().transpose(1, 2, 0)),
         boxes=regions.boxes.cpu().numpy(),
-        labels=[class_names[k] for k in probabilities[:, : len(class_names)].argmax(1).tolist()],
-        weights=_weights(relation, inputs).cpu().numpy(),
+        labels=[class_names[k] for k in objects.argmax(1).tolist()],
+        weights=weights.cpu().numpy(),
         detections=detections.to("cpu"),
         detection_labels=[class_names[k] for k in detections.pred_classes.tolist()],
-        queries=kept.tolist(),
+        queries=(detections.region % max(len(regions), 1)).tolist(),
     )
 
 

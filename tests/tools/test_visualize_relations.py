@@ -10,6 +10,7 @@ from detectron2.structures import Boxes, Instances
 
 from relation_heads.config import find_config, get_cfg
 from relation_heads.data.relational_scenes import CLASSES, compose_scenes, render
+from relation_heads.modeling.roi_heads import watch
 from relation_heads.visualization.inspect import inspect_image, picture, relation_modules
 from tests.modeling.common import NUM_CLASSES, batch, build
 from tests.tools.test_train_net import load_tool
@@ -18,6 +19,7 @@ CONFIG = "RelationalScenes/faster_rcnn_shallow_relation.yaml"
 STOCK_CONFIG = "RelationalScenes/faster_rcnn_shallow.yaml"
 SGRN = ("MODEL.ROI_HEADS.NAME", "SGRNROIHeads", "MODEL.SGRN.GRAPH_DIMS", [32, 16],
         "MODEL.SGRN.LATENT_DIM", 16, "MODEL.SGRN.NUM_NEIGHBORS", 6)  # fmt: skip
+CASCADE = ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
 TWO_STAGES = ("MODEL.SGRN.REFINE", True, "MODEL.SGRN.FOREGROUND_EDGES", True)
 NAMES = [f"class{k}" for k in range(NUM_CLASSES)]
 
@@ -107,7 +109,7 @@ ONE_STAGE = ("MODEL.SGRN.FOREGROUND_EDGES", False)
 def sgrn(request):
     """A head whose boxes move far, so that every region's and every class's is another."""
     model = build(*SGRN, *request.param).eval()
-    for predictor in (model.roi_heads.box_predictor, model.roi_heads.sgrn.predictor):
+    for predictor in (model.roi_heads.box_predictor, model.roi_heads.mechanism.predictor):
         torch.nn.init.normal_(predictor.bbox_pred.weight, std=0.5)
         torch.nn.init.normal_(predictor.cls_score.weight, std=0.1)
         predictor.test_score_thresh = 0.0
@@ -126,12 +128,12 @@ def recorded(module, image, model):
 
 @torch.no_grad()
 def test_sgrn_weights_are_the_softmax_of_the_kept_scores(sgrn):
-    graph = sgrn.roi_heads.sgrn.graph
-    assert relation_modules(sgrn) == {"roi_heads.sgrn.graph": graph}
+    graph = sgrn.roi_heads.mechanism.graph
+    assert relation_modules(sgrn) == {"roi_heads.mechanism.graph": graph}
     seen, (features, _, regions, key_bias), _ = recorded(graph, batch()[0]["image"], sgrn)
     assert len(regions) > 6 and seen.weights.shape == (1, len(regions), len(regions))
     np.testing.assert_allclose(seen.weights.sum(-1), 1, rtol=1e-5)
-    assert (key_bias is not None) == (sgrn.roi_heads.resampler is not None)
+    assert (key_bias is not None) == (sgrn.roi_heads.mechanism.resampler is not None)
     z = graph.learner(features)
     e = z @ z.T + (0 if key_bias is None else key_bias)
     rest = e < e.topk(6, dim=1).values[:, -1:]
@@ -142,7 +144,7 @@ def test_sgrn_weights_are_the_softmax_of_the_kept_scores(sgrn):
 
 @torch.no_grad()
 def test_sgrn_with_fewer_regions_than_neighbours(sgrn, monkeypatch):
-    monkeypatch.setattr(sgrn.roi_heads.sgrn.graph, "num_neighbors", 1000)
+    monkeypatch.setattr(sgrn.roi_heads.mechanism.graph, "num_neighbors", 1000)
     seen = inspect_image(sgrn, batch()[0]["image"], NAMES)
     np.testing.assert_allclose(seen.weights.sum(-1), 1, rtol=1e-5)
     assert (seen.weights > 0).all()
@@ -150,7 +152,7 @@ def test_sgrn_with_fewer_regions_than_neighbours(sgrn, monkeypatch):
 
 @torch.no_grad()
 def test_sgrn_detections_are_the_boxes_of_their_regions(sgrn):
-    predictor = sgrn.roi_heads.sgrn.predictor
+    predictor = sgrn.roi_heads.mechanism.predictor
     seen, _, predictions = recorded(predictor, batch()[0]["image"], sgrn)
     found = seen.detections
     regions = Instances(found.image_size, proposal_boxes=Boxes(torch.as_tensor(seen.boxes)))
@@ -163,11 +165,37 @@ def test_sgrn_detections_are_the_boxes_of_their_regions(sgrn):
     assert picture(seen, 0, min_score=0.0).shape[1] > 2 * 640
 
 
-@pytest.mark.parametrize("ensemble", ["mean", "union_nms"])
-def test_sgrn_ensembles_have_no_single_region(sgrn, monkeypatch, ensemble):
-    monkeypatch.setattr(sgrn.roi_heads, "ensemble", ensemble)
-    with pytest.raises(ValueError, match=f"TEST_ENSEMBLE last only, got {ensemble}"):
-        inspect_image(sgrn, batch()[0]["image"], NAMES)
+@torch.no_grad()
+def test_sgrn_detections_of_both_stages_come_from_a_region(sgrn, monkeypatch):
+    monkeypatch.setattr(sgrn.roi_heads.mechanism, "ensemble", "union_nms")
+    first, second = sgrn.roi_heads.box_predictor, sgrn.roi_heads.mechanism.predictor
+    calls = {}
+    for predictor in (first, second):
+        predictor.register_forward_hook(lambda m, _, out: calls.update({m: out}))
+    with watch() as seen:
+        (found,) = sgrn.inference([batch()[0]], do_postprocess=False)
+    (proposals,) = seen.last.proposals  # of both stages, one after the other
+    half = len(proposals) // 2
+    for predictor, rows in ((first, slice(0, half)), (second, slice(half, None))):
+        mine = (found.region < half) == (predictor is first)
+        assert mine.any()
+        (boxes,) = predictor.predict_boxes(calls[predictor], [proposals[rows]])
+        boxes = boxes.unflatten(1, (NUM_CLASSES, 4))[
+            found.region[mine] % half, found.pred_classes[mine]
+        ]
+        boxes = Boxes(boxes)
+        boxes.clip(found.image_size)
+        torch.testing.assert_close(found.pred_boxes.tensor[mine], boxes.tensor)
+    seen = inspect_image(sgrn, batch()[0]["image"], NAMES)
+    assert max(seen.queries) < len(seen.boxes) == half
+
+
+def test_relations_of_a_cascade_are_named_by_stage():
+    model = build(*CASCADE, "MODEL.ROI_HEADS.NAME", "CascadeRelationROIHeads").eval()
+    seen = inspect_image(model, batch()[0]["image"], NAMES, "roi_heads.box_head.1.relation2.0")
+    np.testing.assert_allclose(seen.weights.sum(-1), 1, rtol=1e-5)
+    other = inspect_image(model, batch()[0]["image"], NAMES, "roi_heads.box_head.2.relation2.0")
+    assert (seen.boxes != other.boxes).any()
 
 
 @pytest.mark.parametrize("stages", [1, 2])
