@@ -26,7 +26,7 @@ from .reasoning import ReasoningMechanism
 from .relation import RelationBoxHead
 from .seam import Classified, Mechanism, Shapes
 from .sgrn import SGRNMechanism
-from .watch import Seen, watch, watched
+from .watch import Listened, Seen, watch, watched
 
 __all__ = [
     "CascadeDuplicateRemovalROIHeads",
@@ -38,6 +38,7 @@ __all__ = [
     "ContextRes5ROIHeads",
     "DuplicateRemovalROIHeads",
     "End",
+    "Listened",
     "Mechanism",
     "ReasoningMechanism",
     "ReasoningROIHeads",

@@ -1,0 +1,88 @@
+"""Every head with every end: traced at one image size it serves others, pickled and copied it finds
+the same."""
+
+import copy
+import pickle
+
+import pytest
+
+pytest.importorskip("detectron2")
+
+import torch
+from detectron2.export import TracingAdapter
+
+from tests.modeling.common import (
+    C4,
+    REFINE,
+    SMALL_REASONING,
+    SMALL_SGRN,
+    STOCK,
+    assert_same_detections,
+    batch,
+    build,
+    without_threshold,
+)
+
+CASCADE = ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
+LEARN = ("MODEL.DUPLICATE_REMOVAL.LEARN", True)
+END = "MODEL.DUPLICATE_REMOVAL.TEST_METHOD"
+FORMS = {"": STOCK, "Res5": C4, "Cascade": CASCADE}
+MECHANISMS = {
+    "DuplicateRemoval": (),
+    "Relation": (),
+    "SGRN": SMALL_SGRN,
+    "SGRN, two stages": (*SMALL_SGRN, *REFINE),
+    "Reasoning": SMALL_REASONING,
+    "SGRN, relation": (*SMALL_SGRN, "MODEL.ROI_BOX_HEAD.NAME", "RelationBoxHead"),
+}
+CASES = {
+    # Every form with every mechanism, and every end; the ends look at nothing but classified
+    # regions, so that not every pair of a mechanism and an end is needed.
+    **{f"{form} {name}": (form, name, "nms") for form in FORMS for name in MECHANISMS},
+    **{
+        f"{form} {end}": (form, "Relation", end)
+        for form in FORMS
+        for end in ("soft_nms", "learned")
+    },
+    "SGRN learned": ("", "SGRN, two stages", "learned"),
+    "Reasoning soft_nms": ("", "Reasoning", "soft_nms"),
+}
+
+
+def model_of(case):
+    form, name, end = CASES[case]
+    heads = ("MODEL.ROI_HEADS.NAME", f"{form}{name.split(',')[0]}ROIHeads")
+    opts = (*FORMS[form], *MECHANISMS[name], *heads, END, end, *(LEARN if end == "learned" else ()))
+    model = build(*opts).eval()
+    without_threshold(model)
+    return model
+
+
+def found(model, image):
+    return model.inference([{"image": image}], do_postprocess=False)[0]
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_a_trace_serves_other_sizes_and_numbers_of_regions(case):
+    model = model_of(case)
+    images = [batch((size,))[0]["image"] for size in ((64, 96), (96, 160), (52, 52))]
+
+    def inference(m, inputs):
+        return [{"instances": found(m, inputs[0]["image"])}]
+
+    adapter = TracingAdapter(model, [{"image": images[0]}], inference)
+    traced = torch.jit.trace(adapter, (images[0],), check_trace=False)
+    for image in images:
+        actual = adapter.outputs_schema(traced(image))[0]["instances"]
+        assert_same_detections([actual], [found(model, image)], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_pickles_and_copies_find_the_same(case):
+    model, image = model_of(case), batch()[0]["image"]
+    expected = [found(model, image)]
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert_same_detections([found(other, image)], expected, rtol=0, atol=0)
