@@ -49,7 +49,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Writes the pictures."""
-    from relation_heads.visualization.pictures import write_pictures
+    from relation_heads.engine.pictures import write_pictures
 
     write_pictures(args)
 

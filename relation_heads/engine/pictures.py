@@ -14,11 +14,11 @@ from detectron2.data.detection_utils import read_image
 from detectron2.utils.logger import setup_logger
 
 from ..config import setup
-from ..engine import RelationTrainer
-from ..engine.checkpoint import ReportingCheckpointer
 from ..layers import SGRN
-from . import draw_kernels
-from .inspect import inspect_image, picture, relation_modules
+from ..visualization import draw_kernels
+from ..visualization.inspect import inspect_image, picture, relation_modules
+from .checkpoint import ReportingCheckpointer
+from .trainer import RelationTrainer
 
 
 def records(cfg: CfgNode, images: list[str]) -> Iterator[dict]:
