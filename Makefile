@@ -1,4 +1,5 @@
-# `make` lists the targets. Each one prepares the environment first (tools/setup_env.sh --help).
+# `make` lists the targets. Each one that needs the environment prepares it first
+# (tools/setup_env.sh --help); doctor looks at the one that is there.
 SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format setup doctor clean
@@ -22,7 +23,7 @@ demo:  ## set up, then train, evaluate and draw on synthetic scenes: minutes on 
 	$(WITHOUT); echo "Running examples/without_detectron2.py instead."; \
 	"$$PY" examples/without_detectron2.py $(ARGS) && { $(WITHOUT); }
 
-test:  ## set up, then run the tests; ARGS="-k sgrn" or ARGS=--slow are passed on
+test:  ## set up, then run the tests; ARGS="-k sgrn" is passed on
 	@$(SETUP); \
 	workers=; if "$$PY" -c 'import xdist' 2>/dev/null; then workers="-n 2"; fi; \
 	code=0; "$$PY" -m pytest $$workers $(ARGS) || code=$$?; \
@@ -38,7 +39,10 @@ setup:  ## only the environment
 	@tools/setup_env.sh --retry && . build/env.sh && echo "The interpreter is $$PY"
 
 doctor:  ## what is installed, what is registered, which data sets are found
-	@$(SETUP); "$$PY" relation_heads/doctor.py
+	@py=$$PYTHON; [ ! -f build/env.sh ] || . build/env.sh; \
+	for other in "$$PY" "$${VENV:-.venv}/bin/python" python3 python; do \
+	    [ -n "$$py" ] || py=$$(command -v "$$other"); done; \
+	exec "$$py" relation_heads/doctor.py
 
 clean:  ## remove build files and caches; keeps .venv, datasets and output
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -17,90 +17,18 @@ takes the files of Reasoning-RCNN and HKRM, whose classes must be in the order o
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import importlib.util
-import json
 import sys
-from collections.abc import Callable
-from datetime import date
 from pathlib import Path
-from typing import Any
-
-if importlib.util.find_spec("relation_heads") is None:  # a checkout that is not installed
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from relation_heads.data import class_graphs
-from relation_heads.data.command_line import run_or_explain
-from relation_heads.data.wordnet import graph_from_wordnet
-from relation_heads.layers.knowledge_graph import KnowledgeGraph, check_suffix
-
-
-def named(path: Path, function: Callable[[Any], Any], value: Any) -> Any:
-    """`function(value)`; the sentence of a ValueError begins with the path."""
-    try:
-        return function(value)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; ValueError if it is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file: {error}.") from None
-
-
-def read_classes(args: argparse.Namespace) -> list[str]:
-    """The names of `--classes`, one per line, or of `--coco`, in the order of the category ids."""
-    if args.coco is not None:
-        return named(args.coco, class_graphs.coco_class_names, read_json(args.coco))
-    lines = args.classes.read_text(encoding="utf-8").splitlines()
-    return [line.strip() for line in lines if line.strip()]
-
-
-def build(args: argparse.Namespace) -> KnowledgeGraph:
-    """The graph that the command line asks for.
-
-    Raises:
-        OSError, ValueError: an input cannot be read or does not fit.
-    """
-    if args.command == "merge":
-        graphs = [KnowledgeGraph.load(path) for path in args.graphs]
-        for path, graph in zip(args.graphs, graphs, strict=True):
-            named(path, graph.reordered, graphs[0].classes)
-        return class_graphs.merge(graphs)
-    if args.command == "cooccurrence":
-        return named(args.coco, class_graphs.graph_from_cooccurrence, read_json(args.coco))
-    names = read_classes(args)
-    if args.command == "names":
-        return class_graphs.graph_from_names(names)
-    if args.command == "wordnet":
-        return graph_from_wordnet(names, args.dict, args.hops)
-    if args.command == "relationships":
-        return class_graphs.graph_from_relationships(args.json, names, args.num_predicates)
-    return class_graphs.import_pickle(args.pickle, names)
 
 
 def run(args: argparse.Namespace) -> None:
     """Makes and writes, or only shows, a graph, and prints what is in it."""
-    if args.command == "show":
-        graph = KnowledgeGraph.load(args.graph)
-        print(graph.describe(), json.dumps(graph.meta), args.graph, sep="\n")
-        return
-    check_suffix(args.output)  # before minutes of work
-    graph = build(args)
-    if not graph.relations:
-        raise ValueError(f"No edge was found between the {len(graph.classes)} classes.")
-    if args.command != "merge":
-        dataset = args.coco or args.classes
-        meta = {"dataset": dataset.name, "date": date.today().isoformat(), "normalised": False}
-        graph = dataclasses.replace(graph, meta={**graph.meta, **meta})
-    graph.save(args.output)
-    print(graph.describe(), json.dumps(graph.meta), args.output, sep="\n")
+    from relation_heads.data.class_graph_files import make_graph
+
+    make_graph(args)
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -136,8 +64,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; exit code 2 and one sentence if something does not fit."""
-    run_or_explain(run, parse_args(argv))
+    args = parse_args(argv)
+    from relation_heads.command_line import run_or_explain
+
+    run_or_explain(run, args)
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without installation
     main()

@@ -2,8 +2,8 @@
 """Cuts a COCO-format JSON down to a few images, with all categories kept: to see a model memorise
 them, or to debug.
 
-datasets/take_images.py annotations/instances_val2017.json four.json --num 4
-datasets/take_images.py annotations/instances_val2017.json mine.json --ids 139 285
+    datasets/take_images.py annotations/instances_val2017.json four.json --num 4
+    datasets/take_images.py annotations/instances_val2017.json mine.json --ids 139 285
 """
 
 from __future__ import annotations
@@ -28,28 +28,40 @@ def take_images(dataset: dict, ids: list[int]) -> dict:
     return {**dataset, "images": [images[i] for i in ids], "annotations": annotations}
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Command line."""
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("json", type=Path, help="annotations in COCO format")
-    parser.add_argument("output", type=Path, help="where the smaller JSON goes")
-    parser.add_argument(
-        "--num", type=int, default=4, help="the first so many images that have an annotation"
-    )
-    parser.add_argument("--ids", type=int, nargs="+", help="these images instead")
-    args = parser.parse_args(argv)
+    add = parser.add_argument
+    add("json", type=Path, help="annotations in COCO format")
+    add("output", type=Path, help="where the smaller JSON goes")
+    add("--num", type=int, default=4, help="the first so many images that have an annotation")
+    add("--ids", type=int, nargs="+", help="these images instead")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Reads, cuts and writes."""
     dataset = json.loads(args.json.read_text())
     annotated = {a["image_id"] for a in dataset["annotations"]}
     ids = args.ids or [i["id"] for i in dataset["images"] if i["id"] in annotated][: args.num]
     try:
         small = take_images(dataset, ids)
     except ValueError as error:
-        sys.exit(f"{args.json}: {error}")
+        raise ValueError(f"{args.json}: {error}.") from None
     args.output.write_text(json.dumps(small))
     print(f"{args.output}: {len(small['images'])} images, {len(small['annotations'])} annotations")
 
 
+def main(argv: list[str] | None = None) -> None:
+    """Command line; exit code 2 and one sentence if something does not fit."""
+    args = parse_args(argv)
+    from relation_heads.command_line import run_or_explain
+
+    run_or_explain(run, args)
+
+
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without installation
     main()

@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Relational layers without Detectron2: classify given boxes, with and without relations.
 
-    examples/without_detectron2.py [--output output/without_detectron2] [--iterations 600]
+    examples/without_detectron2.py
+    examples/without_detectron2.py --output output/quick --iterations 100
 
 torch, torchvision's RoIAlign, OpenCV and `relation_heads.layers`, nothing else. The boxes of
 Relational Scenes are given (the true ones, jittered), so it asks one question: what can a head say
@@ -167,14 +168,19 @@ def train(job: tuple[str, int, str]) -> tuple[str, dict[str, float]]:
     return name, accuracy(model)
 
 
-def main() -> None:
-    """Runs the example."""
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=Path("output/without_detectron2"))
     parser.add_argument("--iterations", type=int, default=600)
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    """Runs the example."""
+    args = parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     print("Drawing 2,300 scenes ...", flush=True)
     for split, count, seed in (("train", 2000, 0), ("val", 300, 1)):

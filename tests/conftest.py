@@ -1,6 +1,5 @@
 """Shared test set-up: one thread, fixed seeds, no network, throw-away caches, rules about skips.
 
-- `--slow` also runs the tests marked `slow`.
 - A module that needs Detectron2 starts with `pytest.importorskip("detectron2")`. Without
   Detectron2 these modules are skipped and named at the end of the report; with
   `REQUIRE_DETECTRON2=1` nothing may be skipped for lack of it.
@@ -47,15 +46,10 @@ def _is_for_lack_of_detectron2(reason: str) -> bool:
     return "detectron2" in reason.lower() and "_C" not in reason
 
 
-# ---- options, markers, collection ----
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="also run the tests marked `slow`")
+# ---- start ----
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes more than a few seconds; runs with --slow")
     _block_network()
     if _detectron2_required():
         try:
@@ -66,14 +60,6 @@ def pytest_configure(config: pytest.Config) -> None:
                 f"{HOW_TO_GET_DETECTRON2}.",
                 returncode=1,
             )
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--slow"):
-        return
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="slow: runs with --slow"))
 
 
 # ---- skips for lack of Detectron2 ----

@@ -19,23 +19,6 @@ import argparse
 import sys
 from pathlib import Path
 
-try:
-    import relation_heads
-except ModuleNotFoundError:  # a checkout that is not installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import relation_heads
-
-try:
-    import detectron2  # noqa: F401
-except ModuleNotFoundError as error:
-    if error.name != "detectron2":
-        raise
-    sys.exit(relation_heads.DETECTRON2_HELP)
-
-from relation_heads.analysis.paper_tables import paper_tables
-from relation_heads.analysis.report import report
-from relation_heads.data.command_line import run_or_explain
-
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
@@ -61,15 +44,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     """Prints what is asked for."""
     if args.paper_table:
+        from relation_heads.analysis.paper_tables import paper_tables
+
         print(paper_tables())
     else:
+        from relation_heads.analysis.report import report
+
         print(report(args.config, args.overrides, args.twin, tuple(args.size), args.device))
 
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; exit code 2 and one sentence if something does not fit."""
-    run_or_explain(run, parse_args(argv))
+    args = parse_args(argv)
+    from relation_heads.command_line import run_or_explain
+
+    run_or_explain(run, args)
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without installation
     main()

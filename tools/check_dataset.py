@@ -19,22 +19,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-try:
-    import relation_heads
-except ModuleNotFoundError:  # a checkout that is not installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import relation_heads
-
-try:
-    import detectron2  # noqa: F401
-except ModuleNotFoundError as error:
-    if error.name != "detectron2":
-        raise
-    sys.exit(relation_heads.DETECTRON2_HELP)
-
-from relation_heads.data.command_line import run_or_explain
-from relation_heads.data.dataset_report import check_dataset, registered_source, source_of_files
-
 _SECONDS = 10.0  # between two lines of progress
 
 
@@ -48,6 +32,12 @@ def report_progress(name: str, done: int, total: int, clock: dict[str, float]) -
 
 def run(args: argparse.Namespace) -> None:
     """Checks, prints the report and writes it; exit code 1 if there is a problem."""
+    from relation_heads.data.dataset_report import (
+        check_dataset,
+        registered_source,
+        source_of_files,
+    )
+
     given = {name: (json_file, images) for name, json_file, images in args.dataset}
     sources = [
         source_of_files(name, *given[name]) if name in given else registered_source(name)
@@ -63,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -92,8 +82,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; exit code 2 and one sentence if something does not fit."""
-    run_or_explain(run, parse_args(argv))
+    args = parse_args(argv)
+    from relation_heads.command_line import run_or_explain
+
+    run_or_explain(run, args)
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without installation
     main()

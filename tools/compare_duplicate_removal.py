@@ -17,76 +17,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-try:
-    import relation_heads
-except ModuleNotFoundError:  # a checkout that is not installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import relation_heads
-
-try:
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-except ModuleNotFoundError as error:
-    if error.name != "detectron2":
-        raise
-    sys.exit(relation_heads.DETECTRON2_HELP)
-
-from relation_heads.data.coco_format import read_coco
-from relation_heads.data.command_line import run_or_explain
-from relation_heads.evaluation.coco_arrays import GroundTruth, ground_truth, read_results
-from relation_heads.evaluation.duplicates import Row, compare, decayed, limited, nms, oracle
-from relation_heads.evaluation.sparse_matching import Detections
-
-HEADER = "AP | AP50 | AR | F1 | false per image | duplicates | at score"
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SIGMAS = (0.2, 0.3, 0.5, 0.7, 1.0)
 
 
-def read_truth(dataset: str) -> tuple[GroundTruth, dict[str, list[int]]]:
-    """The objects of a registered data set or a file in COCO format, and its groups of classes."""
-    groups = {}
-    if dataset in DatasetCatalog:
-        metadata = MetadataCatalog.get(dataset)
-        dataset, groups = metadata.json_file, metadata.get("class_groups", {})
-    truth = ground_truth(read_coco(dataset), dataset)
-    if truth.objects is None:
-        raise ValueError(f"{dataset} has no annotations to compare with.")
-    members: dict[str, list[int]] = {}
-    for k, name in enumerate(truth.names):
-        members.setdefault(groups.get(name, "all classes"), []).append(k)
-    return truth, members
-
-
 def run(args: argparse.Namespace) -> None:
     """Prints one table per group."""
-    truth, groups = read_truth(args.dataset)
-    boxes = read_results(args.all_boxes, truth)
-    removals: dict[str, Callable[[], Detections]] = {
-        **{f"NMS {t}": partial(nms, boxes, t) for t in args.nms},
-        **{f"Soft-NMS, sigma {s}": partial(decayed, boxes, s) for s in args.sigma},
-        "oracle": partial(oracle, boxes, truth.objects),
-        "all boxes": partial(limited, boxes),
-    }
-    for name, path in args.results:
-        removals[name] = partial(limited, read_results(path, truth))
-    table = compare(removals, truth.objects, len(truth.image_ids), groups, len(truth.names))
-    for group in next(iter(table.values())):
-        print(f"\n| {group} | {HEADER} |\n|:--|" + "--:|" * (HEADER.count("|") + 1))
-        for name, rows in table.items():
-            print(f"| {name} | {cells(rows[group])} |")
+    from relation_heads.evaluation.duplicate_tables import print_tables
+
+    print_tables(args)
 
 
-def cells(row: Row) -> str:
-    """A line of the table, percentages but for what is counted per image."""
-    percent = [f"{100 * x:.1f}" for x in (row.ap, row.ap50, row.ar, row.point.f1)]
-    counts = [row.point.false_positives, row.point.duplicates, row.point.score]
-    return " | ".join([*percent, *(f"{x:.2f}" for x in counts)])
-
-
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -102,8 +46,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; exit code 2 and one sentence if something does not fit."""
-    run_or_explain(run, parse_args(argv))
+    args = parse_args(argv)
+    from relation_heads.command_line import run_or_explain
+
+    run_or_explain(run, args)
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without installation
     main()

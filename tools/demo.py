@@ -2,7 +2,8 @@
 """The main job, end to end on a CPU: make Relational Scenes, train four detectors, compare them,
 draw what they listened to.
 
-    tools/demo.py [--output output/demo] [--iterations 2000]
+    tools/demo.py
+    tools/demo.py --output output/quick --iterations 200
 
 Trains the stock head, object relation modules with the published and with signed geometry, and,
 from the trained stock detector, SGRN, on the same scenes with the same schedule; two at a time, one
@@ -146,23 +147,22 @@ def draw(name: str, asked: str, output: Path, pictures: Path) -> None:
     subprocess.run(command, check=True, cwd=ROOT, **quiet)
 
 
-def main() -> None:
-    """Runs the demo."""
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=ROOT / "output" / "demo")
-    parser.add_argument(
-        "--iterations",
-        type=int,
-        default=2000,
-        help="fewer for a quick look; the schedule shrinks with it",
-    )
-    args = parser.parse_args()
+    add = parser.add_argument
+    add("--output", type=Path, default=ROOT / "output" / "demo", help="folder to write")
+    add("--iterations", type=int, default=2000,
+        help="fewer for a quick look; the schedule shrinks with it (%(default)s)")  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the demo."""
     output = args.output.resolve()
-    sys.path.insert(0, str(ROOT))
     os.environ["DETECTRON2_DATASETS"] = str(output / "datasets")
-    warnings.simplefilter("ignore", FutureWarning)  # of Detectron2 and fvcore, at import
     from relation_heads.data.relational_scenes import GROUPS, write_dataset
 
     print("Writing 2,300 scenes ...", flush=True)
@@ -175,6 +175,8 @@ def main() -> None:
     result = table(runs, list(GROUPS))
     (output / "table.md").write_text(result + "\n")
     print(f"\nAP50 by group of classes, on 300 scenes the detectors have not seen:\n\n{result}\n")
+    print("This is one run on one machine. Float rounding differs between CPUs: on two of them,")
+    print("SGRN had 91.0 and 100.0 on direction, 70.7 and 78.5 on size.\n")
     pictures = output / "pictures"
     for name in DRAWN:
         for asked in ASKED:
@@ -183,5 +185,15 @@ def main() -> None:
     print(f"Checkpoints and logs:            {output}")
 
 
+def main(argv: list[str] | None = None) -> None:
+    """Command line; exit code 2 and one sentence if something does not fit."""
+    args = parse_args(argv)
+    warnings.simplefilter("ignore", FutureWarning)  # of Detectron2 and fvcore, at import
+    from relation_heads.command_line import run_or_explain
+
+    run_or_explain(run, args)
+
+
 if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))  # works without installation
     main()

@@ -17,33 +17,21 @@ import json
 import sys
 from pathlib import Path
 
-try:
-    import relation_heads
-except ModuleNotFoundError:  # a checkout that is not installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import relation_heads
-
-try:
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-except ModuleNotFoundError as error:
-    if error.name != "detectron2":
-        raise
-    sys.exit(relation_heads.DETECTRON2_HELP)
-
-from detectron2.utils.logger import setup_logger
-
-from relation_heads.data.command_line import run_or_explain
-from relation_heads.evaluation.class_tables import count_classes
-from relation_heads.evaluation.sparse_evaluator import evaluate_results_file
-
 
 def annotation_file(dataset: str) -> str:
     """The file of a registered data set, or of one that is given as a file."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
     return MetadataCatalog.get(dataset).json_file if dataset in DatasetCatalog else dataset
 
 
 def run(args: argparse.Namespace) -> None:
     """Evaluates, and prints the results as one line of JSON after the table."""
+    from detectron2.utils.logger import setup_logger
+
+    from relation_heads.evaluation.class_tables import count_classes
+    from relation_heads.evaluation.sparse_evaluator import evaluate_results_file
+
     setup_logger(name="relation_heads")
     counts = count_classes([annotation_file(name) for name in args.train]) if args.train else None
     results = evaluate_results_file(
@@ -56,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     print(json.dumps(results))
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -74,8 +62,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; exit code 2 and one sentence if something does not fit."""
-    run_or_explain(run, parse_args(argv))
+    args = parse_args(argv)
+    from relation_heads.command_line import run_or_explain
+
+    run_or_explain(run, args)
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without installation
     main()

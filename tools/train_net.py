@@ -1,8 +1,10 @@
 #!/usr/bin/env python
 """Train and evaluate any Detectron2 model, stock or relational, from a YAML.
 
-    tools/train_net.py --config-file COCO-Detection/faster_rcnn_R_50_FPN_relation_1x.yaml --num-gpus
-    8 tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
+    tools/train_net.py --config-file COCO-Detection/faster_rcnn_R_50_FPN_relation_1x.yaml \\
+        --num-gpus 8
+    tools/train_net.py --config-file ... --resume
+    tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
     tools/train_net.py --config-file ... --dataset my_train my/train.json my/images \\
         --dataset my_val my/val.json my/images \\
         DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_val',)" MODEL.ROI_HEADS.NUM_CLASSES 12
@@ -14,61 +16,67 @@ add `MODEL.DEVICE cpu`.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-try:
-    import relation_heads
-except ModuleNotFoundError:  # a checkout that is not installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import relation_heads
 
-try:
-    from detectron2.engine import hooks, launch
-    from detectron2.evaluation import verify_results
-    from detectron2.utils import comm
-except ModuleNotFoundError as error:
-    if error.name != "detectron2":
-        raise
-    sys.exit(relation_heads.DETECTRON2_HELP)
-
-from relation_heads.config.setup import argument_parser, setup_cfg
-from relation_heads.engine import RelationTrainer
-
-
-def main(args: argparse.Namespace) -> dict | None:
-    """One process of the run; returns the evaluation results."""
-    try:
-        cfg = setup_cfg(args)
-    except (FileNotFoundError, KeyError, ValueError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error  # str() would quote it
-        sys.exit(f"{Path(__file__).name}: {message}")
-    if args.eval_only:
-        results = RelationTrainer.evaluate(cfg, resume=args.resume)
-        if comm.is_main_process():
-            verify_results(cfg, results)
-        return results
-    trainer = RelationTrainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    if cfg.TEST.AUG.ENABLED:
-        trainer.register_hooks(
-            [hooks.EvalHook(0, lambda: trainer.test_with_TTA(cfg, trainer.model))]
-        )
-    return trainer.train()
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Detectron2's arguments (`detectron2.engine.default_argument_parser`), and `--dataset`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help="a path or a name, see above")
+    add("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR, if "
+        "there is one")  # fmt: skip
+    add("--eval-only", action="store_true", help="only evaluate MODEL.WEIGHTS")
+    add("--num-gpus", type=int, default=1, help="GPUs per machine (%(default)s)")
+    add("--num-machines", type=int, default=1, help="machines in all (%(default)s)")
+    add("--machine-rank", type=int, default=0, help="number of this machine, from 0")
+    # The same port for all runs of a user: processes that an earlier run left behind are noticed.
+    port = 2**15 + 2**14 + hash(os.getuid() if sys.platform != "win32" else 1) % 2**14
+    add("--dist-url", default=f"tcp://127.0.0.1:{port}", help="where the processes meet, see "
+        "torch.distributed (%(default)s)")  # fmt: skip
+    add("--dataset", action="append", default=[], nargs=3, metavar=("NAME", "JSON", "IMAGES"),
+        help="register a dataset in COCO format under NAME, for use in DATASETS.TRAIN and "
+        "DATASETS.TEST; repeatable. Relative paths are also looked up under "
+        "$DETECTRON2_DATASETS")  # fmt: skip
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
+    return parser.parse_args(argv)
 
 
-def invoke_main() -> None:
-    """Parses the command line and starts the processes."""
-    args = argument_parser(epilog=__doc__).parse_args()
+def run(args: argparse.Namespace) -> None:
+    """What one process does."""
+    from relation_heads.engine.train import train_or_evaluate
+
+    train_or_evaluate(args)
+
+
+def launch(args: argparse.Namespace) -> None:
+    """Starts the processes."""
+    from detectron2.engine import launch
+
+    from relation_heads.command_line import run_or_explain
+
     launch(
-        main,
+        run_or_explain,
         args.num_gpus,
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
-        args=(args,),
+        args=(run, args),
     )
 
 
+def main(argv: list[str] | None = None) -> None:
+    """Command line; exit code 2 and one sentence if something does not fit."""
+    args = parse_args(argv)
+    from relation_heads.command_line import run_or_explain
+
+    run_or_explain(launch, args)
+
+
 if __name__ == "__main__":
-    invoke_main()
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without installation
+    main()

@@ -124,5 +124,5 @@ def test_either_a_config_or_the_paper_table(tool, capsys, command):
 
 
 def test_paper_table(tool, capsys, monkeypatch):
-    monkeypatch.setattr(tool, "paper_tables", lambda: "the tables")
+    monkeypatch.setattr("relation_heads.analysis.paper_tables.paper_tables", lambda: "the tables")
     assert run(tool, capsys, "--paper-table") == "the tables\n"

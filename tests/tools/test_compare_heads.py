@@ -10,12 +10,13 @@ SMALL = (
 )
 
 
-def test_ratios_are_to_the_first_config():
+def test_ratios_are_to_the_first_config(capsys):
     tool = load_tool("compare_heads")
     stock = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
     ours = "COCO-Detection/faster_rcnn_R_50_FPN_sgrn_1x.yaml"
     command = f"{stock} {ours} --train-regions 16 --test-regions 8 --rounds 1 --opts {SMALL}"
-    rows = tool.main(tool.parse_args(command.split())).splitlines()
+    tool.main(command.split())
+    rows = capsys.readouterr().out.splitlines()
     assert len(rows) == 4 and rows[2].count("(1.00x)") == 4
     assert stock in rows[2] and ours in rows[3]
     parameters = [int(row.split("|")[2].replace(",", "")) for row in rows[2:]]

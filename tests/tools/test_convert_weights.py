@@ -164,7 +164,11 @@ def test_a_file_that_is_no_checkpoint(tmp_path, capsys, content, message):
     with pytest.raises(SystemExit):
         load_tool("convert_weights").main(["glore-3d", str(path), str(tmp_path / "out.pkl")])
     error = capsys.readouterr().err
-    assert error.startswith(str(path)) and message in error and error.count("\n") == 1
+    assert (
+        error.startswith(f"convert_weights.py: {path}")
+        and message in error
+        and error.count("\n") == 1
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import pytest
 
 pytest.importorskip("detectron2")
 
+import argparse
 import importlib.util
 import json
 import os
@@ -10,8 +11,9 @@ import sys
 from pathlib import Path
 
 import detectron2
+from detectron2.engine import default_argument_parser
 
-from relation_heads.config.setup import argument_parser
+from relation_heads.engine.train import train_or_evaluate
 from tests.helpers import tiny_cfg, tiny_coco, unregister
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,8 +46,7 @@ RELATION = ["MODEL.ROI_HEADS.NAME", "RelationROIHeads", "MODEL.RELATION.NUM_HEAD
 
 def test_trains_resumes_and_evaluates(tiny):
     arguments, output = tiny
-    main = load_tool("train_net").main
-    parse = argument_parser().parse_args
+    main, parse = train_or_evaluate, load_tool("train_net").parse_args
     main(parse([*arguments, *RELATION]))
     assert "RelationBoxHead" in (output / "log.txt").read_text()
     results = main(
@@ -62,8 +63,7 @@ def test_trains_resumes_and_evaluates(tiny):
 
 def test_an_untrained_head_is_not_evaluated(tiny):
     arguments, output = tiny
-    main = load_tool("train_net").main
-    parse = argument_parser().parse_args
+    main, parse = train_or_evaluate, load_tool("train_net").parse_args
     main(parse(arguments))  # the stock twin
     with pytest.raises(ValueError, match=r"lacks 16 tensors of this model.*roi_heads.box_head"):
         main(
@@ -96,12 +96,34 @@ def run_tool(path, arguments, **environment):
         (["MODEL.ROI_HEADS.NAM", "x"], "MODEL.ROI_HEADS.NAM"),
     ],
 )
-def test_a_wrong_config_ends_in_one_sentence(tiny, change, message):
+def test_a_wrong_config_ends_in_one_sentence(tiny, capsys, change, message):
     arguments, _ = tiny
     with pytest.raises(SystemExit) as stop:
-        load_tool("train_net").main(argument_parser().parse_args([*arguments, *change]))
-    assert str(stop.value).startswith("train_net.py: ") and message in str(stop.value)
-    assert len(str(stop.value).splitlines()) <= 2
+        load_tool("train_net").main([*arguments, *change])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("train_net.py: ") and message in said
+    assert len(said.splitlines()) <= 2
+
+
+def actions(parser):
+    """What can be given, and what it becomes."""
+    return {
+        (*a.option_strings, a.dest): (type(a), a.nargs, a.const, a.default, a.type, a.choices)
+        for a in parser._actions
+    }
+
+
+def test_the_arguments_are_those_of_detectron2(monkeypatch):
+    parsers = []
+    monkeypatch.setattr(
+        argparse.ArgumentParser, "parse_args", lambda self, argv=None: parsers.append(self)
+    )
+    load_tool("train_net").parse_args([])
+    (ours,) = map(actions, parsers)
+    ours.pop(("--dataset", "dataset"))
+    stock = actions(default_argument_parser())
+    assert ours == stock
 
 
 def test_detectron2s_own_tool_trains_our_head(tiny, tmp_path):

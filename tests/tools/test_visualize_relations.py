@@ -2,6 +2,8 @@ import pytest
 
 pytest.importorskip("detectron2")
 
+import re
+
 import cv2
 import numpy as np
 import torch
@@ -81,7 +83,7 @@ def test_the_tool_writes_pictures_of_given_images(model, tmp_path):
     tool = load_tool("visualize_relations")
     arguments = ["--config-file", CONFIG, "--output", str(tmp_path / "out"), "--min-score", "0"]
     arguments += ["--image", str(tmp_path / "scene.png"), "MODEL.WEIGHTS", str(weights)]
-    assert tool.main(tool.parse_args(arguments)) == 1
+    tool.main(arguments)
     (path,) = (tmp_path / "out").glob("scene_*.png")
     assert cv2.imread(str(path)).shape[0] > 640
 
@@ -93,13 +95,14 @@ def test_the_tool_writes_pictures_of_given_images(model, tmp_path):
         (["MODEL.ROI_HEADS.NAME", "SGRNROIHeads", "MODEL.SGRN.GRAPH_DIMS", "[]"], "SGRNROIHeads"),
     ],
 )
-def test_a_model_without_relations_has_nothing_to_draw(tmp_path, opts, name):
+def test_a_model_without_relations_has_nothing_to_draw(tmp_path, capsys, opts, name):
     tool = load_tool("visualize_relations")
     arguments = ["--config-file", STOCK_CONFIG, "--output", str(tmp_path), *opts]
-    with pytest.raises(
-        SystemExit, match=rf"has no relation module and no SGRN graph: .*NAME is {name}\."
-    ):
-        tool.main(tool.parse_args(arguments))
+    with pytest.raises(SystemExit) as stop:
+        tool.main(arguments)
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert re.search(rf"has no relation module and no SGRN graph: .*NAME is {name}\.", said)
 
 
 ONE_STAGE = ("MODEL.SGRN.FOREGROUND_EDGES", False)
@@ -211,7 +214,7 @@ def test_the_tool_draws_sgrn_and_its_kernels(tmp_path, capsys, stages):
     tool = load_tool("visualize_relations")
     arguments = ["--config-file", STOCK_CONFIG, "--output", str(out), "--min-score", "0"]
     arguments += ["--image", str(scene), "MODEL.WEIGHTS", str(weights), *map(str, opts)]
-    assert tool.main(tool.parse_args(arguments)) == 1
+    tool.main(arguments)
     (drawn,) = out.glob("scene_*.png")
     kernels = [out / "kernels_layer1.png", out / "kernels_layer2.png"]
     assert sorted(out.iterdir()) == sorted([drawn, *kernels])

@@ -1,0 +1,105 @@
+"""Time and memory of the ROI heads of configs, on random feature maps and boxes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from detectron2.modeling import build_backbone, build_roi_heads
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+from ..config import setup
+from ..measure import median_seconds, peak_bytes
+
+IMAGE_SIZE = (800, 1216)
+OBJECTS = 20
+MIB = 2**20
+
+
+def random_boxes(count: int, generator: torch.Generator) -> Boxes:
+    """(count, 4) boxes inside the image, at least 16 pixels on a side."""
+    height, width = IMAGE_SIZE
+    corners = torch.rand(count, 2, 2, generator=generator) * torch.tensor(
+        [width - 16.0, height - 16.0]
+    )
+    return Boxes(torch.cat([corners.amin(1), corners.amax(1) + 16], dim=1))
+
+
+def build(name: str, device: str, opts: list[str]) -> tuple[Any, dict[str, torch.Tensor], Any]:
+    """ROI heads of a config, feature maps for them, and the config."""
+    cfg = setup.get_cfg()
+    cfg.merge_from_file(setup.find_config(name))
+    cfg.merge_from_list(["MODEL.DEVICE", device, *opts])
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        shapes = build_backbone(cfg).output_shape()
+    heads = build_roi_heads(cfg, shapes).to(device)
+    generator = torch.Generator().manual_seed(0)
+    features = {}
+    for key, shape in shapes.items():
+        height, width = (side // shape.stride for side in IMAGE_SIZE)
+        features[key] = torch.randn(1, shape.channels, height, width, generator=generator).to(
+            device
+        )
+    return heads, features, cfg
+
+
+def steps(
+    name: str, device: str, train_regions: int, test_regions: int, opts: list[str]
+) -> tuple[Callable[[], Any], Callable[[], Any], int]:
+    """A training step, an inference pass, and the number of parameters."""
+    heads, features, cfg = build(name, device, opts)
+    generator = torch.Generator().manual_seed(1)
+    targets = Instances(IMAGE_SIZE)
+    targets.gt_boxes = random_boxes(OBJECTS, generator)
+    targets.gt_classes = torch.randint(
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES, (OBJECTS,), generator=generator
+    )
+
+    def proposals(count: int) -> Instances:
+        instances = Instances(IMAGE_SIZE)
+        instances.proposal_boxes = random_boxes(count, generator)
+        instances.objectness_logits = torch.zeros(count)
+        return instances.to(device)
+
+    seen, asked, targets = proposals(train_regions), proposals(test_regions), targets.to(device)
+
+    def train() -> None:
+        with EventStorage():
+            _, losses = heads.train()(None, features, [seen], [targets])
+        sum(losses.values()).backward()
+        heads.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def test() -> Any:
+        return heads.eval()(None, features, [asked])
+
+    return train, test, sum(p.numel() for p in heads.parameters())
+
+
+def compare_heads(args: argparse.Namespace) -> str:
+    """Measures, prints and returns the table; `args` as of `tools/compare_heads.py`."""
+    runs = {
+        name: steps(name, args.device, args.train_regions, args.test_regions, args.opts)
+        for name in args.configs
+    }
+    columns = []
+    for k in (0, 1):  # training, inference
+        functions = {name: run[k] for name, run in runs.items()}
+        columns.append(median_seconds(functions, args.rounds, args.device))
+        columns.append({n: peak_bytes(f, args.device) / MIB for n, f in functions.items()})
+    train, test = f"step, {args.train_regions} regions", f"inference, {args.test_regions}"
+    titles = ["parameters", f"{train}: s", "peak MiB", f"{test}: s", "peak MiB"]
+    rows = ["| ROI heads of | " + " | ".join(titles) + " |", "|:--|" + "--:|" * len(titles)]
+    first = args.configs[0]
+    for name, run in runs.items():
+        cells = [f"{run[2]:,}"]
+        for column, digits in zip(columns, (3, 0, 3, 0), strict=True):
+            cells.append(f"{column[name]:.{digits}f} ({column[name] / column[first]:.2f}x)")
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    table = "\n".join(rows)
+    print(table)
+    return table
