@@ -15,6 +15,14 @@ import torch
 from torch import Tensor
 
 
+def row_counts(splits: Sequence[int], device: torch.device) -> Tensor:
+    """(B,) int64 from the numbers of rows of each image, which are 0-dimensional tensors where
+    `torch.jit.trace` must not take them for constants."""
+    if torch.jit.is_tracing():
+        return torch.stack([torch.as_tensor(n, device=device) for n in splits])
+    return torch.tensor(splits, dtype=torch.long, device=device)
+
+
 @dataclass(frozen=True, eq=False)
 class Regions:
     """The regions of a batch of images; row n of every field belongs to row n of the features.

@@ -17,7 +17,7 @@ from torchvision.ops import batched_nms
 from ...layers.duplicate_candidates import select_candidates
 from ...layers.duplicate_losses import duplicate_loss, final_scores
 from ...layers.duplicate_removal import DuplicateRemoval
-from ...layers.soft_nms import soft_nms_per_class
+from ...layers import soft_nms_per_class
 from ..case import OURS, Case, Variant
 
 DIM = 1024

@@ -24,7 +24,7 @@ from ...config.defaults import duplicate_removal_node
 from ...layers.duplicate_candidates import Candidates, select_candidates
 from ...layers.duplicate_losses import duplicate_loss, duplicate_targets, final_scores
 from ...layers.duplicate_removal import DuplicateRemoval
-from ...layers.soft_nms import soft_nms_per_class
+from ...layers import soft_nms_per_class
 from .many_classes import for_many_classes
 
 METHODS = ("nms", "soft_nms", "learned")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.ops import batched_nms
 
-from relation_heads.layers.soft_nms import soft_nms, soft_nms_per_class
+from relation_heads.layers import soft_nms, soft_nms_per_class
 
 DECAYS = [
     {"method": "gaussian", "sigma": 0.5},
