@@ -21,10 +21,10 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from ...config.defaults import duplicate_removal_node
+from ...layers import soft_nms_per_class
 from ...layers.duplicate_candidates import Candidates, select_candidates
 from ...layers.duplicate_losses import duplicate_loss, duplicate_targets, final_scores
 from ...layers.duplicate_removal import DuplicateRemoval
-from ...layers import soft_nms_per_class
 from .many_classes import for_many_classes
 
 METHODS = ("nms", "soft_nms", "learned")

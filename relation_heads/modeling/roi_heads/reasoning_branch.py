@@ -107,9 +107,9 @@ def build_reasoning(
     if not modules:
         return None
     fed = num_logits * (2 if node.CROSS_FEED and len(modules) == 2 else 1)
-    local = globally = None
+    memory = graph = None
     if "local" in modules:
-        local = SpatialMemory(
+        memory = SpatialMemory(
             mid_channels=mid_channels,
             num_logits=num_logits,
             high_channels=fed,
@@ -121,22 +121,22 @@ def build_reasoning(
             init=node.LOCAL.INIT,
         )
     if "global" in modules:
-        graph = class_graph(cfg)
-        globally = GlobalReasoning(
+        classes = class_graph(cfg)
+        graph = GlobalReasoning(
             node.GLOBAL.CHANNELS,
             feature_channels=feature_channels,
             num_logits=num_logits,
             update_logits=fed,
             num_relations=len(node.GLOBAL.RELATIONS),
             num_stacks=node.GLOBAL.NUM_STACKS,
-            knowledge=[a for _, a in graph.adjacencies()] if graph else (),
+            knowledge=[a for _, a in classes.adjacencies()] if classes else (),
             num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
-            embeddings=graph.embeddings if graph else None,
+            embeddings=classes.embeddings if classes else None,
             embedding_channels=node.GLOBAL.EMBEDDING_DIM,
         )
     return IterativeReasoning(
-        local=local,
-        globally=globally,
+        memory=memory,
+        graph=graph,
         num_iterations=node.NUM_ITERS,
         relations=node.GLOBAL.RELATIONS,
         bandwidth=node.GLOBAL.BANDWIDTH,
@@ -211,8 +211,8 @@ def reasoning_losses(
     labels = labels[keep]
     losses = {}
     for name, path, weight in (
-        ("local", out.local, weights[0]),
-        ("global", out.globally, weights[1]),
+        ("local", out.memory, weights[0]),
+        ("global", out.graph, weights[1]),
     ):
         if path:
             loss = reweighted_loss([f[keep] for f in path], out.plain[keep], labels, beta)
@@ -225,7 +225,7 @@ def reasoning_losses(
 def named_predictions(out: ReasonedLogits) -> dict[str, Tensor]:
     """Logits by name: plain, local1, ..., global1, ..., final."""
     named = {"plain": out.plain}
-    for name, path in (("local", out.local), ("global", out.globally)):
+    for name, path in (("local", out.memory), ("global", out.graph)):
         named.update({f"{name}{k}": f for k, f in enumerate(path, 1)})
     return {**named, "final": out.final}
 
@@ -237,7 +237,7 @@ def chosen_prediction(out: ReasonedLogits, name: str) -> Tensor:
         ValueError: there is none of that name.
     """
     named = named_predictions(out)
-    for path, predictions in (("local", out.local), ("global", out.globally)):
+    for path, predictions in (("local", out.memory), ("global", out.graph)):
         if predictions:
             named[path] = predictions[-1]
     if name not in named:
