@@ -34,8 +34,8 @@ CHANNELS = 32  # the number in one copy is a multiple, and at least one of them
 
 
 def covers(low: Tensor, high: Tensor, length: int) -> Tensor:
-    """(n,) and (n,) to (n, length) bool: which cell centres lie in the interval; none do in an empty
-    one or one that is not finite."""
+    """(n,) and (n,) to (n, length) bool: which cell centres lie in the interval; if it is empty or
+    not finite, none."""
     cells = torch.arange(length, device=low.device)
     exists = (low < high) & (high - low).isfinite()
     return (low[:, None] <= cells) & (cells <= high[:, None]) & exists[:, None]
