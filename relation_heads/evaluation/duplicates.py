@@ -26,7 +26,7 @@ import torch
 from pycocotools import mask as mask_util
 from torchvision.ops import batched_nms
 
-from ..layers.soft_nms import soft_nms
+from ..layers import soft_nms
 from .sparse_coco import AREA_RANGES, class_scores, evaluate_boxes
 from .sparse_matching import Detections, Objects, match
 

@@ -11,7 +11,7 @@ from .object_relation import ObjectRelation
 from .reasoning import IterativeReasoning
 from .regions import Regions
 from .sgrn import SGRN, semantic_nodes
-from .soft_nms import soft_nms, soft_nms_per_class
+from .soft_suppression import soft_nms, soft_nms_per_class
 from .spatial_memory import SpatialMemory
 
 __all__ = [

@@ -19,19 +19,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .arguments import Wrong, at_least, require, within
+from .boxes import box_iou
 from .duplicate_candidates import Candidates
-from .geometry import box_sizes, widen
+from .geometry import widen
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)  # eta
 
 
-def _iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """IoU with the "+1" widths of the released code: (R, 4), (G, 4) to (R, G), float64."""
-    boxes, others = boxes.double(), others.double()
-    corners = torch.maximum(boxes[:, None, :2], others[None, :, :2])
-    sides = (torch.minimum(boxes[:, None, 2:], others[None, :, 2:]) - corners + 1).clamp(min=0)
-    overlap = sides.prod(-1)
-    return overlap / (box_sizes(boxes).prod(-1)[:, None] + box_sizes(others).prod(-1) - overlap)
+def threshold_problem(thresholds: Sequence[float]) -> Wrong | None:
+    """What is wrong with `thresholds` of `duplicate_targets`."""
+    if len(thresholds) and not any(within("eta", eta, "(0, 1)") for eta in thresholds):
+        return None
+    return Wrong("thresholds", "one or more numbers in (0, 1)", thresholds)
 
 
 @torch.no_grad()
@@ -53,9 +53,12 @@ def duplicate_targets(
         gt_boxes: B tensors (G_b, 4), objects without crowds; G_b may be 0.
         gt_classes: B tensors (G_b,).
         thresholds: T values eta in (0, 1).
+
+    Raises:
+        ArgumentError: a threshold outside.
+        ValueError: other numbers of images.
     """
-    if not all(0 < eta < 1 for eta in thresholds):
-        raise ValueError(f"thresholds must be in (0, 1), got {tuple(thresholds)}.")
+    require(threshold_problem(thresholds))
     if not len(gt_boxes) == len(gt_classes) == len(candidates.splits):
         raise ValueError(
             f"gt_boxes names {len(gt_boxes)} images, gt_classes {len(gt_classes)}, "
@@ -78,7 +81,8 @@ def duplicate_targets(
             continue
         rows = torch.isin(label, classes).nonzero()[:, 0]
         ranks = rank[rows][:, None].expand(-1, len(etas))
-        iou = _iou(box[rows], objects).masked_fill(label[rows][:, None] != classes, -1)  # (R, G)
+        overlap = box_iou(box[rows, None].double(), objects.double(), border=1)  # as released
+        iou = overlap.masked_fill(label[rows][:, None] != classes, -1)  # (R, G)
         best, owner = iou.max(dim=1)
         valid = best[:, None] > etas  # (R, T)
         owner = owner[:, None].expand(-1, len(etas))
@@ -112,7 +116,11 @@ def duplicate_loss(
         logits: (M, T) from `DuplicateRemoval`.
         targets: (M, T) from `duplicate_targets`.
         positive_weight: weight of y = 1 (released: 4).
+
+    Raises:
+        ArgumentError: a negative weight.
     """
+    require(at_least("positive_weight", positive_weight, 0))
     logits, log_s0 = widen(logits), candidates.log_scores[:, None]
     # A score that rounds to 1 has lost how far it is from 1, and with it a bounded gradient.
     certain = log_s0 > -torch.finfo(log_s0.dtype).eps

@@ -22,8 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .arguments import at_least, require
 from .geometry import widen
 from .regions import Regions
+
+# A_e between classes as what a sparse matrix holds: rows and columns (2, nnz), and values (nnz,).
+Edges = tuple[Tensor, Tensor]
 
 
 class SpatialPath(nn.Module):
@@ -69,7 +73,7 @@ class SemanticPath(nn.Module):
         memory: Tensor,
         classes: Tensor,
         assignment: Tensor,
-        knowledge: Sequence[Tensor],
+        knowledge: Sequence[Edges],
         regions: Regions,
     ) -> Tensor:
         """
@@ -77,7 +81,7 @@ class SemanticPath(nn.Module):
             memory: (N, D) M_r.
             classes: (C, class_channels) M_c.
             assignment: (N, C) p, A_cr.
-            knowledge: E sparse or dense (C, C) A_e, rows are targets.
+            knowledge: E of A_e.
             regions: N.
 
         Returns:
@@ -93,14 +97,27 @@ class SemanticPath(nn.Module):
         return torch.cat(out)
 
 
-def _along(knowledge: Sequence[Tensor], values: Tensor) -> Tensor:
+def _along(knowledge: Sequence[Edges], values: Tensor) -> Tensor:
     """sum_e A_e V_e: (C, E, D) to (C, D), in float32 or wider (sparse products need it)."""
     with torch.autocast(values.device.type, enabled=False):
         values = widen(values)
         messages = torch.zeros_like(values[:, 0])
-        for e, adjacency in enumerate(knowledge):
-            messages = messages + adjacency.to(values.dtype) @ values[:, e].contiguous()
+        for e, (ends, weights) in enumerate(knowledge):
+            product = _product(ends, weights.to(values.dtype), values[:, e].contiguous())
+            messages = messages + product
         return messages
+
+
+def _product(ends: Tensor, weights: Tensor, values: Tensor) -> Tensor:
+    """A V of `Edges` and (C, D)."""
+    size = (values.shape[0], values.shape[0])
+    if torch.jit.is_tracing():  # a trace has no sparse tensors
+        return weights.new_zeros(size).index_put((ends[0], ends[1]), weights) @ values
+    # Checked and coalesced where the module was made.
+    return (
+        torch.sparse_coo_tensor(ends, weights, size, is_coalesced=True, check_invariants=False)
+        @ values
+    )
 
 
 class GlobalReasoning(nn.Module):
@@ -128,12 +145,26 @@ class GlobalReasoning(nn.Module):
             update_logits: of the predictions that update the memory.
             num_relations: E of the spatial edges; 0 leaves the spatial path out.
             num_stacks: layers.
-            knowledge: (C, C) A_e between classes, normalised; none leaves the semantic path out.
+            knowledge: sparse or dense (C, C) A_e between classes, normalised, rows are targets;
+                none leaves the semantic path out.
             num_classes: C.
             embeddings: (C, d) M_c, for example word vectors, which stay as they are; None learns
                 `embedding_channels` per class.
+
+        Raises:
+            ArgumentError: an argument outside these.
         """
         super().__init__()
+        require(
+            at_least("channels", channels, 1),
+            at_least("feature_channels", feature_channels, 1),
+            at_least("num_logits", num_logits, 1),
+            at_least("update_logits", update_logits, 1),
+            at_least("num_relations", num_relations, 0),
+            at_least("num_stacks", num_stacks, 1),
+            at_least("num_classes", num_classes, 1 if knowledge else 0),
+            at_least("embedding_channels", embedding_channels, 1),
+        )
         self.channels = channels
         self.spatial = nn.ModuleList(
             SpatialPath(channels, num_relations) for _ in range(num_stacks if num_relations else 0)
@@ -141,7 +172,9 @@ class GlobalReasoning(nn.Module):
         self.num_stacks = num_stacks
         self.num_knowledge = len(knowledge)
         for e, adjacency in enumerate(knowledge):
-            self.register_buffer(f"knowledge{e}", adjacency, persistent=False)
+            edges = adjacency.to_sparse_coo().coalesce()
+            self.register_buffer(f"knowledge{e}_ends", edges.indices(), persistent=False)
+            self.register_buffer(f"knowledge{e}_weights", edges.values(), persistent=False)
         if knowledge:
             if embeddings is None:
                 embeddings = nn.Parameter(torch.randn(num_classes, embedding_channels) * 0.01)
@@ -162,13 +195,14 @@ class GlobalReasoning(nn.Module):
         nn.init.zeros_(self.classify.bias)
 
     @property
-    def knowledge(self) -> list[Tensor]:
+    def knowledge(self) -> list[Edges]:
         """The A_e between classes."""
-        return [self.get_buffer(f"knowledge{e}") for e in range(self.num_knowledge)]
+        names = [f"knowledge{e}" for e in range(self.num_knowledge)]
+        return [(self.get_buffer(f"{n}_ends"), self.get_buffer(f"{n}_weights")) for n in names]
 
     def initial(self, features: Tensor) -> Tensor:
         """The empty memory, (N, D) zeros."""
-        return features.new_zeros(len(features), self.channels)
+        return features.new_zeros(features.shape[0], self.channels)
 
     def update(self, memory: Tensor, features: Tensor, logits: Tensor) -> Tensor:
         """The next memory, (N, D).

@@ -28,9 +28,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .arguments import at_least, require
 from .global_reasoning import GlobalReasoning
 from .region_crops import Size, crop
-from .region_edges import RELATIONS, spatial_edges
+from .region_edges import RELATIONS, edge_problems, spatial_edges
 from .regions import Regions
 from .spatial_memory import SpatialMemory
 
@@ -41,27 +42,36 @@ class ReasonedLogits:
 
     Attributes:
         plain: (N, K) f_0, detached.
-        local: I tensors (N, K), empty without the local module.
-        globally: I tensors (N, K), empty without the global module.
-        weights: (N, P) w, rows sum to 1; order plain, local 1, global 1, local 2, ...
+        memory: I tensors (N, K) f^l of the spatial memory, none without it.
+        graph: I tensors (N, K) f^g of the graph, none without it.
+        attention: (N, P) w, rows sum to 1; of plain, then of all in `memory`, then in `graph`.
         final: (N, K) f.
     """
 
     plain: Tensor
-    local: list[Tensor]
-    globally: list[Tensor]
-    weights: Tensor
+    memory: list[Tensor]
+    graph: list[Tensor]
+    attention: Tensor
     final: Tensor
+
+    def named(self) -> dict[str, Tensor]:
+        """All predictions by name, in the order of `attention`: plain, local1, ..., global1, ...,
+        and at last final."""
+        named = {"plain": self.plain}
+        for name, path in (("local", self.memory), ("global", self.graph)):
+            named.update({f"{name}{k}": f for k, f in enumerate(path, 1)})
+        return {**named, "final": self.final}
 
 
 class IterativeReasoning(nn.Module):
-    """Roll-out of a local and a global module, either of which may be missing."""
+    """Roll-out of the local module, a spatial memory, and the global one, a graph of regions and
+    classes; either may be missing."""
 
     def __init__(
         self,
         *,
-        local: SpatialMemory | None,
-        globally: GlobalReasoning | None,
+        memory: SpatialMemory | None,
+        graph: GlobalReasoning | None,
         num_iterations: int = 3,
         relations: Sequence[str] = RELATIONS,
         bandwidth: float = 50.0,
@@ -70,28 +80,28 @@ class IterativeReasoning(nn.Module):
     ) -> None:
         """
         Args:
-            local: whose updates take `fed_width` logits.
-            globally: likewise.
+            memory: whose updates take `fed_width` logits.
+            graph: likewise.
             num_iterations: I.
-            relations, bandwidth, normalize_edges: see `spatial_edges`; none where the global module
-                has no spatial path.
+            relations, bandwidth, normalize_edges: see `spatial_edges`; none where the graph has no
+                spatial path.
             cross_feed: whether each module is updated with both predictions, or with its own.
 
         Raises:
-            ValueError: no module at all, or no iteration.
+            ArgumentError: an argument outside these.
+            ValueError: no module at all.
         """
         super().__init__()
-        if local is None and globally is None:
-            raise ValueError("IterativeReasoning needs a local or a global module, got neither.")
-        if num_iterations < 1:
-            raise ValueError(f"num_iterations must be at least 1, got {num_iterations}.")
-        self.local = local
-        self.globally = globally
+        if memory is None and graph is None:
+            raise ValueError("IterativeReasoning needs a memory or a graph, got neither.")
+        require(at_least("num_iterations", num_iterations, 1), *edge_problems(relations, bandwidth))
+        self.memory = memory
+        self.graph = graph
         self.num_iterations = num_iterations
         self.relations = tuple(relations)
         self.bandwidth = bandwidth
         self.normalize_edges = normalize_edges
-        self.cross_feed = cross_feed and local is not None and globally is not None
+        self.cross_feed = cross_feed and memory is not None and graph is not None
 
     def forward(
         self,
@@ -119,46 +129,38 @@ class IterativeReasoning(nn.Module):
         """
         plain, features = logits.detach(), features.detach()
         where = (boxes_in_cells, regions.splits, grid_sizes)
-        if self.local is not None:
+        if self.memory is not None:
             crops = crop(
                 maps.detach(),
                 boxes_in_cells,
                 regions.splits,
-                crop_size=self.local.crop_size,
+                crop_size=self.memory.crop_size,
                 grid_sizes=grid_sizes,
             )  # (N, D_m, P, P)
-            memory = self.local.initial(grid_sizes, (maps.shape[2], maps.shape[3]))
-        if self.globally is not None:
-            nodes = self.globally.initial(features)
+            cells = self.memory.initial(grid_sizes, (maps.shape[2], maps.shape[3]))  # S
+        if self.graph is not None:
+            nodes = self.graph.initial(features)  # M
             adjacencies = self._adjacencies(regions, weights)
-        local: list[Tensor] = []
-        globally: list[Tensor] = []
-        predictions, attention = [plain], [plain.new_zeros(len(plain), 1)]
-        fed = {"local": plain, "global": plain}
+        from_memory: list[tuple[Tensor, Tensor]] = []  # f_i^l and a_i^l
+        from_graph: list[tuple[Tensor, Tensor]] = []  # f_i^g and a_i^g
         for _ in range(self.num_iterations):
-            both = torch.cat([fed["local"], fed["global"]], dim=1) if self.cross_feed else None
-            if self.local is not None:
-                high = fed["local"] if both is None else both
-                memory = self.local.update(memory, crops, high, *where, weights=weights)
-                f, a = self.local.predict(memory, *where)
-                local.append(f)
-                predictions.append(f)
-                attention.append(a)
-                fed["local"] = f.detach()
-            if self.globally is not None:
-                high = fed["global"] if both is None else both
-                nodes = self.globally.update(nodes, features, high)
-                f, a = self.globally.predict(
-                    self.globally.reason(nodes, regions, adjacencies, assignment)
-                )
-                globally.append(f)
-                predictions.append(f)
-                attention.append(a)
-                fed["global"] = f.detach()
+            own = [path[-1][0].detach() if path else plain for path in (from_memory, from_graph)]
+            fed = [torch.cat(own, dim=1)] * 2 if self.cross_feed else own
+            if self.memory is not None:
+                cells = self.memory.update(cells, crops, fed[0], *where, weights=weights)
+                from_memory.append(self.memory.predict(cells, *where))
+            if self.graph is not None:
+                nodes = self.graph.update(nodes, features, fed[1])
+                reasoned = self.graph.reason(nodes, regions, adjacencies, assignment)
+                from_graph.append(self.graph.predict(reasoned))
+        zero = plain.new_zeros(plain.shape[0], 1)
+        predictions, attention = zip((plain, zero), *from_memory, *from_graph, strict=True)
         w = torch.cat(attention, dim=1).float().softmax(dim=1)  # (N, P)
         stacked = torch.stack([f.detach().float() for f in predictions], dim=1)  # (N, P, K)
         final = (w[:, :, None] * stacked).sum(dim=1)  # (N, K)
-        return ReasonedLogits(plain, local, globally, w, final)
+        return ReasonedLogits(
+            plain, [f for f, _ in from_memory], [f for f, _ in from_graph], w, final
+        )
 
     def _adjacencies(self, regions: Regions, weights: Tensor | None) -> list[Tensor]:
         """A_e of each image, B tensors (E, R, R)."""

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .reasoning import ReasonedLogits
+
 
 @torch.no_grad()
 def example_weights(previous: Tensor, labels: Tensor, beta: float = 0.5) -> Tensor:
@@ -45,3 +47,26 @@ def reweighted_loss(
         errors = F.cross_entropy(logits.float(), labels, reduction="none")  # (R,)
         losses.append((example_weights(before, labels, beta) * errors).sum())
     return torch.stack(losses).mean()
+
+
+def reasoning_losses(
+    out: ReasonedLogits, labels: Tensor, *, beta: float, weights: Sequence[float]
+) -> dict[str, Tensor]:
+    """`loss_cls_local`, `loss_cls_global`, `loss_cls_final` over the rows that are in the loss.
+
+    Args:
+        out: of N regions.
+        labels: (N,) in [0, K), -1 outside the loss.
+        beta: see `example_weights`.
+        weights: of the three losses.
+    """
+    keep = labels >= 0
+    labels, plain, losses = labels[keep], out.plain[keep], {}
+    for name, path, weight in zip(
+        ("local", "global"), (out.memory, out.graph), weights[:2], strict=True
+    ):
+        if path:
+            loss = reweighted_loss([f[keep] for f in path], plain, labels, beta)
+            losses[f"loss_cls_{name}"] = loss * weight
+    final = F.cross_entropy(out.final[keep], labels, reduction="sum") / max(len(labels), 1)
+    return {**losses, "loss_cls_final": final * weights[2]}

@@ -35,7 +35,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .region_write import Size, Write, covers
+from .arguments import at_least, require
+from .region_write import Size, Write, covers, write_traced
+from .regions import row_counts
 
 
 def boxes_in_cells(boxes: Tensor, stride: float, half_pixel: bool = False) -> Tensor:
@@ -63,7 +65,7 @@ def valid_mask(
     """
     check_grids(grid_sizes, len(grid_sizes), padded_size)
     heights, widths = (
-        torch.tensor([s[k] for s in grid_sizes], device=device).view(-1, 1, 1, 1) for k in (0, 1)
+        row_counts([s[k] for s in grid_sizes], device).view(-1, 1, 1, 1) for k in (0, 1)
     )
     rows, columns = (torch.arange(n, device=device) for n in padded_size)
     return (rows[:, None] < heights) & (columns < widths)
@@ -87,9 +89,12 @@ def crop(
         splits: number of boxes of each image.
         crop_size: P, at least 2.
         grid_sizes: (h, w) of each image.
+
+    Raises:
+        ArgumentError: crops below 2.
+        ValueError: numbers of boxes, images or cells that do not fit.
     """
-    if crop_size < 2:
-        raise ValueError(f"crop_size must be at least 2, got {crop_size}.")
+    require(at_least("crop_size", crop_size, 2))
     size = (maps.shape[2], maps.shape[3])
     _check(boxes, splits, maps.shape[0], grid_sizes, size)
     crops = []
@@ -126,24 +131,20 @@ def inverse_crop_sum(
         grid_sizes: (h, w) of each image.
         weights: (N,) a factor for each region, None for 1.
     """
-    n, crop_size = len(boxes), values.shape[-1]
-    if crop_size < 2 or values.dim() != 4 or values.shape != (n, values.shape[1], *[crop_size] * 2):
-        raise ValueError(
-            f"values must be ({n}, D, P, P) with P of at least 2 for these boxes, "
-            f"got {tuple(values.shape)}."
-        )
+    _check_values(values, boxes)
     _check(boxes, splits, len(splits), grid_sizes, size, weights)
     if weights is None:
-        weights = boxes.new_ones(n)
+        weights = boxes.new_ones(boxes.shape[0])
+    weights = weights.detach().to(_at_least_float32(values))
+    boxes, grids = _widened(boxes), grid_sizes or [size] * len(splits)
     with torch.autocast(values.device.type, enabled=False):
-        return Write.apply(
-            values,
-            _widened(boxes),
-            weights.detach().to(_at_least_float32(values)),
-            splits,
-            grid_sizes or [size] * len(splits),
-            size,
-        )
+        if not torch.jit.is_tracing():
+            return Write.apply(values, boxes, weights, splits, grids, size)
+        parts = [t.split(list(splits)) for t in (values, boxes, weights)]
+        images = [
+            write_traced(v, b, w, grid, size) for v, b, w, grid in zip(*parts, grids, strict=True)
+        ]
+        return torch.stack(images)
 
 
 @torch.no_grad()
@@ -169,7 +170,7 @@ def coverage_count(
     """
     _check(boxes, splits, len(splits), grid_sizes, size, weights)
     if weights is None:
-        weights = boxes.new_ones(len(boxes), dtype=torch.float32)
+        weights = boxes.new_ones(boxes.shape[0], dtype=torch.float32)
     dtype, counts = _at_least_float32(weights), list(splits)
     sums = []
     with torch.autocast(boxes.device.type, enabled=False):
@@ -188,7 +189,7 @@ def coverage_count(
 def _crop_image(image: Tensor, boxes: Tensor, crop_size: int) -> Tensor:
     """(D, h, w) and (n, 4) to (n, D, P, P), float32 or wider."""
     image = image.to(_at_least_float32(image))
-    (channels, h, w), n = image.shape, len(boxes)
+    (channels, h, w), n = image.shape, boxes.shape[0]
     steps = torch.arange(crop_size, device=boxes.device, dtype=boxes.dtype)
     x1, y1, x2, y2 = boxes[:, :, None].unbind(1)  # (n, 1) each
     x = x1 + steps * ((x2 - x1) / (crop_size - 1))  # (n, P)
@@ -217,6 +218,8 @@ def _widened(tensor: Tensor) -> Tensor:
 
 def check_grids(grid_sizes: Sequence[Size], images: int, size: Size) -> None:
     """Raises a ValueError unless there is an (h, w) for each image that fits into (H, W)."""
+    if torch.jit.is_tracing():  # a trace would keep the sizes it compares
+        return
     if len(grid_sizes) != images:
         raise ValueError(f"grid_sizes names {len(grid_sizes)} images, there are {images}.")
     for h, w in grid_sizes:
@@ -227,6 +230,17 @@ def check_grids(grid_sizes: Sequence[Size], images: int, size: Size) -> None:
             )
 
 
+def _check_values(values: Tensor, boxes: Tensor) -> None:
+    if torch.jit.is_tracing():
+        return
+    shape = tuple(values.shape)
+    if len(shape) != 4 or shape[0] != len(boxes) or shape[2] != shape[3] or shape[3] < 2:
+        raise ValueError(
+            f"values must be ({len(boxes)}, D, P, P) with P of at least 2 for these boxes, "
+            f"got {shape}."
+        )
+
+
 def _check(
     boxes: Tensor,
     splits: Sequence[int],
@@ -235,6 +249,8 @@ def _check(
     size: Size,
     weights: Tensor | None = None,
 ) -> None:
+    if torch.jit.is_tracing():
+        return
     if boxes.dim() != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
         raise ValueError(
             f"boxes must be floating point of shape (N, 4), got {boxes.dtype} of shape "

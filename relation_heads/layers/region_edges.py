@@ -22,19 +22,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .arguments import Wrong, above, each_of, require
+from .boxes import box_iou
 from .geometry import widen
 
 RELATIONS = ("left", "right", "top", "bottom", "iou")
 EPSILON = 1e-12
 
 
-def _iou(boxes: Tensor) -> Tensor:
-    """(R, 4) to (R, R); boxes without area overlap nothing."""
-    area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)  # (R,)
-    low = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    shared = (high - low).clamp(min=0).prod(dim=2)  # (R, R)
-    return shared / (area[:, None] + area - shared).clamp(min=EPSILON)
+def edge_problems(relations: Sequence[str], bandwidth: float) -> list[Wrong | None]:
+    """What is wrong with these two arguments of `spatial_edges`."""
+    return [each_of("relations", relations, RELATIONS), above("bandwidth", bandwidth, 0)]
 
 
 @torch.no_grad()
@@ -57,22 +55,21 @@ def spatial_edges(
         normalize: divide every row by its sum; rows without an edge stay 0.
 
     Raises:
-        ValueError: an unknown relation, or a bandwidth that is not positive.
+        ArgumentError: an unknown relation or one that comes twice, a bandwidth not above 0.
     """
-    unknown = [name for name in relations if name not in RELATIONS]
-    if unknown:
-        raise ValueError(f"relations must be of {', '.join(RELATIONS)}, got {', '.join(unknown)}.")
-    if bandwidth <= 0:
-        raise ValueError(f"bandwidth must be positive, got {bandwidth}.")
+    require(*edge_problems(relations, bandwidth))
     boxes = widen(boxes)
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     offset = centers[None] - centers[:, None]  # (R, R, 2), of j seen from i
     kappa = torch.exp(-offset.norm(dim=2) / bandwidth)
     x, y = offset.unbind(2)
     sides = {"left": x < 0, "right": x > 0, "top": y < 0, "bottom": y > 0}
-    edges = [kappa * sides[name] if name in sides else _iou(boxes) for name in relations]
+    edges = [
+        kappa * sides[name] if name in sides else box_iou(boxes[:, None], boxes)
+        for name in relations
+    ]
     adjacency = torch.stack(edges) if edges else boxes.new_zeros(0, *kappa.shape)  # (E, R, R)
-    others = ~torch.eye(len(boxes), dtype=torch.bool, device=boxes.device)
+    others = ~torch.eye(boxes.shape[0], dtype=torch.bool, device=boxes.device)
     adjacency = adjacency * others
     if source_weight is not None:
         adjacency = adjacency * source_weight.to(boxes.dtype)

@@ -17,7 +17,7 @@ belong to the image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +34,11 @@ CHANNELS = 32  # the number in one copy is a multiple, and at least one of them
 
 
 def covers(low: Tensor, high: Tensor, length: int) -> Tensor:
-    """(n,) and (n,) to (n, length) bool: which cell centres lie in the interval; none if empty."""
+    """(n,) and (n,) to (n, length) bool: which cell centres lie in the interval; if it is empty or
+    not finite, none."""
     cells = torch.arange(length, device=low.device)
-    return (low[:, None] <= cells) & (cells <= high[:, None]) & (low < high)[:, None]
+    exists = (low < high) & (high - low).isfinite()
+    return (low[:, None] <= cells) & (cells <= high[:, None]) & exists[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,26 +77,30 @@ class _Entries:
 
 
 def _entries(
-    boxes: Tensor, weights: Tensor, crop_size: int, grid: Size, width: int
+    boxes: Tensor, weights: Tensor, crop_size: int, grid: Size, width: int, *, whole: bool = False
 ) -> Iterator[_Entries]:
-    """M of one image, from (n, 4) boxes in cells and (n,) weights, a block of rows at a time."""
+    """M of one image, from (n, 4) boxes in cells and (n,) weights, a block of rows at a time, or
+    the `whole` map."""
     rows = _Axis.of(boxes[:, 1], boxes[:, 3], crop_size, grid[0])
     columns = _Axis.of(boxes[:, 0], boxes[:, 2], crop_size, grid[1])
     row_factors = rows.factors.to(weights.dtype) * weights[:, None, None]  # (n, h, 2)
     column_factors = columns.factors.to(weights.dtype)  # (n, w, 2)
-    corners = torch.tensor([0, 1, crop_size, crop_size + 1], device=boxes.device)
     left, widths = columns.runs()  # (n,)
-    for block in _row_blocks((rows.covered * widths[:, None]).sum(0).tolist()):
+    blocks: Iterable[slice] = [slice(0, grid[0])]
+    if not whole:
+        blocks = _row_blocks((rows.covered * widths[:, None]).sum(0).tolist())
+    for block in blocks:
         top, heights = rows.runs(block)
         areas = heights * widths
-        box = torch.arange(len(boxes), device=boxes.device).repeat_interleave(areas)  # (pairs,)
-        place = torch.arange(len(box), device=boxes.device) - (areas.cumsum(0) - areas)[box]
+        box = torch.arange(boxes.shape[0], device=boxes.device).repeat_interleave(areas)  # (pairs,)
+        place = torch.arange(box.shape[0], device=boxes.device) - (areas.cumsum(0) - areas)[box]
         i = top[box] + place // widths[box]
         j = left[box] + place % widths[box]
         first = (box * crop_size + rows.first[box, i]) * crop_size + columns.first[box, j]
         factors = row_factors[box, i][:, :, None] * column_factors[box, j][:, None]
+        corners = [first, first + 1, first + crop_size, first + crop_size + 1]
         cells = (i - block.start) * width + j
-        yield _Entries(block, cells, first[:, None] + corners, factors.flatten(1))
+        yield _Entries(block, cells, torch.stack(corners, dim=1), factors.flatten(1))
 
 
 def _row_blocks(pairs: Sequence[int]) -> Iterator[slice]:
@@ -123,6 +129,22 @@ def _starts(targets: Tensor, count: int) -> Tensor:
     """(entries,) ascending numbers in 0 .. count - 1 to (count,), where each begins."""
     sizes = torch.bincount(targets, minlength=count)
     return sizes.cumsum(0) - sizes
+
+
+def write_traced(values: Tensor, boxes: Tensor, weights: Tensor, grid: Size, size: Size) -> Tensor:
+    """Y of one image in a form that `torch.jit.trace` follows: (n, D, P, P) to (D, H, W).
+
+    All rows of the map are one block, so that no number of regions or cells is kept, and memory is
+    not bounded.
+    """
+    (m,) = _entries(boxes, weights, values.shape[-1], grid, grid[1], whole=True)
+    cells, order = m.cells.sort(stable=True)
+    cells = cells[:, None].expand(-1, 4).flatten()
+    rows = values.permute(0, 2, 3, 1).to(weights.dtype).flatten(0, 2)  # (n P P, D)
+    samples, factors = m.samples[order].flatten(), m.factors[order].flatten()
+    y = _weighted_sums(rows, samples, factors, _starts(cells, grid[0] * grid[1]))  # (h w, D)
+    y = y.view(grid[0], grid[1], -1).permute(2, 0, 1)
+    return F.pad(y, (0, size[1] - grid[1], 0, size[0] - grid[0]))
 
 
 def _channel_blocks(crops: Tensor) -> Iterator[slice]:

@@ -15,6 +15,14 @@ import torch
 from torch import Tensor
 
 
+def row_counts(splits: Sequence[int], device: torch.device | None = None) -> Tensor:
+    """(B,) int64 from the numbers of rows of each image, which are 0-dimensional tensors where
+    `torch.jit.trace` must not take them for constants."""
+    if torch.jit.is_tracing():
+        return torch.stack([torch.full((), n, dtype=torch.long, device=device) for n in splits])
+    return torch.tensor(splits, dtype=torch.long, device=device)
+
+
 @dataclass(frozen=True, eq=False)
 class Regions:
     """The regions of a batch of images; row n of every field belongs to row n of the features.
@@ -34,6 +42,8 @@ class Regions:
     is_key: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if torch.jit.is_tracing():  # sizes are tensors there; comparing them would bake them in
+            return
         if self.boxes.dim() != 2 or self.boxes.shape[1] != 4 or not self.boxes.is_floating_point():
             raise ValueError(
                 f"Regions.boxes must be floating point of shape (N, 4), got {self.boxes.dtype} "
@@ -44,8 +54,6 @@ class Regions:
                 f"Regions.splits names {len(self.splits)} images, "
                 f"image_sizes {len(self.image_sizes)}."
             )
-        if torch.jit.is_tracing():  # sizes are tensors there; comparing them would bake them in
-            return
         if sum(self.splits) != len(self):
             raise ValueError(
                 f"Regions.splits {self.splits} sums to {sum(self.splits)}, "

@@ -29,12 +29,21 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
 
+from .arguments import Wrong, at_least, multiple_of, one_of, require, within
 from .geometry import Angle, polar, widen
 from .graph import SparseGraph, top_neighbors
 from .regions import Regions
-from .spatial_graph_conv import Covariance, EdgeNorm, KernelNorm, SpatialGraphConv
+from .spatial_graph_conv import (
+    ANGLES,
+    COVARIANCES,
+    EDGE_NORMS,
+    KERNEL_NORMS,
+    Covariance,
+    EdgeNorm,
+    KernelNorm,
+    SpatialGraphConv,
+)
 
 Mapping = Literal["soft", "hard"]
 Similarity = Literal["dot", "cosine"]
@@ -42,11 +51,11 @@ EdgeLayers = Literal["first", "all"]
 OutNorm = Literal["", "LN"]
 CHOICES: dict[str, tuple[str, ...]] = {
     "similarity": get_args(Similarity),
-    "edge_norm": get_args(EdgeNorm),
+    "edge_norm": EDGE_NORMS,
     "edge_layers": get_args(EdgeLayers),
-    "kernel_norm": get_args(KernelNorm),
-    "covariance": get_args(Covariance),
-    "angle": get_args(Angle),
+    "kernel_norm": KERNEL_NORMS,
+    "covariance": COVARIANCES,
+    "angle": ANGLES,
     "out_norm": get_args(OutNorm),
 }
 MAPPINGS: tuple[str, ...] = get_args(Mapping)
@@ -65,13 +74,15 @@ def semantic_nodes(
         bias: (C + 1,) its biases, the last channel of the node; None leaves them out.
         mapping: "soft", the mean of the rows under softmax(logits) (paper), or "hard", the row of
             the highest logit (released code).
+
+    Raises:
+        ArgumentError: another mapping.
     """
+    require(one_of("mapping", mapping, MAPPINGS))
     pool = weight if bias is None else torch.cat([weight, bias[:, None]], dim=1)
     if mapping == "soft":
         return logits.softmax(dim=1) @ pool
-    if mapping == "hard":
-        return pool[logits.argmax(dim=1)]
-    raise ValueError(f"mapping must be one of {', '.join(MAPPINGS)}, got {mapping!r}.")
+    return pool[logits.argmax(dim=1)]
 
 
 @torch.no_grad()
@@ -97,6 +108,37 @@ def polar_coordinates(regions: Regions, neighbors: Tensor, angle: Angle = "atan2
     return polar(relative[neighbors] - relative[:, None], angle)
 
 
+class WeightNormLinear(nn.Module):
+    """`W x + b` with the rows of W as length and direction: W = g v / |v|.
+
+    Starts as `nn.Linear` does. (torch's own weight norm can be neither pickled nor copied.)
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        linear = nn.Linear(in_features, out_features)
+        self.in_features, self.out_features = in_features, out_features
+        self.weight_v = nn.Parameter(linear.weight.detach())  # (out, in)
+        self.weight_g = nn.Parameter(linear.weight.detach().norm(dim=1, keepdim=True))  # (out, 1)
+        self.bias = nn.Parameter(linear.bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_features) to (N, out_features)."""
+        return F.linear(x, torch._weight_norm(self.weight_v, self.weight_g), self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}"
+
+
+class WideLayerNorm(nn.LayerNorm):
+    """A LayerNorm of float32 or wider, also where its parameters are narrower."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, E) to (N, E)."""
+        weight, bias = widen(self.weight), widen(self.bias)
+        return F.layer_norm(widen(x), self.normalized_shape, weight, bias, self.eps)
+
+
 class RelationLearner(nn.Module):
     """Features to the latent space in which edges are scored; weight-normalised (released code)."""
 
@@ -110,8 +152,8 @@ class RelationLearner(nn.Module):
         """
         super().__init__()
         self.similarity = similarity
-        self.fc1 = weight_norm(nn.Linear(dim, latent_dim))
-        self.fc2 = weight_norm(nn.Linear(latent_dim, latent_dim))
+        self.fc1 = WeightNormLinear(dim, latent_dim)
+        self.fc2 = WeightNormLinear(latent_dim, latent_dim)
         if similarity == "cosine":
             self.scale = nn.Parameter(torch.tensor(COSINE_SCALE))
 
@@ -121,6 +163,14 @@ class RelationLearner(nn.Module):
         if self.similarity == "cosine":
             return F.normalize(z, dim=1) * self.scale.abs().sqrt()
         return z
+
+
+def graph_dims_problem(graph_dims: Sequence[int], num_kernels: int) -> Wrong | None:
+    """What is wrong with the widths of the layers of `SGRN`."""
+    wrong = [multiple_of("graph_dims", width, num_kernels) for width in graph_dims]
+    if len(graph_dims) and not any(wrong):
+        return None
+    return Wrong("graph_dims", f"one or more multiples of num_kernels {num_kernels}", graph_dims)
 
 
 class SGRN(nn.Module):
@@ -164,26 +214,25 @@ class SGRN(nn.Module):
                 small, so that h starts some 1e-3 times as large as f.
 
         Raises:
-            ValueError: an argument outside these.
+            ArgumentError: an argument outside these.
         """
         super().__init__()
-        chosen = {
-            "similarity": similarity,
-            "edge_norm": edge_norm,
-            "edge_layers": edge_layers,
-            "kernel_norm": kernel_norm,
-            "covariance": covariance,
-            "angle": angle,
-            "out_norm": out_norm,
-        }
-        for name, value in chosen.items():
-            if value not in CHOICES[name]:
-                allowed = ", ".join(repr(c) for c in CHOICES[name])
-                raise ValueError(f"{name} must be one of {allowed}, got {value!r}.")
-        if not graph_dims:
-            raise ValueError("graph_dims must name the width of at least one layer, got none.")
-        if num_neighbors < 1:
-            raise ValueError(f"num_neighbors must be at least 1, got {num_neighbors}.")
+        require(
+            at_least("dim", dim, 1),
+            at_least("node_dim", node_dim, 1),
+            at_least("latent_dim", latent_dim, 1),
+            at_least("num_kernels", num_kernels, 1),
+            graph_dims_problem(graph_dims, num_kernels),
+            at_least("num_neighbors", num_neighbors, 1),
+            one_of("similarity", similarity, CHOICES["similarity"]),
+            one_of("edge_norm", edge_norm, EDGE_NORMS),
+            one_of("edge_layers", edge_layers, CHOICES["edge_layers"]),
+            one_of("kernel_norm", kernel_norm, KERNEL_NORMS),
+            one_of("covariance", covariance, COVARIANCES),
+            one_of("angle", angle, ANGLES),
+            within("dropout", dropout, "[0, 1)"),
+            one_of("out_norm", out_norm, CHOICES["out_norm"]),
+        )
         self.dim, self.node_dim, self.out_dim = dim, node_dim, graph_dims[-1]
         self.num_neighbors = num_neighbors
         self.angle = angle
@@ -203,7 +252,7 @@ class SGRN(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
         # h may be as small as 1e-4: a usual epsilon would not be small beside its variance.
-        self.norm = nn.LayerNorm(self.out_dim, eps=1e-10) if out_norm == "LN" else nn.Identity()
+        self.norm = WideLayerNorm(self.out_dim, eps=1e-10) if out_norm == "LN" else nn.Identity()
 
     def graph(
         self, features: Tensor, regions: Regions, key_bias: Tensor | None = None
@@ -225,22 +274,34 @@ class SGRN(nn.Module):
         Returns:
             (N, E) h, float32 or wider. A region of an image without keys gets h of no message.
         """
-        if not torch.jit.is_tracing():
-            for name, rows, width in (
-                ("features", features, self.dim),
-                ("nodes", nodes, self.node_dim),
-            ):
-                if rows.shape != (len(regions), width):
-                    raise ValueError(
-                        f"{name} must be ({len(regions)}, {width}) for these regions, "
-                        f"got {tuple(rows.shape)}."
-                    )
-        graph = self.graph(features, regions, key_bias)
+        self._check_rows("features", features, self.dim, regions)
+        return self.convolve(nodes, regions, self.graph(features, regions, key_bias))
+
+    def convolve(self, nodes: Tensor, regions: Regions, graph: SparseGraph) -> Tensor:
+        """The second half of `forward`, for a caller who wants to see the graph.
+
+        Args:
+            nodes: (N, P) x, see `semantic_nodes`.
+            regions: of the same N rows.
+            graph: of `graph`.
+
+        Returns:
+            (N, E) h, as `forward`.
+        """
+        self._check_rows("nodes", nodes, self.node_dim, regions)
         coordinates = polar_coordinates(regions, graph.neighbors, self.angle)  # (N, T, 2)
         h = nodes
         for k, conv in enumerate(self.convs):
             h = F.relu(conv(self.dropout(h) if k else h, graph, coordinates))
         return self.norm(h)
+
+    @staticmethod
+    def _check_rows(name: str, rows: Tensor, width: int, regions: Regions) -> None:
+        if not torch.jit.is_tracing() and rows.shape != (len(regions), width):
+            raise ValueError(
+                f"{name} must be ({len(regions)}, {width}) for these regions, "
+                f"got {tuple(rows.shape)}."
+            )
 
     def extra_repr(self) -> str:
         return f"{self.dim}, {self.node_dim}, num_neighbors={self.num_neighbors}"

@@ -6,7 +6,7 @@ Source: MoNet (Monti et al., arXiv 1611.08402) as SGRN uses it (Xu et al., CVPR 
     w_k(u) = exp(-1/2 (u - mu_k)^T Sigma_k^-1 (u - mu_k)),  u = (d, theta)
     h_i    = concat_k L_k sum_{j in N(i)} w_k(u_ij) e_ij x_j
 
-MoNet itself sums over k instead, with larger L_k.
+MoNet itself sums over k instead, with larger L_k (`sum_over_neighbors` with `sum_kernels`).
 
 Shapes: N regions, T neighbours of each, K kernels, P channels of x, E of h.
 """
@@ -14,18 +14,22 @@ Shapes: N regions, T neighbours of each, K kernels, P channels of x, E of h.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from .arguments import at_least, multiple_of, one_of, require
 from .geometry import Angle
 from .graph import SparseGraph, sum_over_neighbors
 
 EdgeNorm = Literal["softmax", "none", "joint"]
 KernelNorm = Literal["kernels", "neighbors", "none"]
 Covariance = Literal["diag", "full"]
-Combine = Literal["concat", "sum"]
+EDGE_NORMS: tuple[str, ...] = get_args(EdgeNorm)
+KERNEL_NORMS: tuple[str, ...] = get_args(KernelNorm)
+COVARIANCES: tuple[str, ...] = get_args(Covariance)
+ANGLES: tuple[str, ...] = get_args(Angle)
 
 MIN_WIDTH = 1e-3  # of a kernel, in units of the image size and in radians
 
@@ -107,8 +111,7 @@ def _softmax(logits: Tensor, valid: Tensor) -> Tensor:
 class SpatialGraphConv(nn.Module):
     """h_i = concat_k L_k sum_{j in N(i)} w_k(u_ij) e_ij x_j; parameters E P + 4 K, or 5 K (full).
 
-    The K blocks L_k, (E / K, P) each and without bias, are one matrix L (E, P). With "sum" they are
-    (E, P) each and L (K E, P).
+    The K blocks L_k, (E / K, P) each and without bias, are one matrix L (E, P).
     """
 
     def __init__(
@@ -121,25 +124,29 @@ class SpatialGraphConv(nn.Module):
         kernel_norm: KernelNorm = "kernels",
         covariance: Covariance = "diag",
         angle: Angle = "atan2",
-        combine: Combine = "concat",
     ) -> None:
         """
         Args:
             in_dim: P.
-            out_dim: E, for "concat" a multiple of `num_kernels`.
+            out_dim: E, a multiple of `num_kernels`.
             num_kernels: K.
             edge_norm, kernel_norm: see `edge_weights`.
             covariance, angle: see `GaussianKernels`.
-            combine: the kernels' parts of h are one after the other, "concat" (SGRN), or their
-                "sum" (MoNet).
+
+        Raises:
+            ArgumentError: an argument outside these.
         """
         super().__init__()
-        if combine == "sum":
-            out_dim = num_kernels * out_dim  # of L
-        elif num_kernels < 1 or out_dim % num_kernels:
-            raise ValueError(f"out_dim={out_dim} must be a multiple of num_kernels={num_kernels}.")
+        require(
+            at_least("in_dim", in_dim, 1),
+            at_least("num_kernels", num_kernels, 1),
+            multiple_of("out_dim", out_dim, num_kernels, "num_kernels"),
+            one_of("edge_norm", edge_norm, (*EDGE_NORMS, None)),
+            one_of("kernel_norm", kernel_norm, KERNEL_NORMS),
+            one_of("covariance", covariance, COVARIANCES),
+            one_of("angle", angle, ANGLES),
+        )
         self.num_kernels = num_kernels
-        self.combine = combine
         self.edge_norm = edge_norm
         self.kernel_norm = kernel_norm
         self.linear = nn.Linear(in_dim, out_dim, bias=False)  # L
@@ -155,13 +162,10 @@ class SpatialGraphConv(nn.Module):
         Returns:
             (N, E) h, float32 or wider.
         """
+        nodes = nodes.to(self.linear.weight.dtype)  # they may be wider, of the layer before
         values = self.linear(nodes).unflatten(1, (self.num_kernels, -1))  # (N, K, E / K)
-        return sum_over_neighbors(
-            values,
-            graph.neighbors,
-            self.weights(graph, coordinates),
-            sum_kernels=self.combine == "sum",
-        ).flatten(1)  # (N, E)
+        weights = self.weights(graph, coordinates)
+        return sum_over_neighbors(values, graph.neighbors, weights).flatten(1)  # (N, E)
 
     def weights(self, graph: SparseGraph, coordinates: Tensor) -> Tensor:
         """The weights of all edges, (N, T, K); arguments as in `forward`."""

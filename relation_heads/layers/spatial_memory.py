@@ -32,7 +32,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .arguments import Wrong, at_least, one_of, require
 from .region_crops import Size, check_grids, coverage_count, crop, inverse_crop_sum, valid_mask
+from .regions import row_counts
 
 Init = Literal["he", "normal"]
 INITS: tuple[str, ...] = get_args(Init)
@@ -77,8 +79,6 @@ class SpatialMemory(nn.Module):
         channels: int = 512,
         crop_size: int = 7,
         init_size: Size = (20, 20),
-        input_layers: int = 2,
-        context_layers: int = 3,
         fc_dim: int = 4096,
         num_fc: int = 2,
         init: Init = "he",
@@ -92,39 +92,36 @@ class SpatialMemory(nn.Module):
             channels: D.
             crop_size: P, at least 2.
             init_size: (height, width) of the trainable initial memory.
-            input_layers: layers of x: the first is 1 x 1, the others 3 x 3.
-            context_layers: 3 x 3 convolutions of the context, an odd number: one, then residual
-                pairs.
             fc_dim: channels of the fully connected layers.
             num_fc: how many of them stand before the classifiers, at least 1.
             init: of W_h, W_f and the GRU: "normal" is N(0, 0.01) as released, whose first
                 predictions and gradients are close to 0 for hundreds of iterations; "he" is not.
 
         Raises:
-            ValueError: an argument outside these.
+            ArgumentError: an argument outside these.
         """
         super().__init__()
-        if context_layers < 1 or context_layers % 2 == 0:
-            raise ValueError(f"context_layers must be an odd number, got {context_layers}.")
-        for name, value, least in (
-            ("crop_size", crop_size, 2),
-            ("input_layers", input_layers, 1),
-            ("num_fc", num_fc, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}.")
-        if init not in INITS:
-            raise ValueError(f"init must be one of {', '.join(INITS)}, got {init!r}.")
+        require(
+            at_least("mid_channels", mid_channels, 1),
+            at_least("num_logits", num_logits, 1),
+            None if high_channels is None else at_least("high_channels", high_channels, 1),
+            at_least("channels", channels, 1),
+            at_least("crop_size", crop_size, 2),
+            _size_problem(init_size),
+            at_least("fc_dim", fc_dim, 1),
+            at_least("num_fc", num_fc, 1),
+            one_of("init", init, INITS),
+        )
         self.channels, self.crop_size, self.init = channels, crop_size, init
         self.initial_memory = nn.Parameter(torch.empty(1, channels, *init_size))
-        self.context_convs = _convs(channels, context_layers)
+        self.context_convs = _convs(channels, 3)
         widths = [channels * crop_size**2, *[fc_dim] * num_fc]
         self.fcs = nn.ModuleList(nn.Linear(widths[k], widths[k + 1]) for k in range(num_fc))
         self.classifier = nn.Linear(fc_dim, num_logits)
         self.attention = nn.Linear(fc_dim, 1, bias=False)
         self.from_mid = nn.Conv2d(mid_channels, channels, 1)  # W_h
         self.from_high = nn.Linear(high_channels or num_logits, channels, bias=False)  # W_f
-        self.input_convs = _convs(channels, input_layers - 1)
+        self.input_convs = _convs(channels, 1)
         self.gru = ConvGRU(channels)
         self.reset_parameters()
 
@@ -158,7 +155,7 @@ class SpatialMemory(nn.Module):
         height, width = padded_size
         memory = [
             F.pad(
-                F.interpolate(self.initial_memory, size=(h, w), mode="bilinear")[0],
+                _resized(self.initial_memory, row_counts((h, w)))[0],
                 (0, width - w, 0, height - h),
             )
             for h, w in grid_sizes
@@ -180,11 +177,9 @@ class SpatialMemory(nn.Module):
         def masked(t: Tensor) -> Tensor:
             return t if valid is None else t * valid
 
-        first, *rest = self.context_convs
+        first, inner, outer = self.context_convs
         out = masked(first(memory))
-        for inner, outer in zip(rest[::2], rest[1::2], strict=True):
-            out = out + masked(outer(F.relu(masked(inner(F.relu(out))))))
-        return out
+        return out + masked(outer(F.relu(masked(inner(F.relu(out))))))
 
     def predict(
         self,
@@ -250,13 +245,16 @@ class SpatialMemory(nn.Module):
             weights: (N,) w >= 0, for example the probability to be an object; they receive no
                 gradient. None for 1.
         """
-        expected = (len(boxes), self.from_mid.in_channels, self.crop_size, self.crop_size)
-        if mid_crops.shape != expected:
-            raise ValueError(f"mid_crops must be {expected}, got {tuple(mid_crops.shape)}.")
-        if high.shape != (len(boxes), self.from_high.in_features):
-            raise ValueError(
-                f"high must be {(len(boxes), self.from_high.in_features)}, got {tuple(high.shape)}."
-            )
+        if not torch.jit.is_tracing():
+            crop_shape = (self.from_mid.in_channels, self.crop_size, self.crop_size)
+            for name, rows, shape in (
+                ("mid_crops", mid_crops, crop_shape),
+                ("high", high, (self.from_high.in_features,)),
+            ):
+                if rows.shape != (len(boxes), *shape):
+                    raise ValueError(
+                        f"{name} must be {(len(boxes), *shape)}, got {tuple(rows.shape)}."
+                    )
         size = (memory.shape[2], memory.shape[3])
         s = crop(memory, boxes, splits, crop_size=self.crop_size, grid_sizes=grid_sizes)
         difference = self.gru(self.region_input(mid_crops, high), s)
@@ -268,6 +266,18 @@ class SpatialMemory(nn.Module):
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, crop_size={self.crop_size}"
+
+
+@torch.jit.script_if_tracing  # torch cannot trace the sizes of `interpolate`
+def _resized(memory: Tensor, size: Tensor) -> Tensor:
+    """(1, D, H, W) to (1, D, h, w), for (2,) int64."""
+    return F.interpolate(memory, size=[int(size[0]), int(size[1])], mode="bilinear")
+
+
+def _size_problem(init_size: Size) -> Wrong | None:
+    if len(init_size) == 2 and not any(at_least("side", side, 1) for side in init_size):
+        return None
+    return Wrong("init_size", "a height and a width of at least 1", init_size)
 
 
 def _convs(channels: int, count: int) -> nn.ModuleList:

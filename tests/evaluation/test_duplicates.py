@@ -20,7 +20,7 @@ from relation_heads.evaluation.duplicates import (
     oracle,
 )
 from relation_heads.evaluation.sparse_matching import Detections, Objects
-from tests.layers.test_soft_nms import reference as soft_nms_reference
+from tests.layers.test_soft_suppression import reference as soft_nms_reference
 
 IMAGES, CLASSES = 3, 2
 

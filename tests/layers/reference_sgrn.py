@@ -19,8 +19,8 @@ def latent(module: SGRN, f: Tensor) -> list[Tensor]:
     learner, z = module.learner, []
     for row in f:
         for fc in (learner.fc1, learner.fc2):
-            scale = fc.parametrizations.weight.original0.detach().double()  # (L, 1)
-            direction = fc.parametrizations.weight.original1.detach().double()
+            scale = fc.weight_g.detach().double()  # (L, 1)
+            direction = fc.weight_v.detach().double()
             weight = torch.stack(
                 [scale[k, 0] * d / math.sqrt(float(d @ d)) for k, d in enumerate(direction)]
             )

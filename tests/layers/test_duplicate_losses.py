@@ -1,6 +1,9 @@
+import math
+
 import pytest
 import torch
 
+from relation_heads.layers.arguments import ArgumentError
 from relation_heads.layers.duplicate_candidates import select_candidates
 from relation_heads.layers.duplicate_losses import (
     THRESHOLDS,
@@ -195,9 +198,20 @@ def test_nothing_detected():
     assert final_scores(candidates, logits).shape == (0,)
 
 
-def test_wrong_thresholds_are_named():
-    with pytest.raises(ValueError, match=r"thresholds must be in \(0, 1\), got \(0.5, 1.0\)"):
-        targets_of([[0, 0, 9, 9]], [0.5], [], [0.5, 1.0])
+@pytest.mark.parametrize("thresholds", [[0.5, 1.0], [0.0], [], [math.nan], [None], ["x", "y"]])
+def test_wrong_thresholds_are_named(thresholds):
+    with pytest.raises(ArgumentError) as caught:
+        targets_of([[0, 0, 9, 9]], [0.5], [], thresholds)
+    assert [(w.argument, w.value) for w in caught.value.wrong] == [("thresholds", thresholds)]
+
+
+@pytest.mark.parametrize("weight", [-1, math.nan, None])
+def test_wrong_weights_are_named(weight):
+    candidates = select_candidates(torch.zeros(0, 3), [0])
+    empty = torch.zeros(0, 5)
+    with pytest.raises(ArgumentError) as caught:
+        duplicate_loss(candidates, empty, empty.bool(), positive_weight=weight)
+    assert [w.argument for w in caught.value.wrong] == ["positive_weight"]
 
 
 def test_missing_ground_truth_is_named():

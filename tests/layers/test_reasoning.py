@@ -1,10 +1,14 @@
+import math
+
 import pytest
 import torch
 
 from relation_heads.layers import Regions
+from relation_heads.layers.arguments import ArgumentError
 from relation_heads.layers.global_reasoning import GlobalReasoning
 from relation_heads.layers.reasoning import IterativeReasoning
 from relation_heads.layers.spatial_memory import SpatialMemory
+from tests.layers.tracing import assert_traces
 
 K, D, D_MID, D_V, STRIDE = 4, 6, 5, 7, 16
 SIZES = [(64, 96), (48, 80)]
@@ -14,17 +18,17 @@ PATHS = ["local", "global", "both"]
 def make(paths="both", iterations=2, cross_feed=True, knowledge=()):
     torch.manual_seed(0)
     fed = 2 * K if paths == "both" and cross_feed else K
-    local = SpatialMemory(
+    memory = SpatialMemory(
         mid_channels=D_MID, num_logits=K, high_channels=fed, channels=D, fc_dim=8, init_size=(3, 3)
     )
-    torch.nn.init.normal_(local.initial_memory)
-    globally = GlobalReasoning(
+    torch.nn.init.normal_(memory.initial_memory)
+    graph = GlobalReasoning(
         D, feature_channels=D_V, num_logits=K, update_logits=fed, num_stacks=2,
         knowledge=knowledge, num_classes=K - 1, embedding_channels=3,
     )  # fmt: skip
     module = IterativeReasoning(
-        local=local if paths != "global" else None,
-        globally=globally if paths != "local" else None,
+        memory=memory if paths != "global" else None,
+        graph=graph if paths != "local" else None,
         num_iterations=iterations,
         cross_feed=cross_feed,
     )
@@ -65,16 +69,14 @@ def make_inputs(counts=(4, 3), sizes=SIZES):
 def test_predictions_and_attention(paths, iterations):
     out = make(paths, iterations)(**make_inputs())
     per_iteration = 2 if paths == "both" else 1
-    assert len(out.local) == (iterations if paths != "global" else 0)
-    assert len(out.globally) == (iterations if paths != "local" else 0)
-    assert out.weights.shape == (7, per_iteration * iterations + 1)
-    torch.testing.assert_close(out.weights.sum(1), torch.ones(7))
-    order = [out.plain]
-    for i in range(iterations):
-        order += [f[i] for f in (out.local, out.globally) if f]
-    expected = sum(out.weights[:, n, None] * f for n, f in enumerate(order))
+    assert len(out.memory) == (iterations if paths != "global" else 0)
+    assert len(out.graph) == (iterations if paths != "local" else 0)
+    assert out.attention.shape == (7, per_iteration * iterations + 1)
+    torch.testing.assert_close(out.attention.sum(1), torch.ones(7))
+    order = [out.plain, *out.memory, *out.graph]
+    expected = sum(out.attention[:, n, None] * f for n, f in enumerate(order))
     torch.testing.assert_close(out.final, expected.float(), rtol=1e-5, atol=1e-5)
-    assert out.weights.std() > 0.01
+    assert out.attention.std() > 0.01
 
 
 def test_both_modules_are_updated_with_both_predictions():
@@ -85,25 +87,25 @@ def test_both_modules_are_updated_with_both_predictions():
 
     crops = crop(x["maps"], x["boxes_in_cells"], x["regions"].splits, crop_size=7,
                  grid_sizes=x["grid_sizes"])  # fmt: skip
-    memory = module.local.initial(x["grid_sizes"], tuple(x["maps"].shape[2:]))
+    memory = module.memory.initial(x["grid_sizes"], tuple(x["maps"].shape[2:]))
     nodes = torch.zeros(7, D).double()
     fed = torch.cat([x["logits"], x["logits"]], dim=1)
     edges = module._adjacencies(x["regions"], x["weights"])
     for i in range(2):
-        memory = module.local.update(memory, crops, fed, *where, weights=x["weights"])
-        f, _ = module.local.predict(memory, *where)
-        nodes = module.globally.update(nodes, x["features"], fed)
-        g, _ = module.globally.predict(module.globally.reason(nodes, x["regions"], edges))
-        torch.testing.assert_close(out.local[i], f)
-        torch.testing.assert_close(out.globally[i], g)
+        memory = module.memory.update(memory, crops, fed, *where, weights=x["weights"])
+        f, _ = module.memory.predict(memory, *where)
+        nodes = module.graph.update(nodes, x["features"], fed)
+        g, _ = module.graph.predict(module.graph.reason(nodes, x["regions"], edges))
+        torch.testing.assert_close(out.memory[i], f)
+        torch.testing.assert_close(out.graph[i], g)
         fed = torch.cat([f, g], dim=1)
 
 
 def test_without_cross_feed_a_module_does_not_hear_the_other():
     x = make_inputs()
     both = make("both", 3, cross_feed=False)
-    alone = IterativeReasoning(local=both.local, globally=None, num_iterations=3)
-    for a, b in zip(both(**x).local, alone(**x).local, strict=True):
+    alone = IterativeReasoning(memory=both.memory, graph=None, num_iterations=3)
+    for a, b in zip(both(**x).memory, alone(**x).memory, strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -114,7 +116,7 @@ def test_nothing_of_the_detector_gets_a_gradient(paths):
     for t in inputs:
         t.requires_grad_()
     out = module(**x)
-    (out.final.sum() + sum(f.square().sum() for f in out.local + out.globally)).backward()
+    (out.final.sum() + sum(f.square().sum() for f in out.memory + out.graph)).backward()
     assert all(t.grad is None for t in inputs)
 
 
@@ -122,11 +124,11 @@ def test_nothing_of_the_detector_gets_a_gradient(paths):
 def test_the_final_loss_trains_the_attention_and_what_it_reads(paths):
     module = make(paths)
     module(**make_inputs()).final.square().sum().backward()
-    for path in (module.local, module.globally):
+    for path in (module.memory, module.graph):
         if path is None:
             continue
-        attention = path.attention if path is module.local else path.attend
-        classifier = path.classifier if path is module.local else path.classify
+        attention = path.attention if path is module.memory else path.attend
+        classifier = path.classifier if path is module.memory else path.classify
         assert attention.weight.grad.any()
         assert classifier.weight.grad is None  # the predictions that are summed are detached
 
@@ -136,7 +138,7 @@ def test_every_parameter_trains(paths):
     knowledge = [torch.rand(K - 1, K - 1).double()]
     module = make(paths, knowledge=knowledge if paths != "local" else ())
     out = module(**make_inputs())
-    (out.final.square().sum() + sum(f.square().sum() for f in out.local + out.globally)).backward()
+    (out.final.square().sum() + sum(f.square().sum() for f in out.memory + out.graph)).backward()
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), name
 
@@ -163,11 +165,55 @@ def test_no_regions(paths):
     module = make(paths)
     out = module(**make_inputs((0, 0)))
     assert out.final.shape == (0, K)
-    (out.final.sum() + sum(f.sum() for f in out.local + out.globally)).backward()
+    (out.final.sum() + sum(f.sum() for f in out.memory + out.graph)).backward()
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match="needs a local or a global module, got neither"):
-        IterativeReasoning(local=None, globally=None)
-    with pytest.raises(ValueError, match="num_iterations must be at least 1, got 0"):
-        make(iterations=0)
+    with pytest.raises(ValueError, match="needs a memory or a graph, got neither"):
+        IterativeReasoning(memory=None, graph=None)
+    with pytest.raises(ArgumentError) as caught:
+        IterativeReasoning(
+            memory=make().memory,
+            graph=None,
+            num_iterations=0,
+            relations=["left", "left"],
+            bandwidth=math.nan,
+        )
+    assert [w.argument for w in caught.value.wrong] == ["num_iterations", "relations", "bandwidth"]
+
+
+# ---- traces ----
+
+
+def traced_inputs(counts, sizes):
+    """What a traced model has: tensors alone, sizes too."""
+    x = make_inputs(counts, sizes)
+    boxes = x["regions"].split(x["regions"].boxes.double())
+    image_sizes = [torch.tensor(size) for size in sizes]
+    return [*boxes, *image_sizes, *(x[n] for n in ("logits", "features", "maps", "weights"))]
+
+
+@pytest.mark.parametrize("paths", PATHS)
+@pytest.mark.parametrize("knowledge", [False, True], ids=["spatial", "knowledge"])
+def test_a_trace_runs_at_other_numbers_of_regions_and_sizes(paths, knowledge):
+    graphs = [torch.rand(K - 1, K - 1).double().to_sparse()] if knowledge else ()
+    module = make(paths, knowledge=graphs if paths != "local" else ()).requires_grad_(False)
+
+    def reason(first, second, first_size, second_size, logits, features, maps, weights):
+        sizes = [(s[0], s[1]) for s in (first_size, second_size)]
+        regions = Regions.from_boxes([first, second], sizes)
+        out = module(
+            logits,
+            features,
+            regions,
+            maps=maps,
+            boxes_in_cells=regions.boxes / STRIDE,
+            grid_sizes=[(h // STRIDE, w // STRIDE) for h, w in sizes],
+            assignment=logits.softmax(1)[:, :-1],
+            weights=weights,
+        )
+        return out.final, out.attention
+
+    first = traced_inputs((4, 3), SIZES)
+    others = [((1, 0), [(64, 96), (32, 48)]), ((0, 0), SIZES), ((9, 20), [(160, 64), (32, 208)])]
+    assert_traces(reason, first, *(traced_inputs(*case) for case in others), atol=1e-5)

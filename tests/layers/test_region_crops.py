@@ -22,6 +22,7 @@ from tests.layers.reference_spatial_memory import (
     batch_boxes,
     random_boxes,
 )
+from tests.layers.tracing import assert_traces
 
 DIM = 4
 
@@ -192,6 +193,63 @@ def test_boxes_that_cover_no_centre_write_nothing():
 
 
 # ---- both ----
+
+
+def test_boxes_that_are_not_finite_write_nothing_and_stop_nothing():
+    nan, inf = torch.nan, torch.inf
+    boxes = torch.tensor(
+        [[nan, 0, 5, 5], [0, 0, inf, 5], [-inf, 0, 5, 5], [-inf, -inf, inf, inf], [nan] * 4]
+    )
+    values = torch.ones(5, DIM, 3, 3, requires_grad=True)
+    assert not inverse_crop_sum(values, boxes, (5,), (9, 12)).any()
+    assert not coverage_count(boxes, (5,), (9, 12)).any()
+    assert not crop(torch.ones(1, DIM, 9, 12), boxes, (5,))[-1].any()
+    inverse_crop_sum(values, boxes, (5,), (9, 12)).sum().backward()
+    assert not values.grad.any()
+
+
+def test_values_of_one_image_that_are_not_finite_stay_there():
+    boxes, values = batch_boxes(), torch.randn(9, DIM, 3, 3, dtype=torch.float64)
+    maps = torch.randn(3, DIM, *PADDED, dtype=torch.float64)
+
+    def run():
+        written = inverse_crop_sum(values, boxes, SPLITS, PADDED, grid_sizes=GRIDS)
+        return written[:2], crop(maps, boxes, SPLITS, grid_sizes=GRIDS)[:5]
+
+    expected = run()
+    values[5:], maps[2], boxes[5:] = torch.nan, torch.inf, torch.nan
+    for actual, wanted in zip(run(), expected, strict=True):
+        assert torch.equal(actual, wanted)
+
+
+def test_traces_run_at_other_sizes():
+    def read_and_write(maps, boxes, more_boxes, values, weights, grids):
+        both, splits = torch.cat([boxes, more_boxes]), (boxes.shape[0], more_boxes.shape[0])
+        grid_sizes, size = [(g[0], g[1]) for g in grids.unbind()], maps.shape[2:]
+        where = {"grid_sizes": grid_sizes}
+        return (
+            crop(maps, both, splits, **where),
+            inverse_crop_sum(values, both, splits, size, weights=weights, **where),
+            coverage_count(both, splits, size, weights=weights, **where),
+            coverage_count(both, splits, size),
+            valid_mask(grid_sizes, size),
+        )
+
+    def case(counts, grids):
+        size, n = [max(sides) for sides in zip(*grids, strict=True)], sum(counts)
+        boxes = [random_boxes(k, g) for k, g in zip(counts, grids, strict=True)]
+        values = torch.randn(n, DIM, 3, 3, dtype=torch.float64)
+        weights = torch.rand(n, dtype=torch.float64)
+        maps = torch.randn(2, DIM, *size, dtype=torch.float64)
+        return maps, *boxes, values, weights, torch.tensor(grids)
+
+    assert_traces(
+        read_and_write,
+        case((5, 3), [(9, 12), (7, 12)]),
+        case((1, 0), [(20, 5), (20, 30)]),
+        case((0, 0), [(3, 3), (3, 2)]),
+        case((200, 300), [(8, 8), (8, 8)]),
+    )
 
 
 def test_gradients_of_reading_and_writing():

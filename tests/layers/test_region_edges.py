@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from relation_heads.layers.arguments import ArgumentError
 from relation_heads.layers.region_edges import RELATIONS, spatial_edges
 
 BOXES = torch.tensor([[0.0, 0, 20, 20], [30, 0, 50, 20], [5, 40, 25, 60], [10, 0, 30, 20]])
@@ -61,8 +62,11 @@ def test_half_precision_boxes_and_no_gradient():
     assert spatial_edges(BOXES.half()).dtype == torch.float32
 
 
-def test_wrong_arguments():
-    with pytest.raises(ValueError, match=r"relations must be of left, right, .*, got above"):
-        spatial_edges(BOXES, ("left", "above"))
-    with pytest.raises(ValueError, match="bandwidth must be positive, got 0"):
-        spatial_edges(BOXES, bandwidth=0.0)
+@pytest.mark.parametrize("bandwidth", [0.0, -1.0, math.nan, math.inf, None])
+def test_wrong_arguments(bandwidth):
+    with pytest.raises(ArgumentError) as caught:
+        spatial_edges(BOXES, ("left", "above"), bandwidth=bandwidth)
+    assert [w.argument for w in caught.value.wrong] == ["relations", "bandwidth"]
+    with pytest.raises(ArgumentError) as caught:
+        spatial_edges(BOXES, ("left", "left"))
+    assert [w.value for w in caught.value.wrong] == [("left", "left")]

@@ -1,14 +1,18 @@
+import copy
 import itertools
 import math
+import pickle
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from relation_heads.layers import SGRN, Regions, semantic_nodes
-from relation_heads.layers.sgrn import CHOICES, polar_coordinates
-from relation_heads.layers.spatial_graph_conv import GaussianKernels
+from relation_heads.layers.arguments import ArgumentError
+from relation_heads.layers.sgrn import CHOICES, WeightNormLinear, polar_coordinates
+from relation_heads.layers.spatial_graph_conv import GaussianKernels, SpatialGraphConv
 from tests.layers.reference_sgrn import sgrn_image
+from tests.layers.tracing import assert_traces
 
 SIZE = (300, 400)
 DIM, NODE_DIM = 12, 13
@@ -23,7 +27,8 @@ def random_boxes(n: int, seed: int = 0) -> torch.Tensor:
 
 def make(**kwargs) -> SGRN:
     kwargs = {"graph_dims": (16, 8), "num_kernels": 4, "num_neighbors": 3, **kwargs}
-    module = SGRN(DIM, NODE_DIM, latent_dim=8, **{"dropout": 0.0, "out_norm": "", **kwargs})
+    kwargs = {"latent_dim": 8, "dropout": 0.0, "out_norm": "", **kwargs}
+    module = SGRN(DIM, NODE_DIM, **kwargs)
     for conv in module.convs:
         torch.nn.init.uniform_(conv.kernels.width, 0.2, 2.0)
         if conv.kernels.shear is not None:
@@ -115,7 +120,7 @@ def test_the_relation_learner_trains_in_the_released_form():
     module = make()
     f, x, regions = make_inputs((8,))
     module(f, x, regions).sum().backward()
-    assert module.learner.fc1.parametrizations.weight.original1.grad.abs().sum() > 0
+    assert module.learner.fc1.weight_v.grad.abs().sum() > 0
     assert module.convs[0].kernels.mean.grad.abs().min() > 0
     assert module.convs[0].kernels.width.grad.abs().min() > 0
 
@@ -253,8 +258,9 @@ def test_semantic_nodes():
     hard = semantic_nodes(logits, weight, bias, "hard")
     best = logits.argmax(1)
     assert torch.equal(hard, torch.cat([weight[best], bias[best, None]], dim=1))
-    with pytest.raises(ValueError, match="mapping must be one of soft, hard, got 'medium'"):
+    with pytest.raises(ArgumentError) as caught:
         semantic_nodes(logits, weight, bias, "medium")
+    assert [(w.argument, w.value) for w in caught.value.wrong] == [("mapping", "medium")]
 
 
 def test_polar_coordinates_are_in_image_widths_and_heights():
@@ -288,18 +294,36 @@ def test_initial_kernels_are_the_released_ones():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("argument", "value"),
     [
-        ({"similarity": "l2"}, "similarity must be one of 'dot', 'cosine', got 'l2'"),
-        ({"edge_norm": "sum"}, "edge_norm must be one of 'softmax', 'none', 'joint', got 'sum'"),
-        ({"graph_dims": ()}, "graph_dims must name the width of at least one layer"),
-        ({"graph_dims": (6,)}, "out_dim=6 must be a multiple of num_kernels=4"),
-        ({"num_neighbors": 0}, "num_neighbors must be at least 1, got 0"),
+        *((name, "l2") for name in CHOICES),
+        *(("graph_dims", wrong) for wrong in ((), (6,), (8, 0), (8, -4), ("x", "y"), (None,))),
+        *((name, 0) for name in ("latent_dim", "num_neighbors")),
+        *((name, None) for name in ("latent_dim", "num_neighbors", "dropout", "similarity")),
+        *(("dropout", wrong) for wrong in (-0.1, 1.0, math.nan)),
     ],
+    ids=str,
 )
-def test_wrong_arguments(options, message):
-    with pytest.raises(ValueError, match=message):
-        make(**options)
+def test_wrong_arguments(argument, value):
+    with pytest.raises(ArgumentError) as caught:
+        make(**{argument: value})
+    assert [(w.argument, w.value) for w in caught.value.wrong] == [(argument, value)]
+
+
+def test_all_wrong_arguments_are_named_at_once():
+    with pytest.raises(ArgumentError) as caught:
+        make(num_kernels=0, num_neighbors=-1, angle="tan")
+    names = [w.argument for w in caught.value.wrong]
+    assert names == ["num_kernels", "graph_dims", "num_neighbors", "angle"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("in_dim", 0), ("num_kernels", 0), ("out_dim", 6), ("edge_norm", "sum")]
+)
+def test_wrong_arguments_of_a_convolution(argument, value):
+    with pytest.raises(ArgumentError) as caught:
+        SpatialGraphConv(**{"in_dim": 3, "out_dim": 8, "num_kernels": 4, argument: value})
+    assert (argument, value) in [(w.argument, w.value) for w in caught.value.wrong]
 
 
 def test_wrong_shapes():
@@ -308,3 +332,88 @@ def test_wrong_shapes():
         make()(f[:2], x, regions)
     with pytest.raises(ValueError, match=r"nodes must be \(3, 13\) for these regions"):
         make()(f, x[:, 1:], regions)
+
+
+# ---- copies, traces, other precisions ----
+
+
+def test_a_graph_that_was_asked_for_is_the_one_that_is_used():
+    module = make(out_norm="LN")
+    f, x, regions = make_inputs((5, 0, 1))
+    bias = torch.randn(6)
+    graph = module.graph(f, regions, bias)
+    assert torch.equal(module.convolve(x, regions, graph), module(f, x, regions, bias))
+
+
+def test_weight_norm_is_that_of_torch():
+    torch.manual_seed(0)
+    expected = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(7, 5))
+    torch.manual_seed(0)
+    actual, x = WeightNormLinear(7, 5), torch.randn(3, 7)
+    old = {
+        "weight_g": expected.parametrizations.weight.original0,
+        "weight_v": expected.parametrizations.weight.original1,
+        "bias": expected.bias,
+    }
+    for module in (actual, expected):
+        module(x).square().sum().backward()
+    assert torch.equal(actual(x), expected(x))
+    for name, parameter in actual.named_parameters():
+        assert torch.equal(parameter, old[name]) and torch.equal(parameter.grad, old[name].grad)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_module_can_be_copied_and_pickled(copied):
+    module = make(similarity="cosine", covariance="full", out_norm="LN")
+    f, x, regions = make_inputs((5, 2))
+    expected = module(f, x, regions)
+    expected.sum().backward()
+    assert torch.equal(copied(module)(f, x, regions), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"out_norm": "LN", "similarity": "cosine"}], ids=str)
+def test_a_trace_runs_at_other_numbers_of_regions_and_sizes(options):
+    module = make(**options).requires_grad_(False)
+
+    def run(f, x, first, second, sizes, is_key):
+        keys = is_key.split([first.shape[0], second.shape[0]])
+        sizes = [(s[0], s[1]) for s in sizes.unbind()]
+        regions = Regions.from_boxes([first, second], sizes, keys)
+        return module(f, x, regions)
+
+    def case(counts, sizes):
+        f, x, regions = make_inputs(counts)
+        return (
+            f,
+            x,
+            *regions.split(regions.boxes),
+            torch.tensor(sizes),
+            torch.rand(sum(counts)) > 0.3,
+        )
+
+    others = [((1, 0), [SIZE, SIZE]), ((0, 0), [SIZE, SIZE]), ((2, 60), [(90, 80), (700, 900)])]
+    first = case((6, 4), [SIZE, (200, 200)])
+    assert_traces(run, first, *(case(*other) for other in others), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("options", [{}, {"out_norm": "LN"}, {"edge_layers": "all"}], ids=str)
+def test_half_precision_modules(options, dtype):
+    module = make(**options)
+    f, x, regions = make_inputs((40, 3))
+    expected = module(f, x, regions)
+    actual = module.to(dtype)(f.to(dtype), x.to(dtype), regions)
+    assert actual.dtype == torch.float32
+    assert (actual - expected).norm() < 0.05 * expected.norm()
+    actual.sum().backward()
+    assert all(p.grad.isfinite().all() for p in module.parameters())
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("part", ["features", "nodes", "boxes"])
+def test_what_is_not_finite_raises_nothing_and_stays_in_its_image(part, bad):
+    module = make(num_neighbors=3)
+    f, x, regions = make_inputs((6, 4))
+    expected = module(f, x, regions)[:6]
+    {"features": f, "nodes": x, "boxes": regions.boxes}[part][7:] = bad
+    assert torch.equal(module(f, x, regions)[:6], expected)

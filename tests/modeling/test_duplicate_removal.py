@@ -8,7 +8,7 @@ pytest.importorskip("detectron2")
 
 import torch
 
-from relation_heads.layers.soft_nms import soft_nms_per_class
+from relation_heads.layers import soft_nms_per_class
 from tests.modeling.common import (
     C4,
     C4_REASONING,

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ...layers.graph import SparseGraph, top_neighbors
+from ...layers.graph import SparseGraph, sum_over_neighbors, top_neighbors
 from ...layers.regions import Regions
 from ...layers.sgrn import polar_coordinates
 from ...layers.spatial_graph_conv import SpatialGraphConv
@@ -36,9 +36,8 @@ class Problem:
         torch.manual_seed(0)
         self.conv = SpatialGraphConv(
             dim,
-            out_dim,
+            kernels * out_dim,
             num_kernels=kernels,
-            combine="sum",
             edge_norm="none",
             kernel_norm="none",
             angle="arctan",  # GMMConv does not know that an angle is one
@@ -61,11 +60,13 @@ class Problem:
         return graph, polar_coordinates(self.regions, graph.neighbors, "arctan")
 
     def ours(self) -> Tensor:
-        return self.conv(self.x, *self.edges())
+        graph, coordinates = self.edges()
+        weights = self.conv.weights(graph, coordinates)  # (N, T, K)
+        return sum_over_neighbors(self._values(), graph.neighbors, weights, sum_kernels=True)
 
     def message_per_edge(self) -> Tensor:
         graph, coordinates = self.edges()
-        values = self.conv.linear(self.x).unflatten(1, (self.conv.num_kernels, -1))  # (N, K, E)
+        values = self._values()
         weights = self.conv.weights(graph, coordinates)  # (N, T, K)
         return (values[graph.neighbors] * weights[..., None]).sum((1, 2))
 
@@ -84,6 +85,10 @@ class Problem:
         weights = self.conv.kernels(coordinates).exp() * (scores * chosen)[..., None]  # (N, N, K)
         summed = torch.einsum("ijk,jp->ikp", weights, self.x)
         return torch.einsum("nkp,kep->ne", summed, self._blocks())
+
+    def _values(self) -> Tensor:
+        """L_k x: (N, K, E)."""
+        return self.conv.linear(self.x).unflatten(1, (self.conv.num_kernels, -1))
 
     def _blocks(self) -> Tensor:
         """L_k: (K, E, P)."""

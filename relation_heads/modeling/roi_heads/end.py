@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from ...config.defaults import duplicate_removal_node
 from ...config.problems import Problem
+from ...layers import soft_nms_per_class
 from ...layers.arguments import above, at_least, one_of, require
 from ...layers.duplicate_candidates import Candidates, select_candidates
 from ...layers.duplicate_losses import duplicate_loss, duplicate_targets, final_scores
 from ...layers.duplicate_removal import DuplicateRemoval
-from ...layers.soft_nms import soft_nms_per_class
 from ..keys import key_problems, problems_of
 from .seam import Classified, ListensToRegions, Losses
 from .watch import watched

@@ -19,7 +19,6 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
@@ -31,7 +30,7 @@ from ...layers.arguments import above, at_least, each_of, one_of, within
 from ...layers.global_reasoning import GlobalReasoning
 from ...layers.knowledge_graph import KnowledgeGraph
 from ...layers.reasoning import IterativeReasoning, ReasonedLogits
-from ...layers.reasoning_losses import reweighted_loss
+from ...layers.reasoning_losses import reasoning_losses
 from ...layers.region_crops import boxes_in_cells
 from ...layers.region_edges import RELATIONS
 from ...layers.spatial_memory import SpatialMemory
@@ -148,7 +147,7 @@ class ReasoningMechanism(Mechanism):
     ) -> tuple[Classified, Losses]:
         """See `Mechanism.forward`; `named` has all predictions."""
         out = self.reason(base, maps[self.in_feature])
-        named = named_predictions(out)
+        named = out.named()
         asked = self.test_prediction
         if asked in MODULES:  # its last
             asked = f"{asked}{self.reasoner.num_iterations}"
@@ -156,8 +155,7 @@ class ReasoningMechanism(Mechanism):
         if not self.training:
             return last, {}
         labels = torch.cat([p.gt_classes for p in base.proposals])
-        weights = self.loss_weights
-        losses = reasoning_losses(out, labels, beta=self.beta, weights=weights)
+        losses = reasoning_losses(out, labels, beta=self.beta, weights=self.loss_weights)
         return last, {**base.losses(), **losses}
 
     def reason(self, base: Classified, maps: Tensor) -> ReasonedLogits:
@@ -182,14 +180,7 @@ class ReasoningMechanism(Mechanism):
         )
         seen = watched()
         if seen:
-            seen.attention = out.weights
-            paths = {"local": out.local, "global": out.globally}
-            seen.attention_names = ["plain"] + [
-                f"{name}{k + 1}"
-                for k in range(self.reasoner.num_iterations)
-                for name, path in paths.items()
-                if path
-            ]
+            seen.attention = dict(zip(out.named(), out.attention.unbind(1), strict=False))
         return out
 
     def _grid_size(self, image_size: tuple[int, int], maps: Tensor) -> tuple[int, int]:
@@ -294,8 +285,8 @@ def _reasoner(
         "fed": num_logits * (2 if node.CROSS_FEED and len(modules) == 2 else 1),
     }
     return IterativeReasoning(
-        local=_memory(cfg, mid_channels=mid_channels, **logits) if "local" in modules else None,
-        globally=_graph(cfg, graph, feature_channels=feature_channels, **logits)
+        memory=_memory(cfg, mid_channels=mid_channels, **logits) if "local" in modules else None,
+        graph=_graph(cfg, graph, feature_channels=feature_channels, **logits)
         if "global" in modules
         else None,
         num_iterations=node.NUM_ITERS,
@@ -306,41 +297,7 @@ def _reasoner(
     )
 
 
-def reasoning_losses(
-    out: ReasonedLogits, labels: Tensor, *, beta: float, weights: Sequence[float]
-) -> Losses:
-    """`loss_cls_local`, `loss_cls_global`, `loss_cls_final` over the rows that are in the loss.
-
-    Args:
-        out: of all N regions.
-        labels: (N,) classes, -1 outside the loss.
-        beta: see `example_weights`.
-        weights: of the three losses.
-    """
-    keep = labels >= 0
-    labels = labels[keep]
-    losses = {}
-    for name, path, weight in (
-        ("local", out.local, weights[0]),
-        ("global", out.globally, weights[1]),
-    ):
-        if path:
-            loss = reweighted_loss([f[keep] for f in path], out.plain[keep], labels, beta)
-            losses[f"loss_cls_{name}"] = loss * weight
-    final = F.cross_entropy(out.final[keep], labels, reduction="sum") / max(len(labels), 1)
-    losses["loss_cls_final"] = final * weights[2]
-    return losses
-
-
 def prediction_names(modules: Sequence[str], num_iterations: int) -> list[str]:
-    """What can be asked for: plain, final, local (its last), local1, ..., global, global1, ..."""
+    """What can be asked for: plain, local (its last), global, local1, ..., global1, ..., final."""
     numbered = [f"{m}{k}" for m in modules for k in range(1, num_iterations + 1)]
     return ["plain", *modules, *numbered, "final"]
-
-
-def named_predictions(out: ReasonedLogits) -> dict[str, Tensor]:
-    """Logits (N, K) by name: plain, local1, ..., global1, ..., final."""
-    named = {"plain": out.plain}
-    for name, path in (("local", out.local), ("global", out.globally)):
-        named.update({f"{name}{k}": f for k, f in enumerate(path, 1)})
-    return {**named, "final": out.final}

@@ -47,13 +47,12 @@ class Seen:
 
     Attributes:
         listened: one entry for every call of a relation module or an SGRN graph, in their order.
-        attention: weights (N, P) of the predictions in iterative reasoning, and their P names.
+        attention: of iterative reasoning, weights (N,) by the name of a prediction; their sum is 1.
         last: the classification that became the detections.
     """
 
     listened: list[Listened] = field(default_factory=list)
-    attention: Tensor | None = None
-    attention_names: list[str] = field(default_factory=list)
+    attention: dict[str, Tensor] = field(default_factory=dict)
     last: Classified | None = None
 
     def features(self, image: int, detections: Instances) -> Tensor:

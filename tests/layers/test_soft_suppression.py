@@ -6,7 +6,9 @@ import pytest
 import torch
 from torchvision.ops import batched_nms
 
-from relation_heads.layers.soft_nms import soft_nms, soft_nms_per_class
+from relation_heads.layers import soft_nms, soft_nms_per_class, soft_suppression
+from relation_heads.layers.arguments import ArgumentError
+from tests.layers.tracing import assert_traces
 
 DECAYS = [
     {"method": "gaussian", "sigma": 0.5},
@@ -272,21 +274,24 @@ def test_per_class_is_the_flat_form(regions, classes, shared):
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("argument", "value"),
     [
-        ({"method": "hard"}, "method must be 'gaussian' or 'linear', got 'hard'"),
-        ({"sigma": 0.0}, "sigma must be above 0, got 0.0"),
-        ({"sigma": math.nan}, "sigma must be above 0, got nan"),
-        ({"iou_threshold": 1.5}, r"iou_threshold must be in \[0, 1\], got 1.5"),
-        ({"score_threshold": -0.1}, "score_threshold must be at least 0, got -0.1"),
-        ({"max_detections": 0}, "max_detections must be at least 1, or None"),
+        ("method", "hard"),
+        *(("sigma", wrong) for wrong in (0.0, math.nan, math.inf, None)),
+        ("iou_threshold", 1.5),
+        ("score_threshold", -0.1),
+        ("score_threshold", math.nan),
+        ("max_detections", 0),
     ],
 )
-def test_bad_options_are_named_even_without_boxes(options, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        soft_nms(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), **options)
-    with pytest.raises(ValueError, match=sentence):
+def test_bad_options_are_named_even_without_boxes(argument, value):
+    options, groups = {argument: value}, torch.zeros(0, dtype=torch.int64)
+    with pytest.raises(ArgumentError) as flat:
+        soft_nms(torch.zeros(0, 4), torch.zeros(0), groups, **options)
+    with pytest.raises(ArgumentError) as per_class:
         soft_nms_per_class(torch.zeros(0, 4), torch.zeros(0, 3), **options)
+    for caught in (flat, per_class):
+        assert [(w.argument, w.value) for w in caught.value.wrong] == [(argument, value)]
 
 
 def test_bad_inputs_are_named():
@@ -310,3 +315,26 @@ def test_bad_inputs_are_named():
             soft_nms_per_class(torch.zeros(shape), torch.zeros(4, 2))
     with pytest.raises(ValueError, match="scores must be finite"):
         soft_nms_per_class(boxes, torch.full((4, 2), math.nan))
+
+
+def case_with_scores(regions: int, classes: int):
+    generator = torch.Generator().manual_seed(regions)
+    boxes = random_boxes(regions, generator)
+    scores = torch.rand(regions, classes, dtype=torch.float64, generator=generator)
+    return boxes, scores
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"max_detections": 5}, {"method": "linear", "score_threshold": 0.05}],
+    ids=str,
+)
+def test_a_trace_runs_at_any_number_of_boxes(options):
+    cases = [case_with_scores(n, 3) for n in (7, 0, 1, 60)]
+    assert_traces(lambda *case: soft_nms_per_class(*case, **options), *cases)
+    flat = [random_case(n, 4, seed=n) for n in (7, 0, 1, 60)]
+    assert_traces(lambda *case: soft_nms(*case, **options), *flat)
+
+
+def test_function_and_module_can_both_be_imported():
+    assert soft_suppression.soft_nms is soft_nms

@@ -28,6 +28,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from .arguments import above, at_least, one_of, require, within
+from .boxes import box_iou
 from .geometry import widen
 
 Method = Literal["gaussian", "linear"]
@@ -40,19 +42,13 @@ def _check_options(
     score_threshold: float,
     max_detections: int | None,
 ) -> None:
-    if method not in get_args(Method):
-        raise ValueError(f"Soft-NMS: method must be 'gaussian' or 'linear', got {method!r}.")
-    if not sigma > 0:
-        raise ValueError(f"Soft-NMS: sigma must be above 0, got {sigma}.")
-    if not 0 <= iou_threshold <= 1:
-        raise ValueError(f"Soft-NMS: iou_threshold must be in [0, 1], got {iou_threshold}.")
-    if not score_threshold >= 0:
-        raise ValueError(f"Soft-NMS: score_threshold must be at least 0, got {score_threshold}.")
-    if max_detections is not None and max_detections < 1:
-        raise ValueError(
-            "Soft-NMS: max_detections must be at least 1, or None for all of them, "
-            f"got {max_detections}."
-        )
+    require(
+        one_of("method", method, get_args(Method)),
+        above("sigma", sigma, 0),
+        within("iou_threshold", iou_threshold, "[0, 1]"),
+        at_least("score_threshold", score_threshold, 0),
+        None if max_detections is None else at_least("max_detections", max_detections, 1),
+    )
 
 
 def _check_finite(boxes: Tensor, scores: Tensor) -> None:
@@ -62,32 +58,66 @@ def _check_finite(boxes: Tensor, scores: Tensor) -> None:
             raise ValueError(f"Soft-NMS: {name} must be finite, got inf or nan.")
 
 
-def _iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """IoU of box m with other m: two (4, M) to (M,); 0 where both are without area."""
-    x1, y1, x2, y2 = boxes
-    u1, v1, u2, v2 = others
-    width = torch.minimum(x2, u2).sub_(torch.maximum(x1, u1)).clamp_(min=0)
-    height = torch.minimum(y2, v2).sub_(torch.maximum(y1, v1)).clamp_(min=0)
-    intersection = width.mul_(height)
-    area = (x2 - x1).clamp_(min=0).mul_((y2 - y1).clamp_(min=0))
-    other_area = (u2 - u1).clamp_(min=0).mul_((v2 - v1).clamp_(min=0))
-    union = area.add_(other_area).sub_(intersection)
-    return intersection.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
-
-
-def _first_of_highest(scores: Tensor, group: Tensor, num_groups: int) -> Tensor:
-    """Positions of the highest score of every group that has members; the first one of equals.
+@torch.jit.script_if_tracing  # a trace would keep the number of steps
+def _take_all(
+    row: Tensor,
+    group: Tensor,
+    corners: Tensor,
+    score: Tensor,
+    floor: Tensor,
+    gaussian: bool,
+    sigma: float,
+    iou_threshold: float,
+    max_detections: int,
+) -> tuple[Tensor, Tensor]:
+    """Rows and new scores of the boxes that all groups take, a box of every group after the other.
 
     Args:
-        scores: (M,), at least 0.
-        group: (M,) int64 below `num_groups`, ascending.
+        row: (M,) number of each box.
+        group: (M,) int64, ascending.
+        corners: (4, M).
+        score: (M,), at least `floor`.
+        floor: (), boxes below it are dropped.
+        gaussian: else linear.
+        sigma, iou_threshold: see `soft_nms`.
+        max_detections: as there; -1 for all.
     """
-    highest = scores.new_zeros(num_groups).scatter_reduce_(0, group, scores, "amax")
-    candidates = (scores == highest.index_select(0, group)).nonzero()[:, 0]
-    owner = group.index_select(0, candidates)
-    is_first = torch.ones_like(owner, dtype=torch.bool)
-    is_first[1:] = owner[1:] != owner[:-1]
-    return candidates[is_first]
+    names, group = torch.unique_consecutive(group, return_inverse=True)
+    taken_rows, taken_scores, best = [row[:0]], [score[:0]], score[:0]
+    # Nothing that a group takes after its K-th box can be among the K best of all.
+    steps = len(row) if max_detections < 0 else max_detections
+    for _ in range(steps):
+        if len(row) == 0:
+            break
+        # The leader of every group that has members: its highest score, the first one of equals.
+        highest = score.new_zeros(len(names)).scatter_reduce_(0, group, score, "amax")
+        leader = (score == highest.index_select(0, group)).nonzero()[:, 0]
+        owner = group.index_select(0, leader)
+        is_first = torch.ones_like(owner, dtype=torch.bool)
+        is_first[1:] = owner[1:] != owner[:-1]
+        leader = leader[is_first]
+        taken_rows.append(row[leader])
+        taken_scores.append(score[leader])
+        if max_detections >= 0:
+            best = torch.cat([best, score[leader]])
+            if len(best) >= max_detections:
+                best = best.topk(max_detections)[0]
+                floor = torch.maximum(floor, best[-1])
+
+        # A group without members has no leader, and nobody looks its leader up.
+        leader_corners = corners.new_empty(4, len(names))
+        leader_corners[:, group[leader]] = corners[:, leader]
+        iou = box_iou(corners.T, leader_corners.index_select(1, group).T)
+        if gaussian:
+            score = score * iou.square().div(-sigma).exp()
+        else:
+            score = torch.where(iou > iou_threshold, score * (1 - iou), score)
+        score[leader] = -1.0  # taken
+
+        left = (score >= floor).nonzero()[:, 0]
+        row, group = row.index_select(0, left), group.index_select(0, left)
+        score, corners = score.index_select(0, left), corners.index_select(1, left)
+    return torch.cat(taken_rows), torch.cat(taken_scores)
 
 
 @torch.no_grad()
@@ -122,9 +152,32 @@ def soft_nms(
         first among equal scores follows the same rule.
 
     Raises:
-        ValueError: an option is out of range, a shape or dtype is wrong, a value is not finite.
+        ArgumentError: an option is out of range.
+        ValueError: a shape or dtype is wrong, a value is not finite.
     """
     _check_options(method, sigma, iou_threshold, score_threshold, max_detections)
+    if not torch.jit.is_tracing():
+        _check_boxes(boxes, scores, groups)
+
+    # What is left of all groups, sorted by group, then by row.
+    scores = widen(scores)
+    floor = scores.new_tensor(score_threshold)
+    row = (scores >= floor).nonzero()[:, 0]
+    group, order = groups[row].sort(stable=True)
+    row = row[order]
+    corners = widen(boxes)[row].T.contiguous()
+    limit = -1 if max_detections is None else max_detections
+    rows, new_scores = _take_all(
+        row, group, corners, scores[row], floor, method == "gaussian", sigma, iou_threshold, limit
+    )
+
+    # By row first, so that the stable sort puts the lower row of equal scores first.
+    rows, order = rows.sort()
+    new_scores, by_score = new_scores[order].sort(descending=True, stable=True)
+    return rows[by_score][:max_detections], new_scores[:max_detections]
+
+
+def _check_boxes(boxes: Tensor, scores: Tensor, groups: Tensor) -> None:
     if boxes.dim() != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
         raise ValueError(
             "Soft-NMS: boxes must be floating point of shape (N, 4), "
@@ -141,49 +194,6 @@ def soft_nms(
             f"got {groups.dtype} of shape {tuple(groups.shape)}."
         )
     _check_finite(boxes, scores)
-
-    # What is left of all groups, sorted by group, then by row.
-    scores = widen(scores)
-    floor = scores.new_tensor(score_threshold)
-    row = (scores >= floor).nonzero()[:, 0]
-    group, order = groups[row].sort(stable=True)
-    names, group = torch.unique_consecutive(group, return_inverse=True)
-    row = row[order]
-    corners, score = widen(boxes)[row].T.contiguous(), scores[row]
-
-    taken_rows, taken_scores, best = [row[:0]], [score[:0]], score[:0]
-    # Nothing that a group takes after its K-th box can be among the K best of all.
-    steps = len(row) if max_detections is None else max_detections
-    for _ in range(steps):
-        if len(row) == 0:
-            break
-        leader = _first_of_highest(score, group, len(names))
-        taken_rows.append(row[leader])
-        taken_scores.append(score[leader])
-        if max_detections is not None:
-            best = torch.cat([best, score[leader]])
-            if len(best) >= max_detections:
-                best = best.topk(max_detections).values
-                floor = torch.maximum(floor, best[-1])
-
-        # A group without members has no leader, and nobody looks its leader up.
-        leader_corners = corners.new_empty(4, len(names))
-        leader_corners[:, group[leader]] = corners[:, leader]
-        iou = _iou(corners, leader_corners.index_select(1, group))
-        if method == "gaussian":
-            score = score * iou.square_().div_(-sigma).exp_()
-        else:
-            score = torch.where(iou > iou_threshold, score * (1 - iou), score)
-        score[leader] = -1  # taken
-
-        left = (score >= floor).nonzero()[:, 0]
-        row, group, score = (x.index_select(0, left) for x in (row, group, score))
-        corners = corners.index_select(1, left)
-
-    # By row first, so that the stable sort puts the lower row of equal scores first.
-    rows, order = torch.cat(taken_rows).sort()
-    new_scores, by_score = torch.cat(taken_scores)[order].sort(descending=True, stable=True)
-    return rows[by_score][:max_detections], new_scores[:max_detections]
 
 
 @torch.no_grad()
@@ -213,22 +223,20 @@ def soft_nms_per_class(
         equal scores the lower region, then the lower class first.
 
     Raises:
-        ValueError: as in `soft_nms`.
+        ArgumentError, ValueError: as in `soft_nms`.
     """
     _check_options(method, sigma, iou_threshold, score_threshold, max_detections)
-    if scores.dim() != 2 or boxes.shape not in {
-        (scores.shape[0], 4),
-        (*scores.shape, 4),
-    }:
-        raise ValueError(
-            "Soft-NMS: boxes must be (R, 4) or (R, C, 4) and scores (R, C), "
-            f"got {tuple(boxes.shape)} and {tuple(scores.shape)}."
-        )
-    _check_finite(boxes, scores)
     candidates = widen(scores) >= score_threshold
-    if max_detections is not None and len(scores) > 0 and scores.shape[1] >= max_detections:
-        # The best box of a class keeps its score, so K classes already name K detections.
-        candidates &= scores >= scores.amax(dim=0).topk(max_detections).values[-1]
+    if not torch.jit.is_tracing():
+        if scores.dim() != 2 or boxes.shape not in {(scores.shape[0], 4), (*scores.shape, 4)}:
+            raise ValueError(
+                "Soft-NMS: boxes must be (R, 4) or (R, C, 4) and scores (R, C), "
+                f"got {tuple(boxes.shape)} and {tuple(scores.shape)}."
+            )
+        _check_finite(boxes, scores)
+        if max_detections is not None and len(scores) > 0 and scores.shape[1] >= max_detections:
+            # The best box of a class keeps its score, so K classes already name K detections.
+            candidates &= scores >= scores.amax(dim=0).topk(max_detections).values[-1]
     region, category = candidates.nonzero(as_tuple=True)
     keep, new_scores = soft_nms(
         boxes[region] if boxes.dim() == 2 else boxes[region, category],
