@@ -236,8 +236,8 @@ def clipped_boxes(last: Classified) -> Tensor:
     """The predicted boxes inside their images: (N, 4), or (N, C, 4) where every class has its own;
     what is not finite stays so."""
     boxes = []
-    for corners, (height, width) in zip(last.boxes(), last.image_sizes, strict=True):
-        limits = corners.new_tensor([width, height, width, height])
+    for corners, size in zip(last.boxes(), last.image_sizes, strict=True):
+        limits = torch.as_tensor(size).to(corners).flip(0).repeat(2)  # w, h, w, h
         boxes.append(corners.unflatten(1, (-1, 4)).clamp(min=0).minimum(limits))
     stacked = torch.cat(boxes)
     return stacked[:, 0] if stacked.shape[1] == 1 else stacked

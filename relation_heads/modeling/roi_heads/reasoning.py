@@ -185,8 +185,11 @@ class ReasoningMechanism(Mechanism):
 
     def _grid_size(self, image_size: tuple[int, int], maps: Tensor) -> tuple[int, int]:
         """(height, width) of an image in cells, which a backbone may round up or down."""
-        height, width = (-(-int(s) // self.stride) for s in image_size)
-        return min(height, maps.shape[2]), min(width, maps.shape[3])
+        cells = [(s + self.stride - 1) // self.stride for s in image_size]
+        if torch.jit.is_tracing():  # sizes are tensors there
+            height, width = (torch.as_tensor(m) for m in maps.shape[2:])
+            return cells[0].minimum(height), cells[1].minimum(width)
+        return min(cells[0], maps.shape[2]), min(cells[1], maps.shape[3])
 
 
 def in_feature(asked: str, shapes: Shapes) -> str:
