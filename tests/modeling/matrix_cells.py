@@ -128,7 +128,7 @@ def _plugins(name: str) -> list[dict[str, Any]]:
     return content["MODEL"]["CONTEXT_BLOCKS"]["PLUGINS"]
 
 
-def _stock_opts(form: str, task: str) -> tuple[Any, ...]:
+def stock_opts(form: str, task: str) -> tuple[Any, ...]:
     """Detectron2's own model."""
     heads = () if form == "C4" else ("MODEL.ROI_HEADS.NAME", f"{FORMS[form] or 'Standard'}ROIHeads")
     return (*(common.C4 if form == "C4" else ()), *NARROW, *heads, *TASKS[task])
@@ -152,7 +152,7 @@ def opts(cell: Cell) -> tuple[Any, ...]:
         keys["MODEL.BACKBONE.NAME"] = f"build_context_{kind}_backbone"
         keys["MODEL.CONTEXT_BLOCKS.PLUGINS"] = _plugins(file)
     return (
-        *_stock_opts(cell.form, cell.task),
+        *stock_opts(cell.form, cell.task),
         *common.SMALL_SGRN,
         *common.SMALL_REASONING,
         *ENDS[cell.end],
@@ -218,7 +218,7 @@ def _refused(cell: Cell, message: str) -> Outcome:
 @functools.cache
 def _stock_names(form: str, task: str) -> frozenset[str]:
     """Parameters of Detectron2's model; boxes per class and context blocks change none."""
-    keys = (*_stock_opts(form, task), "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
+    keys = (*stock_opts(form, task), "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
     return frozenset(name for name, _ in common.build(*keys, settle=False).named_parameters())
 
 
