@@ -116,6 +116,7 @@ def sample(seed: int = SEED) -> list[Cell]:
 # untrained model, so steps are small.
 NARROW = (
     "SOLVER.BASE_LR", 1e-5,
+    "TEST.DETECTIONS_PER_IMAGE", 20,
     "MODEL.RESNETS.DEPTH", 50,
     "MODEL.RESNETS.RES2_OUT_CHANNELS", 32,
     "MODEL.RESNETS.WIDTH_PER_GROUP", 8,
