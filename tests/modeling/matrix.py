@@ -174,7 +174,7 @@ def main() -> None:
             record["seconds"] += time.perf_counter() - start
             print(f"{cell}: {': '.join(filter(None, outcome))}", flush=True)
             if file:
-                file.write_text(_as_json(record))
+                file.write_text(as_json(record))
     if args.write:
         args.write.write_text(table(record))
     outcomes = [Outcome(*o) for o in record["cells"].values()]
@@ -182,7 +182,7 @@ def main() -> None:
     sys.exit(any(failed(o) for o in outcomes))
 
 
-def _as_json(record: dict[str, Any]) -> str:
+def as_json(record: dict[str, Any]) -> str:
     """One line per cell."""
     cells = ",\n".join(f"  {json.dumps(k)}: {json.dumps(o)}" for k, o in record["cells"].items())
     rest = json.dumps({k: v for k, v in record.items() if k != "cells"}, indent=1)

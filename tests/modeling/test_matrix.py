@@ -76,6 +76,13 @@ def test_the_page_counts_what_works_and_says_each_sentence_once():
     assert lines[-2:] == ["1. fails: a", "2. refused: No."]
 
 
+def test_a_record_is_read_as_it_was_written():
+    cells = {str(CELLS[0]): ["works", ""], str(CELLS[1]): ["refused", 'MODEL.X "é" must be 1.']}
+    record = {**RECORD, "cells": cells}
+    assert json.loads(matrix.as_json(record)) == record
+    assert len(matrix.as_json(record).splitlines()) == len(RECORD) + 2 + len(cells) + 2
+
+
 def test_the_page_in_docs_is_of_its_record_and_complete():
     if not PAGE.exists():
         assert not matrix.STRICT
