@@ -37,6 +37,7 @@ setup(
     packages=[*find_packages(include=["relation_heads*"]), "relation_heads.configs"],
     package_dir={"relation_heads.configs": "configs"},
     package_data={
+        "relation_heads": ["py.typed"],
         "relation_heads.configs": ["*.yaml", "**/*.yaml"],
         "relation_heads.data": ["vocabularies/*.txt"],
     },

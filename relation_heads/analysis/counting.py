@@ -1,10 +1,10 @@
 """Multiply-adds and memory of modules, counted while they run.
 
 Multiply-adds are those of convolutions and products of matrices, one for each multiplication (what
-papers print as FLOPs is nearly always this number). They are seen where PyTorch dispatches its
-operations, so it does not matter whether a module, a function or an einsum asked for them; it is
-what runs that is counted, and a layer that reorders a product may need less than the published
-order of it.
+papers print as FLOPs is nearly always this number). PyTorch's `FlopCounterMode` counts them where
+operations are dispatched, two FLOPs each, so it does not matter whether a module, a function or an
+einsum asked for them; it is what runs that is counted, and a layer that reorders a product may need
+less than the published order of it. `FORMULAS` adds the products that PyTorch has no formula for.
 
 Memory is what autograd keeps for the backward pass: the distinct storages of all saved tensors that
 are alive at the end of the forward pass, without parameters and buffers. A tensor that a custom
@@ -18,19 +18,40 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
+import torchvision  # noqa: F401  # registers its operations
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
 
-# Products of matrices: the argument that is their left factor.
-LEFT_FACTORS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "addmm": 1, "baddbmm": 1, "addmv": 1}
+Shape = tuple[int, ...]
+
+
+def _product(*shapes: Any, out_shape: Shape, **_: Any) -> int:
+    """Of two factors, the last arguments."""
+    return 2 * math.prod(out_shape) * shapes[-2][-1]
+
+
+def _deform_conv2d(x: Shape, weight: Shape, *_: Any, out_shape: Shape, **__: Any) -> int:
+    return 2 * math.prod(out_shape) * math.prod(weight[1:])
+
+
+# FLOPs by the shapes of the arguments.
+FORMULAS: dict[Any, Callable[..., int]] = {
+    **{
+        getattr(torch.ops.aten, name): _product
+        for name in ("dot", "mv", "addmv", "addmv_", "addmm_", "baddbmm_")
+    },
+    torch.ops.torchvision.deform_conv2d: _deform_conv2d,
+}
 # What is not calculated on request.
-SKIPPED = {*LEFT_FACTORS, "convolution", "roi_align"}
+SKIPPED = {"mm", "bmm", "mv", "dot", "addmm", "baddbmm", "addmv", "convolution", "roi_align"}
 
 
 class Count(NamedTuple):
@@ -71,8 +92,15 @@ def _like(tensor: Tensor) -> Tensor:
 class _Watch:
     """Whether one of some modules is running now."""
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self.modules = list(modules)
+    def __init__(
+        self, modules: Iterable[nn.Module], changed: Callable[[bool], Any] = lambda running: None
+    ) -> None:
+        """
+        Args:
+            modules: what is watched.
+            changed: is told when the first of them starts (True) and the last one ends (False).
+        """
+        self.modules, self.changed = list(modules), changed
         self.depth = 0
 
     def __enter__(self) -> _Watch:
@@ -91,53 +119,26 @@ class _Watch:
             handle.remove()
 
     def _move(self, step: int) -> None:
+        was_running = self.running
         self.depth += step
+        if self.running != was_running:
+            self.changed(self.running)
 
     @property
     def running(self) -> bool:
         return self.depth > 0
 
 
-def products_of(name: str, args: tuple[Any, ...], out: Any) -> int | None:
-    """Multiply-adds of an operation, or None if it is no product.
-
-    Args:
-        name: in PyTorch, for example "addmm" or "convolution".
-        args: of its call.
-        out: its result.
-    """
-    if name in LEFT_FACTORS:
-        return out.numel() * args[LEFT_FACTORS[name]].shape[-1]
-    if name == "convolution":  # x, weight, bias, stride, padding, dilation, transposed, ...
-        per_place = math.prod(args[1].shape[1:])
-        return (args[0] if args[6] else out).numel() * per_place
-    if name == "deform_conv2d":
-        return out.numel() * math.prod(args[1].shape[1:])
-    if name.startswith("_scaled_dot_product"):  # q, k, v: q k^T and its product with v
-        return args[1].shape[-2] * (args[0].numel() + out[0].numel())
-    return None
-
-
-class _Products(TorchDispatchMode):
-    """Counts products; without `compute` their results, and ROIAlign's, are zeros."""
-
-    def __init__(self, watch: _Watch, compute: bool) -> None:
-        super().__init__()
-        self.watch, self.compute = watch, compute
-        self.counts = [0, 0]
+class _Skip(TorchDispatchMode):
+    """The results of products, and of ROIAlign, are zeros."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = func._schema.name.split("::")[-1]
-        if name in SKIPPED and "out" not in kwargs and not self.compute:
-            out = _zeros(func, args, kwargs)
-        else:
-            out = func(*args, **kwargs)
-        products = products_of(name.rstrip("_"), args, out)
-        self.counts[self.watch.running] += products or 0
-        return out
+        if func._schema.name.split("::")[-1] in SKIPPED and "out" not in kwargs:
+            return _zeros(func, args, kwargs)
+        return func(*args, **kwargs)
 
 
 def _zeros(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -157,9 +158,17 @@ def multiply_adds(
         watched: modules whose part of them is counted apart, with all that they call.
         compute: without, convolutions, products of matrices and ROIAlign return zeros at once.
     """
-    with _Watch(watched) as watch, _Products(watch, compute) as products:
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    inside = 0  # FLOPs
+
+    def changed(running: bool) -> None:
+        nonlocal inside
+        inside += (-1 if running else 1) * counter.get_total_flops()
+
+    # The counter, entered later, sees an operation before `_Skip` does.
+    with nullcontext() if compute else _Skip(), counter, _Watch(watched, changed):
         result = run()
-    return result, Count(*products.counts)
+    return result, Count((counter.get_total_flops() - inside) // 2, inside // 2)
 
 
 class _Saved:
@@ -194,7 +203,7 @@ def kept_bytes(
     with (
         _Watch(watched) as watch,
         torch.autograd.graph.saved_tensors_hooks(pack, lambda entry: entry.tensor),
-        _Products(watch, compute),
+        nullcontext() if compute else _Skip(),
     ):
         result = run()
     seen = {t.untyped_storage()._cdata for t in own}

@@ -26,7 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..engine.freeze import freeze_below_roi_heads
 from .counting import Count, Shapes, kept_bytes, multiply_adds
-from .roi_heads import Regions, count_roi_heads
+from .roi_heads import RegionCounts, count_roi_heads
 
 NEW = "new blocks"
 # The children of a model, by the names that they have in a table.
@@ -85,7 +85,7 @@ def padded_size(model: Any, size: tuple[int, int]) -> tuple[int, int]:
 def analyze(
     cfg: CfgNode,
     size: tuple[int, int],
-    regions: Regions,
+    regions: RegionCounts,
     device: str = "cpu",
     twin: CfgNode | None = None,
 ) -> Costs:

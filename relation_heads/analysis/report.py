@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 
 from ..config import check_cfg, find_config, get_cfg
 from .detectors import Cost, Costs, analyze, build_shapes, padded_size
-from .roi_heads import Regions
+from .roi_heads import RegionCounts
 
 # What a config's name has and the name of its stock twin has not.
 OURS = re.compile(
@@ -88,7 +88,7 @@ def report(
         raise ValueError(f"The device is {device}, but there is no GPU here: use cpu.")
     cfg = load(config, overrides)
     stock, beside = _twin(config, overrides, twin)
-    regions = Regions.of(cfg)
+    regions = RegionCounts.of(cfg)
     ours = analyze(cfg, size, regions, device, stock)
     theirs = analyze(stock, size, regions, device) if stock else None
     height, width = padded_size(build_shapes(cfg), size)

@@ -26,7 +26,7 @@ BACKGROUND_SIDE = 16  # so small that the IoU with an object is at most 1/4
 
 
 @dataclass(frozen=True)
-class Regions:
+class RegionCounts:
     """How many regions of an image the ROI heads see.
 
     Args:
@@ -41,7 +41,7 @@ class Regions:
     detections: int
 
     @classmethod
-    def of(cls, cfg: CfgNode) -> Regions:
+    def of(cls, cfg: CfgNode) -> RegionCounts:
         """The most that a config allows."""
         rpn = cfg.MODEL.RPN
         return cls(rpn.POST_NMS_TOPK_TRAIN, rpn.POST_NMS_TOPK_TEST, cfg.TEST.DETECTIONS_PER_IMAGE)
@@ -107,7 +107,7 @@ def count_roi_heads(
     shapes: dict[str, ShapeSpec],
     maps: Mapping[str, Tensor],
     image_size: tuple[int, int],
-    regions: Regions,
+    regions: RegionCounts,
     device: str,
     new: Collection[str],
 ) -> tuple[Count, Count]:

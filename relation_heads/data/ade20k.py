@@ -31,6 +31,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from .exif import UPRIGHT, exif_orientation
+
 Box = tuple[int, int, int, int]  # x, y, width, height
 
 SPLIT_FOLDERS = {"training": "train", "validation": "val"}
@@ -47,7 +49,6 @@ NO_SPLIT = "in no folder called training or validation"
 NO_ANNOTATION = "without .json or _atr.txt beside it"
 TURNED = "turned by EXIF, which Detectron2 applies to images but masks do not follow"
 
-_EXIF_ORIENTATION = 0x0112
 _SENSE = re.compile(r"\.[a-z]\.\d+$")  # of bag.n.04
 _NOT_PLURAL = {"scissors", "pants", "sunglasses", "chest_of_drawers", "goggles", "tennis"}
 
@@ -122,7 +123,7 @@ def read_image(path: Path, *, amodal: bool = False) -> AnnotatedImage | None:
     """
     with _open(path) as picture:  # reads the header alone
         width, height = picture.size
-        if _is_turned(picture):
+        if exif_orientation(picture) != UPRIGHT:
             return None
     if path.with_suffix(".json").is_file():
         return _read_2021(path, height, width, amodal)
@@ -136,13 +137,6 @@ def read_image(path: Path, *, amodal: bool = False) -> AnnotatedImage | None:
 
 def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(f"{path.stem}_{suffix}")
-
-
-def _is_turned(picture: Image.Image) -> bool:
-    try:
-        return picture.getexif().get(_EXIF_ORIENTATION, 1) in range(2, 9)
-    except Exception:  # Detectron2 likewise ignores EXIF data that cannot be read
-        return False
 
 
 def _open(path: Path) -> Image.Image:

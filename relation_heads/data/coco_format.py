@@ -1,4 +1,4 @@
-"""Any folder in COCO format as a data set, and the traps of the format that nobody names.
+"""Any folder in COCO format as a data set.
 
     RELATION_HEADS_DATASETS="birds_train=birds/train.json,birds/images;birds_val=..."
 
@@ -13,58 +13,27 @@ Class names are read at once, images and annotations when Detectron2 asks for th
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
+from .dataset_format import coco_findings, structure_problem
+
 ENV_VARIABLE = "RELATION_HEADS_DATASETS"
-_SIZE = ("width", "height")
 
 
 def coco_problems(dataset: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a data set in COCO format.
-
-    Args:
-        dataset: the content of the JSON file.
-
-    Returns:
-        one sentence per kind of problem, with how many there are and the id of the first.
-    """
-    structure = _structure_problem(dataset)
-    if structure:
-        return [structure]
-    images, annotations = dataset["images"], dataset.get("annotations", [])
-    category_ids = {category["id"] for category in dataset["categories"]}
-    return [
-        *_category_problems(dataset["categories"]),
-        *_image_problems(images),
-        *_annotation_problems(annotations, {image.get("id") for image in images}, category_ids),
-        *_box_problems(annotations),
-        *empty_box_problems(dataset),
-    ]
+    """For the check of a run, until it asks `coco_findings`."""
+    return [str(f) for f in coco_findings(dataset) if f.level != "fact"]
 
 
 def empty_box_problems(dataset: Mapping[str, Any]) -> list[str]:
-    """The part of `coco_problems` that is about boxes without an area; public data sets have a few.
-
-    Args:
-        dataset: the content of the JSON file.
-    """
-    return _sentence(
-        [
-            annotation.get("id")
-            for annotation in dataset.get("annotations", [])
-            if _is_box(annotation.get("bbox")) and min(annotation["bbox"][2:]) <= 0
-        ],
-        "annotation{s} with a box of width or height <= 0",
-        "training leaves it out, and in the evaluation it is an object that cannot be found",
-    )
+    """For the check of a run, until it asks `coco_findings`."""
+    return [str(f) for f in coco_findings(dataset) if f.level == "warning"]
 
 
 def datasets_root() -> str:
@@ -84,7 +53,7 @@ def read_coco(json_file: str | os.PathLike[str]) -> dict[str, Any]:
             dataset = json.load(file)
         except ValueError as error:  # also what is not UTF-8
             raise ValueError(f"{json_file} is not a JSON file: {error}.") from None
-    problem = _structure_problem(dataset)
+    problem = structure_problem(dataset)
     if problem:
         raise ValueError(f"{json_file}: {problem}")
     return dataset
@@ -173,114 +142,3 @@ def _check_same(metadata: Mapping[str, Any], json_file: str, image_root: str) ->
             f"The data set {metadata['name']!r} is registered already, with {known[0]} and "
             f"{known[1]} instead of {json_file} and {image_root}: choose another name."
         )
-
-
-def _structure_problem(dataset: Any) -> str | None:
-    """Why `dataset` cannot be read as COCO format at all, or None."""
-    lists = ("images", "categories", "annotations")
-    if not isinstance(dataset, Mapping) or not {"images", "categories"} <= dataset.keys():
-        return "This is not in COCO format: it must be an object with 'images' and 'categories'."
-    for key in lists:
-        items = dataset.get(key, [])
-        if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
-            return f"This is not in COCO format: '{key}' must be a list of objects."
-    categories = dataset["categories"]
-    if not categories:
-        return "There are no categories, so there is nothing to detect."
-    incomplete = [c for c in categories if not {"id", "name"} <= c.keys()]
-    if incomplete:
-        return f"Every category must have 'id' and 'name', but {incomplete[0]} has not."
-    repeated = _repeated([c["id"] for c in categories])
-    if repeated:
-        return f"Two categories have the id {repeated[0]!r}: one would silently replace the other."
-    return None
-
-
-def _sentence(found: Sequence[Any], what: str, consequence: str) -> list[str]:
-    """E.g. "2 annotations without 'area', the first with id 7: ..."; `{s}` is for the plural."""
-    if not found:
-        return []
-    counted = what.format(s="" if len(found) == 1 else "s")
-    return [f"{len(found)} {counted}, the first with id {found[0]!r}: {consequence}."]
-
-
-def _repeated(values: Sequence[Any]) -> list[Any]:
-    """The values that occur more than once."""
-    return [value for value, count in Counter(values).items() if count > 1 and value is not None]
-
-
-def _without(items: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
-    return [item.get("id") for item in items if key not in item]
-
-
-def _category_problems(categories: Sequence[Mapping[str, Any]]) -> list[str]:
-    names = _repeated([category["name"] for category in categories])
-    return [
-        f"{sum(c['name'] == name for c in categories)} categories are called {name!r}: "
-        "their results are reported under one name, the last one's."
-        for name in names
-    ]
-
-
-def _image_problems(images: Sequence[Mapping[str, Any]]) -> list[str]:
-    problems = _sentence(
-        _repeated([image.get("id") for image in images]),
-        "image id{s} given twice",
-        "the later image silently replaces the earlier one",
-    )
-    for key in ("id", "file_name", "width", "height"):
-        problems += _sentence(_without(images, key), f"image{{s}} without '{key}'", "loading fails")
-    sizes = [
-        image.get("id")
-        for image in images
-        if not all(_is_number(image.get(key, 1)) and image.get(key, 1) > 0 for key in _SIZE)
-    ]
-    return problems + _sentence(
-        sizes, "image{s} with a width or height that is not > 0", "Detectron2 refuses the image"
-    )
-
-
-def _annotation_problems(
-    annotations: Sequence[Mapping[str, Any]], image_ids: set[Any], category_ids: set[Any]
-) -> list[str]:
-    ids = [annotation.get("id") for annotation in annotations]
-    problems = _sentence(
-        [i for i in ids if i == 0],
-        "annotation{s} with id 0",
-        "COCO's evaluation reads 0 as 'not matched', so perfect detections score less than AP 100; "
-        "number annotations from 1",
-    )
-    problems += _sentence(_repeated(ids), "annotation id{s} given twice", "loading fails")
-    for key in ("id", "area", "iscrowd"):
-        what = f"annotation{{s}} without '{key}'"
-        problems += _sentence(
-            _without(annotations, key), what, f"evaluation stops with KeyError '{key}'"
-        )
-    unknown = [a for a in annotations if a.get("category_id") not in category_ids]
-    problems += _sentence(
-        [a.get("id") for a in unknown],
-        "annotation{s} with a category_id that is not in 'categories'",
-        f"loading fails (category_id {unknown[0].get('category_id')!r})" if unknown else "",
-    )
-    lost = [a for a in annotations if a.get("image_id") not in image_ids]
-    return problems + _sentence(
-        [a.get("id") for a in lost],
-        "annotation{s} with an image_id that is not in 'images'",
-        f"silently left out (image_id {lost[0].get('image_id')!r})" if lost else "",
-    )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _is_box(box: Any) -> bool:
-    return isinstance(box, list | tuple) and len(box) == 4 and all(map(_is_number, box))
-
-
-def _box_problems(annotations: Sequence[Mapping[str, Any]]) -> list[str]:
-    return _sentence(
-        [a.get("id") for a in annotations if not _is_box(a.get("bbox"))],
-        "annotation{s} without a 'bbox' of four finite numbers [x, y, width, height]",
-        "loading or training fails",
-    )

@@ -1,4 +1,4 @@
-"""What is wrong or odd in the annotations of a data set in COCO format, beyond `coco_problems`."""
+"""The annotations of a data set in COCO format as arrays, and what is odd in their masks."""
 
 from __future__ import annotations
 
@@ -14,19 +14,34 @@ import numpy as np
 from .findings import Finding, found
 
 _SLACK = 1.0  # pixels: rounding
-
-# Detectron2 sorts and compares the ids, and the evaluation puts those of annotations into arrays.
-_NUMBERS = frozenset((int, float))
-_NUMBERS_OR_TEXTS = (_NUMBERS, frozenset((str,)))
-_TYPES = (
-    ("categories", "id", _NUMBERS_OR_TEXTS),
-    ("categories", "name", (frozenset((str,)),)),
-    ("images", "id", _NUMBERS_OR_TEXTS),
-    ("images", "file_name", (frozenset((str,)),)),
-    ("annotations", "id", (_NUMBERS,)),
-    ("annotations", "image_id", _NUMBERS_OR_TEXTS),
-    ("annotations", "category_id", _NUMBERS_OR_TEXTS),
-)
+# What can be remarkable about a mask: level, what, advice.
+_MASK_KINDS = {
+    "bad": (
+        "problem",
+        "that is neither a list of polygons nor run lengths {{'size', 'counts'}}",
+        "loading or training fails: correct them, or remove 'segmentation'",
+    ),
+    "size": (
+        "problem",
+        "in run lengths of another size than [height, width] of the image",
+        "they cover other pixels than meant, or training fails",
+    ),
+    "empty": (
+        "warning",
+        "without a polygon of three points or more",
+        "training leaves them out, the evaluation does not: correct them, or remove 'segmentation'",
+    ),
+    "outside": (
+        "warning",
+        "that has points more than 1 pixel outside the image",
+        "they are cut off",
+    ),
+    "rle": (
+        "fact",
+        "in run lengths",
+        "models with masks need INPUT.MASK_FORMAT bitmask for them",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -42,27 +57,11 @@ class Table:
     masked: np.ndarray  # (N,) bool, whether there is a segmentation
 
 
-def type_problems(dataset: Mapping[str, Any]) -> list[str]:
-    """One sentence per kind of id or name that Detectron2 cannot work with.
-
-    Args:
-        dataset: the content of the JSON file, which passed `read_coco`.
-    """
-    problems = []
-    for key, field, allowed in _TYPES:
-        types = {type(item[field]) for item in dataset.get(key, []) if field in item}
-        if not any(types <= kinds for kinds in allowed):
-            wanted = " or all ".join("texts" if str in kinds else "numbers" for kinds in allowed)
-            kinds = ", ".join(sorted(kind.__name__ for kind in types))
-            problems.append(f"'{field}' in '{key}' must be all {wanted}, found {kinds}.")
-    return problems
-
-
 def read_table(dataset: Mapping[str, Any]) -> Table:
-    """The annotations as arrays; left out is what `coco_problems` names.
+    """The annotations as arrays; left out is what `dataset_format` names.
 
     Args:
-        dataset: the content of the JSON file, without `type_problems`.
+        dataset: the content of the JSON file, without `type_findings`.
     """
     image_at = {image.get("id"): k for k, image in enumerate(dataset["images"])}
     ids = sorted(category["id"] for category in dataset["categories"])
@@ -107,98 +106,28 @@ def row_label(dataset: Mapping[str, Any], table: Table) -> Callable[[int], str]:
     return label
 
 
-def annotation_findings(dataset: Mapping[str, Any], table: Table, name: str) -> list[Finding]:
-    """What is wrong or odd in areas, flags and masks.
+def mask_findings(dataset: Mapping[str, Any], table: Table) -> Iterator[Finding]:
+    """What is wrong or odd in masks.
 
     Args:
-        dataset: the content of the JSON file, without `type_problems`.
+        dataset: the content of the JSON file, without `type_findings`.
         table: its annotations.
-        name: of the data set.
     """
-    annotations = dataset.get("annotations", [])
-    return [*_value_findings(annotations, name), *_mask_findings(dataset, table, name)]
-
-
-def _value_findings(annotations: Sequence[Mapping[str, Any]], name: str) -> Iterator[Finding]:
-    yield from found(
-        "problem",
-        name,
-        [a for a in annotations if "area" in a and not _is_area(a["area"])],
-        "annotation{s} with an 'area' that is not a number >= 0",
-        "the evaluation sorts objects by it: give width * height, or the area of the mask",
-        _annotation_id,
-    )
-    yield from found(
-        "problem",
-        name,
-        [a for a in annotations if a.get("ignore", 0) != 0],
-        "annotation{s} with 'ignore' set",
-        "Detectron2 refuses to load them: take them out, or set 'iscrowd'",
-        _annotation_id,
-    )
-    yield from found(
-        "warning",
-        name,
-        [a for a in annotations if a.get("iscrowd", 0) not in (0, 1)],
-        "annotation{s} with an 'iscrowd' that is neither 0 nor 1",
-        "all but 0 count as crowds, which are not trained on and not counted as missed",
-        _annotation_id,
-    )
-
-
-def _annotation_id(annotation: Mapping[str, Any]) -> str:
-    return f"annotation {annotation.get('id')}"
-
-
-def _is_area(value: Any) -> bool:
-    return isinstance(value, int | float) and 0 <= value < math.inf
-
-
-def _mask_findings(dataset: Mapping[str, Any], table: Table, name: str) -> Iterator[Finding]:
     masked = np.flatnonzero(table.masked)
     if not len(masked):
         return
     annotations, extents = dataset["annotations"], image_sizes(dataset["images"])
     label = row_label(dataset, table)
-    kinds: dict[str, list[int]] = {"bad": [], "empty": [], "size": [], "outside": [], "rle": []}
-    for row in masked:
+    rows: dict[str | None, list[int]] = {}
+    for row in masked.tolist():
         kind = _mask_kind(annotations[table.at[row]]["segmentation"], extents[table.image[row]])
-        if kind and not (kind == "rle" and table.crowd[row]):  # crowds are not trained on
-            kinds[kind].append(int(row))
-
-    def report(level: str, kind: str, what: str, advice: str) -> list[Finding]:
-        return found(level, name, kinds[kind], f"annotation{{s}} with a mask {what}", advice, label)
-
-    yield from report(
-        "problem",
-        "bad",
-        "that is neither a list of polygons nor run lengths {{'size', 'counts'}}",
-        "loading or training fails: correct them, or remove 'segmentation'",
-    )
-    yield from report(
-        "problem",
-        "size",
-        "in run lengths of another size than [height, width] of the image",
-        "they cover other pixels than meant, or training fails",
-    )
-    yield from report(
-        "warning",
-        "empty",
-        "without a polygon of three points or more",
-        "training leaves them out, the evaluation does not: correct them, or remove 'segmentation'",
-    )
-    yield from report(
-        "warning",
-        "outside",
-        "that has points more than 1 pixel outside the image",
-        "they are cut off",
-    )
-    yield from report(
-        "fact", "rle", "in run lengths", "models with masks need INPUT.MASK_FORMAT bitmask for them"
-    )
+        if not (kind == "rle" and table.crowd[row]):  # crowds are not trained on
+            rows.setdefault(kind, []).append(row)
+    for kind, (level, what, advice) in _MASK_KINDS.items():
+        what = f"annotation{{s}} with a mask {what}"
+        yield from found(level, rows.get(kind, []), what, advice, label)
     yield from found(
         "warning",
-        name,
         np.flatnonzero(~table.masked & ~table.crowd),
         "annotation{s} without 'segmentation', while others have one",
         "models with masks cannot be trained on these images",
@@ -207,7 +136,7 @@ def _mask_findings(dataset: Mapping[str, Any], table: Table, name: str) -> Itera
 
 
 def _mask_kind(mask: Any, extent: np.ndarray) -> str | None:
-    """What is remarkable about a mask in an image of this width and height."""
+    """A key of _MASK_KINDS, for a mask in an image of this width and height."""
     if isinstance(mask, Mapping):
         if not {"size", "counts"} <= mask.keys():
             return "bad"
@@ -217,7 +146,7 @@ def _mask_kind(mask: Any, extent: np.ndarray) -> str | None:
     polygons = [polygon for polygon in mask if len(polygon) % 2 == 0 and len(polygon) >= 6]
     if not polygons:
         return "empty"
-    if not all(isinstance(value, int | float) for value in chain.from_iterable(polygons)):
+    if not set(map(type, chain.from_iterable(polygons))) <= {int, float}:
         return "bad"
     for axis in (0, 1):
         values = [value for polygon in polygons for value in polygon[axis::2]]

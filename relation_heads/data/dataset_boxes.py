@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from .box_iou import box_iou
 from .dataset_annotations import Table
 from .findings import Finding, found
 
@@ -18,15 +19,12 @@ _SLACK = 1.0  # pixels: rounding
 _FEWEST_BOXES = 10  # from which on it is no accident that all of them could be corners
 
 
-def box_findings(
-    table: Table, sizes: np.ndarray, name: str, label: Callable[[int], str]
-) -> list[Finding]:
+def box_findings(table: Table, sizes: np.ndarray, label: Callable[[int], str]) -> list[Finding]:
     """What is wrong or odd in boxes and areas, and objects given twice.
 
     Args:
         table: the annotations.
         sizes: (M, 2) width and height of the images.
-        name: of the data set.
         label: how a row of the table is called.
     """
     if not len(table.boxes):
@@ -35,17 +33,16 @@ def box_findings(
         return [
             Finding(
                 "problem",
-                name,
                 "no coordinate of any box is above 1",
                 (label(0),),
                 "these are fractions of the image: multiply them by its width and height",
             )
         ]
     return [
-        *_outside(table, sizes, name, label),
-        *_thin(table, name, label),
-        *_area(table, name, label),
-        *_given_twice(table, name, label),
+        *_outside(table, sizes, label),
+        *_thin(table, label),
+        *_area(table, label),
+        *_given_twice(table, label),
     ]
 
 
@@ -65,6 +62,7 @@ def near_duplicates(group: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     order = np.lexsort((boxes[:, 0], group))
     group, boxes = group[order], boxes[order]
     reach = boxes[:, 0] + (1 - NEAR_IOU) * boxes[:, 2]
+    corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
     left, step, near = np.arange(len(order)), 0, []
     while len(left):
         step += 1
@@ -72,22 +70,11 @@ def near_duplicates(group: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         right = left + step
         close = (group[left] == group[right]) & (boxes[right, 0] <= reach[left])
         left, right = left[close], right[close]
-        near.append(right[_iou(boxes[left], boxes[right]) >= NEAR_IOU])
+        near.append(right[box_iou(corners[left], corners[right]) >= NEAR_IOU])
     return np.sort(order[np.unique(np.concatenate([np.empty(0, np.int64), *near]))])
 
 
-def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(N,) of (N, 4) and (N, 4); 0 for boxes without an area."""
-    start = np.maximum(a[:, :2], b[:, :2])
-    end = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
-    common = (end - start).clip(min=0).prod(axis=1)
-    union = a[:, 2:].prod(axis=1) + b[:, 2:].prod(axis=1) - common
-    return common / np.where(union > 0, union, 1)
-
-
-def _outside(
-    table: Table, sizes: np.ndarray, name: str, label: Callable[[int], str]
-) -> Iterator[Finding]:
+def _outside(table: Table, sizes: np.ndarray, label: Callable[[int], str]) -> Iterator[Finding]:
     start, size = table.boxes[:, :2], table.boxes[:, 2:]
     extent = sizes[table.image]
     full = (size > 0).all(axis=1)
@@ -99,7 +86,6 @@ def _outside(
     if len(size) >= _FEWEST_BOXES and len(bad) and (size > start).all():
         yield Finding(
             "problem",
-            name,
             f"all {len(size)} boxes have width > x and height > y, and {len(bad)} of them are not "
             "inside the image",
             tuple(label(row) for row in bad[:3]),
@@ -107,8 +93,7 @@ def _outside(
         )
         return
     yield from found(
-        "problem",
-        name,
+        "warning",
         np.flatnonzero(gone),
         "box{s} entirely outside the image",
         "training leaves them out, and in the evaluation they are objects that cannot be found: "
@@ -118,7 +103,6 @@ def _outside(
     furthest = f"{beyond.max():.4g}"
     yield from found(
         "warning",
-        name,
         np.flatnonzero(out),
         f"box{{s}} beyond the edges of the image, by up to {furthest} pixels",
         "training clips them, the evaluation does not, so that they cannot be found exactly: clip "
@@ -127,7 +111,6 @@ def _outside(
     )
     yield from found(
         "fact",
-        name,
         np.flatnonzero((beyond > 1e-6) & (beyond <= _SLACK)),
         "box{s} beyond the edges of the image by at most 1 pixel",
         "rounding",
@@ -135,11 +118,10 @@ def _outside(
     )
 
 
-def _thin(table: Table, name: str, label: Callable[[int], str]) -> list[Finding]:
+def _thin(table: Table, label: Callable[[int], str]) -> list[Finding]:
     side = table.boxes[:, 2:].min(axis=1)
     return found(
         "warning",
-        name,
         np.flatnonzero((side > 0) & (side < 1)),
         "box{s} less than 1 pixel wide or high",
         "too small to be seen: most often a slip",
@@ -147,15 +129,14 @@ def _thin(table: Table, name: str, label: Callable[[int], str]) -> list[Finding]
     )
 
 
-def _area(table: Table, name: str, label: Callable[[int], str]) -> Iterator[Finding]:
+def _area(table: Table, label: Callable[[int], str]) -> Iterator[Finding]:
     of_box = table.boxes[:, 2] * table.boxes[:, 3]
     margin = np.maximum(0.1 * of_box, 2.0)  # 2 square pixels: rounding of small boxes
     difference = table.area - of_box  # NaN is neither above nor below
     bad = np.where(table.masked, difference > margin, np.abs(difference) > margin)
     yield from found(
         "warning",
-        name,
-        np.flatnonzero(bad),
+        np.flatnonzero(bad & (of_box > 0)),  # empty boxes are said once
         "annotation{s} with an 'area' that does not fit the box: not width * height without a "
         "mask, or more than that with one",
         "the evaluation tells small, medium and large objects by 'area' (limits 32 * 32 and "
@@ -164,7 +145,7 @@ def _area(table: Table, name: str, label: Callable[[int], str]) -> Iterator[Find
     )
 
 
-def _given_twice(table: Table, name: str, label: Callable[[int], str]) -> Iterator[Finding]:
+def _given_twice(table: Table, label: Callable[[int], str]) -> Iterator[Finding]:
     rows = np.flatnonzero(~table.crowd)
     group = (table.image * (table.category.max() + 1) + table.category)[rows]
     boxes = table.boxes[rows]
@@ -174,7 +155,6 @@ def _given_twice(table: Table, name: str, label: Callable[[int], str]) -> Iterat
     again = order[1:][equal]
     yield from found(
         "warning",
-        name,
         np.sort(rows[again]),
         "annotation{s} given again: same image, class and box",
         "a detection can match one of them, the other counts as missed: take the copies out",
@@ -183,7 +163,6 @@ def _given_twice(table: Table, name: str, label: Callable[[int], str]) -> Iterat
     single = np.setdiff1d(np.arange(len(rows)), again)
     yield from found(
         "warning",
-        name,
         rows[single[near_duplicates(group[single], boxes[single])]],
         f"annotation{{s}} nearly given again: same image and class, IoU >= {NEAR_IOU}",
         "most often one object annotated twice",

@@ -17,10 +17,9 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from .exif import UPRIGHT, exif_orientation, upright_size
 from .findings import Finding, found
 
-_EXIF_ORIENTATION = 274
-_QUARTER_TURNS = (5, 6, 7, 8)  # the values of it that exchange width and height
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _ABOVE_8_BIT = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # modes of PIL
 _THREADS = 8
@@ -32,14 +31,14 @@ class ImageFile:
 
     error: str = ""
     stored: tuple[int, int] = (0, 0)  # width, height before it is turned
-    orientation: int = 1  # of EXIF; 1 stands for upright
+    orientation: int = UPRIGHT  # of EXIF
     mode: str = ""  # of PIL
     digest: bytes = b""  # of all bytes of the file
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height as Detectron2 reads it."""
-        return self.stored[::-1] if self.orientation in _QUARTER_TURNS else self.stored
+        return upright_size(self.stored, self.orientation)
 
 
 _Listed = tuple[Mapping[str, Any], str]  # an image of the JSON file and its path
@@ -52,21 +51,13 @@ def read_image_file(path: str) -> ImageFile:
         with open(path, "rb") as file:
             content = file.read()
         with Image.open(io.BytesIO(content)) as image:
-            orientation = _orientation(image)
+            orientation = exif_orientation(image)
             image.load()
             digest = blake2b(content, digest_size=16).digest()
             return ImageFile("", image.size, orientation, image.mode, digest)
     except Exception as error:  # a broken file makes PIL raise nearly anything
         unknown = isinstance(error, UnidentifiedImageError)
         return ImageFile(error="it is in no format that PIL knows" if unknown else str(error))
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        value = image.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # broken EXIF data, which Detectron2 passes over as well
-        value = None
-    return value if isinstance(value, int) and 2 <= value <= 8 else 1
 
 
 def image_paths(images: Sequence[Mapping[str, Any]], image_root: str) -> list[str | None]:
@@ -108,7 +99,6 @@ def image_findings(
     paths: Sequence[str | None],
     files: Mapping[str, ImageFile | None],
     below: Sequence[str],
-    name: str,
 ) -> list[Finding]:
     """What is wrong or odd in the image files of one data set.
 
@@ -117,19 +107,18 @@ def image_findings(
         paths: theirs, from `image_paths`.
         files: the paths where there is a file, and what is in it where it was read.
         below: `files_below` the folder of the images.
-        name: of the data set.
     """
     pairs = [(image, path) for image, path in zip(images, paths, strict=True) if path]
     read = [(i, path, file) for i, path in pairs if (file := files.get(path)) is not None]
     return [
-        *_missing([(image, path) for image, path in pairs if path not in files], below, name),
-        *_listed_twice(pairs, name),
-        *_contents(read, name),
-        *_sizes([item for item in read if not item[2].error], name),
+        *_missing([(image, path) for image, path in pairs if path not in files], below),
+        *_listed_twice(pairs),
+        *_contents(read),
+        *_sizes([item for item in read if not item[2].error]),
     ]
 
 
-def _missing(pairs: Sequence[_Listed], below: Sequence[str], name: str) -> list[Finding]:
+def _missing(pairs: Sequence[_Listed], below: Sequence[str]) -> list[Finding]:
     places = {os.path.basename(path).lower(): path for path in below}
 
     def label(pair: _Listed) -> str:
@@ -137,16 +126,15 @@ def _missing(pairs: Sequence[_Listed], below: Sequence[str], name: str) -> list[
         return f"image {pair[0].get('id')}: {pair[1]}" + (f" (there is {other})" if other else "")
 
     advice = "loading stops there: put the files in place, or take the images out of the JSON file"
-    return found("problem", name, pairs, "image file{s} missing", advice, label)
+    return found("problem", pairs, "image file{s} missing", advice, label)
 
 
-def _listed_twice(pairs: Sequence[_Listed], name: str) -> list[Finding]:
+def _listed_twice(pairs: Sequence[_Listed]) -> list[Finding]:
     ids: dict[str, list[Any]] = {}
     for image, path in pairs:
         ids.setdefault(os.path.realpath(path), []).append(image.get("id"))
     return found(
         "problem",
-        name,
         [(path, of_file) for path, of_file in ids.items() if len(of_file) > 1],
         "image file{s} listed more than once",
         "the objects of one entry are background in the other: put them together",
@@ -154,10 +142,9 @@ def _listed_twice(pairs: Sequence[_Listed], name: str) -> list[Finding]:
     )
 
 
-def _contents(read: Sequence[_Read], name: str) -> Iterator[Finding]:
+def _contents(read: Sequence[_Read]) -> Iterator[Finding]:
     yield from found(
         "problem",
-        name,
         [item for item in read if item[2].error],
         "image file{s} that cannot be read",
         "loading stops there: get the files again",
@@ -169,7 +156,6 @@ def _contents(read: Sequence[_Read], name: str) -> Iterator[Finding]:
             copies.setdefault(file.digest, {}).setdefault(os.path.realpath(path), path)
     yield from found(
         "warning",
-        name,
         [list(same.values()) for same in copies.values() if len(same) > 1],
         "image{s} that more than one file holds, byte for byte",
         "keep one of them: it counts twice, and what is annotated in one alone is background in "
@@ -179,7 +165,6 @@ def _contents(read: Sequence[_Read], name: str) -> Iterator[Finding]:
     modes = Counter(file.mode for _, _, file in read if not file.error)
     yield from found(
         "warning",
-        name,
         [item for item in read if item[2].mode in _ABOVE_8_BIT],
         "image file{s} of more than 8 bits per pixel",
         "Detectron2 cuts values off at 255: save them with 8 bits",
@@ -189,14 +174,14 @@ def _contents(read: Sequence[_Read], name: str) -> Iterator[Finding]:
     if other:
         numbers = ", ".join(f"{count} {mode}" for mode, count in other.items())
         what = f"image files that are not RGB, by PIL's mode: {numbers}"
-        yield Finding("fact", name, what, advice="they are converted to RGB (L is greyscale)")
+        yield Finding("fact", what, advice="they are converted to RGB (L is greyscale)")
 
 
-def _sizes(read: Sequence[_Read], name: str) -> Iterator[Finding]:
+def _sizes(read: Sequence[_Read]) -> Iterator[Finding]:
     def label(item: _Read) -> str:
         image, path, file = item
         size = f"{image.get('width')} x {image.get('height')} in the JSON file"
-        turned = f", EXIF orientation {file.orientation}" if file.orientation != 1 else ""
+        turned = f", EXIF orientation {file.orientation}" if file.orientation != UPRIGHT else ""
         return f"image {image.get('id')} ({path}): {size}, {file.size[0]} x {file.size[1]}{turned}"
 
     wrong: list[_Read] = []
@@ -206,14 +191,13 @@ def _sizes(read: Sequence[_Read], name: str) -> Iterator[Finding]:
         image, _, file = item
         given = image.get("width", file.size[0]), image.get("height", file.size[1])
         if given == file.size:
-            turned += [item] * (file.orientation != 1)
+            turned += [item] * (file.orientation != UPRIGHT)
         elif given == file.stored:
             unturned.append(item)
         else:
             wrong.append(item)
     yield from found(
         "problem",
-        name,
         wrong,
         "image file{s} of another size than in the JSON file",
         "Detectron2 stops with a SizeMismatchError: correct width and height, and scale the boxes "
@@ -222,7 +206,6 @@ def _sizes(read: Sequence[_Read], name: str) -> Iterator[Finding]:
     )
     yield from found(
         "problem",
-        name,
         unturned,
         "image file{s} whose size in the JSON file is that before the turn by EXIF orientation",
         "Detectron2 turns them and stops with a SizeMismatchError: remove the orientation from the "
@@ -231,7 +214,6 @@ def _sizes(read: Sequence[_Read], name: str) -> Iterator[Finding]:
     )
     yield from found(
         "warning",
-        name,
         turned,
         "image file{s} with an EXIF orientation",
         "Detectron2 turns or mirrors them: see that the boxes were drawn on the turned images",

@@ -4,13 +4,13 @@
     print(report.text())
 
 The first split is for training, the others are for tests; one is in memory at a time. All of
-`coco_problems` is in the report. Boxes without an area are a warning: public data sets have a few.
+`coco_findings` is in the report.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import partial
@@ -19,15 +19,9 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .coco_format import class_names, coco_problems, empty_box_problems, find_path, read_coco
-from .dataset_annotations import (
-    annotation_findings,
-    image_sizes,
-    read_table,
-    row_label,
-    type_problems,
-)
-from .dataset_boxes import box_findings
+from .coco_format import find_path, read_coco
+from .dataset_annotations import read_table
+from .dataset_format import class_findings, coco_findings, type_findings
 from .dataset_images import ImageFile, files_below, image_findings, image_paths, read_all
 from .dataset_splits import (
     Source,
@@ -38,15 +32,19 @@ from .dataset_splits import (
     training_findings,
     unlisted_files,
 )
-from .findings import Finding, as_text
+from .findings import Finding, as_text, of_dataset
 
 
 @dataclass
-class Report:
+class DatasetReport:
     """What was found, and the splits that could be read."""
 
     splits: list[Split] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+
+    def add(self, splits: Sequence[Source | Split], findings: Iterable[Finding]) -> None:
+        """Adds what was found in some splits together."""
+        self.findings += of_dataset(", ".join(split.name for split in splits), findings)
 
     @property
     def has_problems(self) -> bool:
@@ -122,7 +120,7 @@ def check_dataset(
     *,
     read_images: bool = True,
     progress: Callable[[str, int, int], None] | None = None,
-) -> Report:
+) -> DatasetReport:
     """Checks the splits of a data set.
 
     Args:
@@ -130,24 +128,24 @@ def check_dataset(
         read_images: whether to decode the image files, or only to see that they are there.
         progress: called with (name of the split, files read, files in all) after each file.
     """
-    report = Report()
+    report = DatasetReport()
     for source in sources:
         watch = None if progress is None else partial(progress, source.name)
         _check_split(source, report, read_images, watch)
     splits = report.splits
     if splits and splits[0].source == sources[0]:  # else the training split cannot be read
-        report.findings += training_findings(splits[0])
+        report.add(splits[:1], training_findings(splits[0]))
         for test in splits[1:]:
-            report.findings += coverage_findings(splits[0], test)
+            report.add([splits[0], test], coverage_findings(splits[0], test))
     for a, b in combinations(splits, 2):
-        report.findings += shared_images(a, b)
-    report.findings += unlisted_files(splits)
+        report.add([a, b], shared_images(a, b))
+    report.add(splits, unlisted_files(splits))
     return report
 
 
 def _check_split(
     source: Source,
-    report: Report,
+    report: DatasetReport,
     read_images: bool,
     progress: Callable[[int, int], None] | None,
 ) -> None:
@@ -155,42 +153,19 @@ def _check_split(
     try:
         dataset = read_coco(source.json_file)
     except ValueError as error:
-        report.findings.append(Finding("problem", source.name, str(error)))
+        report.add([source], [Finding("problem", str(error))])
         return
-    unusable = type_problems(dataset)
-    if unusable:
-        report.findings += [Finding("problem", source.name, sentence) for sentence in unusable]
+    report.add([source], coco_findings(dataset))
+    if type_findings(dataset):  # nothing more can be said
         return
-    table = read_table(dataset)
-    report.findings += _general(source, dataset)
-    report.findings += annotation_findings(dataset, table, source.name)
-    sizes, label = image_sizes(dataset["images"]), row_label(dataset, table)
-    report.findings += box_findings(table, sizes, source.name, label)
+    report.add([source], class_findings(dataset, source.json_file, source.classes))
 
-    paths = image_paths(dataset["images"], source.image_root)
+    images = dataset["images"]
+    paths = image_paths(images, source.image_root)
     there = [path for path in dict.fromkeys(paths) if path and os.path.isfile(path)]
     files: dict[str, ImageFile | None] = dict.fromkeys(there)
     if read_images:
         files.update(zip(there, read_all(there, progress), strict=True))
     below = files_below(source.image_root)
-    report.findings += image_findings(dataset["images"], paths, files, below, source.name)
-    report.splits.append(make_split(source, dataset, table, paths, files, below))
-
-
-def _general(source: Source, dataset: Mapping[str, Any]) -> list[Finding]:
-    """`coco_problems`, and remarks on the categories."""
-    minor = empty_box_problems(dataset)
-    findings = [
-        Finding("warning" if sentence in minor else "problem", source.name, sentence)
-        for sentence in coco_problems(dataset)
-    ]
-    if source.classes is not None and list(source.classes) != class_names(dataset):
-        what = "the categories of the JSON file are not the classes that are registered"
-        advice = "take the JSON file that belongs to the data set, or make it again"
-        findings.append(Finding("problem", source.name, what, advice=advice))
-    ids = [category["id"] for category in dataset["categories"]]
-    if ids != list(range(1, len(ids) + 1)):
-        what = f"the category ids are not 1 to {len(ids)} in this order"
-        advice = "Detectron2 numbers the classes 0, 1, ... by ascending id"
-        findings.append(Finding("fact", source.name, what, advice=advice))
-    return findings
+    report.add([source], image_findings(images, paths, files, below))
+    report.splits.append(make_split(source, dataset, read_table(dataset), paths, files, below))

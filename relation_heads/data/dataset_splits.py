@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..layers.arguments import first_few
 from .coco_format import class_names
 from .dataset_annotations import Table
 from .dataset_images import ImageFile
@@ -88,14 +89,12 @@ def training_findings(train: Split) -> Iterator[Finding]:
     if len(empty) == len(train.image_objects):
         yield Finding(
             "problem",
-            train.name,
             "no image has an object (an annotation that is not a crowd)",
             advice="nothing can be trained: Detectron2 stops with 'No valid data found'",
         )
     else:
         yield from found(
             "fact",
-            train.name,
             empty,
             "image{s} without an object",
             "left out of the training, unless DATALOADER.FILTER_EMPTY_ANNOTATIONS is False",
@@ -105,31 +104,28 @@ def training_findings(train: Split) -> Iterator[Finding]:
     bucket = np.searchsorted(limits, train.class_images, side="right") - 1
     numbers = np.bincount(bucket, minlength=len(limits))
     counts = ", ".join(f"{n} {name}" for n, name in zip(numbers, _BUCKETS, strict=True))
-    yield Finding("fact", train.name, f"classes by training images: {counts}")
+    yield Finding("fact", f"classes by training images: {counts}")
 
 
 def coverage_findings(train: Split, test: Split) -> Iterator[Finding]:
     """Whether two splits have the same classes, and which classes only one of them shows."""
-    names = f"{train.name}, {test.name}"
     difference = _class_difference(train, test)
     if difference:
         advice = "give every split the full list of categories: classes are numbered by it"
-        yield Finding("problem", names, difference, advice=advice)
+        yield Finding("problem", difference, advice=advice)
     elif train.category_ids != test.category_ids:
         yield Finding(
             "warning",
-            names,
             "the same classes have other category ids",
             advice="results cannot be sorted by training counts: use one list of categories",
         )
     if not test.class_objects.any():
         what, advice = "no image has an object", "every AP will be NaN"
-        yield Finding("warning", test.name, what, advice=advice)
+        yield Finding("warning", what, advice=advice, dataset=test.name)
     seen = dict(zip(train.classes, train.class_objects.tolist(), strict=True))
     tested = dict(zip(test.classes, test.class_objects.tolist(), strict=True))
     yield from found(
         "warning",
-        names,
         [name for name, count in tested.items() if count and not seen.get(name)],
         f"class{{es}} with objects in {test.name} and none in {train.name}",
         "they cannot be learned and lower the AP: add training images, or leave them out",
@@ -137,7 +133,6 @@ def coverage_findings(train: Split, test: Split) -> Iterator[Finding]:
     )
     yield from found(
         "fact",
-        names,
         [name for name, count in seen.items() if count and not tested.get(name)],
         f"class{{es}} with objects in {train.name} and none in {test.name}",
         "they have no AP and are not in its mean",
@@ -145,7 +140,6 @@ def coverage_findings(train: Split, test: Split) -> Iterator[Finding]:
     )
     yield from found(
         "fact",
-        names,
         [name for name, count in seen.items() if not count and not tested.get(name)],
         "class{es} without an object in either",
     )
@@ -163,18 +157,16 @@ def _class_difference(train: Split, test: Split) -> str:
         known = set(other)
         alone = [repr(name) for name in split.classes if name not in known]
         if alone:
-            more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
-            parts.append(f"{split.name} alone has {', '.join(alone[:3])}{more}")
+            parts.append(f"{split.name} alone has {first_few(alone, 3)}")
     return f"{len(a)} and {len(b)} classes that differ: {'; '.join(parts) or 'names repeat'}"
 
 
 def shared_images(a: Split, b: Split) -> Iterator[Finding]:
     """Images that are in two splits."""
-    names = f"{a.name}, {b.name}"
     places_a, places_b = ({os.path.realpath(p): p for p in s.paths if p} for s in (a, b))
     same = [path for place, path in places_a.items() if place in places_b]
     leak = "what is tested was trained on: take them out of one split"
-    yield from found("problem", names, same, "image file{s} listed in both", leak)
+    yield from found("problem", same, "image file{s} listed in both", leak)
     contents_a, contents_b = ({f.digest: p for p, f in _read(s)} for s in (a, b))
     copies = [
         (path, contents_b[digest])
@@ -182,11 +174,10 @@ def shared_images(a: Split, b: Split) -> Iterator[Finding]:
         if digest in contents_b and os.path.realpath(path) != os.path.realpath(contents_b[digest])
     ]
     what = "image{s} in both, in files that are equal byte for byte"
-    yield from found("problem", names, copies, what, leak, " = ".join)
+    yield from found("problem", copies, what, leak, " = ".join)
     ids_b = set(b.image_ids)
     yield from found(
         "fact",
-        names,
         [i for i in a.image_ids if i in ids_b],
         "image id{s} in both",
         "no harm, unless results of both are put in one file",
@@ -201,9 +192,8 @@ def unlisted_files(splits: Sequence[Split]) -> list[Finding]:
     """Image files in the folders that no split lists."""
     listed = {os.path.abspath(path) for split in splits for path in split.paths if path}
     below = dict.fromkeys(chain.from_iterable(split.below for split in splits))
-    names = ", ".join(split.name for split in splits)
     unlisted = [path for path in below if os.path.abspath(path) not in listed]
-    return found("fact", names, unlisted, "image file{s} in the folders that no JSON file lists")
+    return found("fact", unlisted, "image file{s} in the folders that no JSON file lists")
 
 
 def _image(split: Split, k: int) -> str:

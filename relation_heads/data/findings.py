@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,15 +23,20 @@ class Finding:
     """One kind of thing that was found in a data set."""
 
     level: str  # a key of LEVELS
-    dataset: str  # its name, or the names of several
     what: str  # with the number of offenders
     examples: tuple[str, ...] = ()  # the first offenders
     advice: str = ""  # what it does, or what to do
+    dataset: str = ""  # its name, or the names of several
+
+    def __str__(self) -> str:
+        """One sentence, with the first offender."""
+        example = f", e.g. {self.examples[0]}" if self.examples else ""
+        advice = f": {self.advice}" if self.advice else ""
+        return f"{self.what}{example}{advice}".removesuffix(".") + "."
 
 
 def found(
     level: str,
-    dataset: str,
     offenders: Sequence[Any] | np.ndarray,
     what: str,
     advice: str = "",
@@ -41,7 +46,6 @@ def found(
 
     Args:
         level: a key of LEVELS.
-        dataset: name of the data set.
         offenders: whatever `label` takes.
         what: follows the number; `{s}` and `{es}` are for the plural.
         advice: what it does, or what to do.
@@ -51,8 +55,12 @@ def found(
         return []
     s, es = ("", "") if len(offenders) == 1 else ("s", "es")
     sentence = f"{len(offenders)} {what.format(s=s, es=es)}"
-    examples = tuple(label(offender) for offender in offenders[:_EXAMPLES])
-    return [Finding(level, dataset, sentence, examples, advice)]
+    return [Finding(level, sentence, tuple(map(label, offenders[:_EXAMPLES])), advice)]
+
+
+def of_dataset(name: str, findings: Iterable[Finding]) -> list[Finding]:
+    """The findings, with this name where they have none."""
+    return [replace(finding, dataset=finding.dataset or name) for finding in findings]
 
 
 def as_text(findings: Sequence[Finding]) -> str:

@@ -13,6 +13,8 @@ from functools import partial
 
 import numpy as np
 
+from .box_iou import box_iou
+
 Box = tuple[int, int, int, int]
 
 _SIDES = ("left_of_pole", "right_of_pole")
@@ -33,13 +35,6 @@ _PLACE_TRIES, _LAYOUT_TRIES = 60, 30
 def _gap(a: Box, b: Box) -> int:
     """Chebyshev distance between the edges of two boxes; negative when they overlap."""
     return max(a[0] - b[2], b[0] - a[2], a[1] - b[3], b[1] - a[3])
-
-
-def _iou(a: Box, b: Box) -> float:
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    both = max(width, 0) * max(height, 0)
-    area_a, area_b = ((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
-    return both / (area_a + area_b - both)
 
 
 class _Layout:
@@ -198,8 +193,8 @@ def _cluster(layout: _Layout, iou_range: tuple[float, float]) -> bool:
         x, y = (x0 + x1) / 2 + distance * np.cos(angle), (y0 + y1) / 2 + distance * np.sin(angle)
         scale = rng.uniform(0.9, 1.1, 2)
         box = layout.box(width * scale[0], height * scale[1], x, y)
-        ious = [_iou(box, other) for other in cluster]
-        in_range = iou_range[0] <= ious[-1] and max(ious) <= iou_range[1]
+        ious = box_iou(np.array(box), np.array(cluster))
+        in_range = iou_range[0] <= ious[-1] and ious.max() <= iou_range[1]
         if in_range and layout.is_free(box, others):
             cluster.append(box)
             layout.add("oval", box)

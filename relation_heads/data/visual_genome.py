@@ -30,6 +30,7 @@ from typing import Any, TypeAlias
 
 from PIL import Image
 
+from .exif import exif_orientation, upright_size
 from .json_records import read_records
 
 Watch: TypeAlias = Callable[[Iterable[Any]], Iterable[Any]]  # passes items on, may show progress
@@ -54,7 +55,6 @@ OTHER_SIZE = "width and height of the file, not of image_data.json"
 NO_COCO_ID = "no coco_id, number or null, so the leak-free rule does not hold the image out"
 
 _FILE_NAME = re.compile(r"\bVG_100K(?:_2)?/[\w-]+\.jpg$")
-_EXIF_ORIENTATION = 0x0112
 _NUM_EXAMPLES = 5
 
 
@@ -202,22 +202,14 @@ def decoded_size(path: Path) -> tuple[int, int] | str:
     """Width and height as Detectron2 sees them, EXIF orientation applied, or why there are none."""
     try:
         with Image.open(path) as picture:
-            width, height = picture.size
-            turned = _orientation(picture) in range(5, 9)
+            size = upright_size(picture.size, exif_orientation(picture))
             picture.draft(None, (1, 1))  # an eighth of the size: faster, and all bytes are read
             picture.load()
     except FileNotFoundError:
         return NO_FILE
     except Exception:  # broken files make Pillow raise whatever it likes
         return BROKEN_FILE
-    return (height, width) if turned else (width, height)
-
-
-def _orientation(picture: Image.Image) -> Any:
-    try:
-        return picture.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # Detectron2 likewise ignores EXIF data that cannot be read
-        return None
+    return size
 
 
 def split_images(

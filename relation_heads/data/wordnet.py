@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from relation_heads.data.class_graphs import Edge, build_graph
+from relation_heads.layers.arguments import first_few
 from relation_heads.layers.knowledge_graph import KnowledgeGraph
 
 _CLASS = re.compile(r"(.+)\.n\.(\d+)")
@@ -85,8 +86,7 @@ def synset_offsets(class_names: Sequence[str], index_file: Path) -> list[int]:
 
 def _refuse(names: Sequence[str], why: str) -> None:
     if names:
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        raise ValueError(f"The classes {', '.join(map(repr, names[:5]))}{more} {why}.")
+        raise ValueError(f"The classes {first_few([repr(name) for name in names])} {why}.")
 
 
 def _fields(path: Path) -> Iterator[list[str]]:

@@ -17,6 +17,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import _filter_reused_missing_keys, _IncompatibleKeys
 from torch import nn
 
+from ..layers.arguments import first_few
+
 _MAX_LISTED = 4
 
 
@@ -127,7 +129,4 @@ def _by_prefix(names: Sequence[str]) -> list[str]:
 
 def _listed(items: Sequence[str]) -> str:
     """`: a, b, c, d and 3 more`, or nothing."""
-    if not items:
-        return ""
-    more = len(items) - _MAX_LISTED
-    return ": " + ", ".join(items[:_MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
+    return f": {first_few(items, _MAX_LISTED)}" if items else ""

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..layers.arguments import first_few
+
 REMEDIES = (
     "Usual remedies: a lower SOLVER.BASE_LR or more SOLVER.WARMUP_ITERS; "
     "SOLVER.CLIP_GRADIENTS.ENABLED True; pretrained MODEL.WEIGHTS, or without them "
@@ -103,8 +105,7 @@ def _non_finite(tensors: Iterable[tuple[str, Tensor]], what: str, otherwise: str
     bad = [name for name, tensor in tensors if not bool(torch.isfinite(tensor).all())]
     if not bad:
         return otherwise
-    more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-    return f"First {what} that is not finite: {bad[0]}{more}."
+    return f"First {what} that is not finite: {first_few(bad, 1)}."
 
 
 def _image_name(record: Mapping[str, Any]) -> str:

@@ -21,10 +21,11 @@ from .coco_arrays import GroundTruth, load_json
 
 BUCKETS = ("unseen", "rare", "common", "frequent")
 _LIMITS = (0, 10, 100)  # a bucket has more training images than its limit
+METRICS = ("AP", "AP50", "AR")
 COLUMNS = (
     *("category_id", "name", "bucket"),
     *("train_images", "train_instances", "test_images", "test_instances"),
-    *("AP", "AP50", "AR"),
+    *METRICS,
 )
 
 
@@ -123,6 +124,14 @@ def bucket_means(ap: np.ndarray, images: np.ndarray) -> dict[str, float]:
         tested = ap[(buckets(images) == index) & ~np.isnan(ap)]
         means[f"AP{name[0]}"] = float(tested.mean()) if len(tested) else float("nan")
     return means
+
+
+def group_row(group: str, scores: np.ndarray) -> tuple[Any, ...]:
+    """(group, how many classes, *METRICS) from the `(K', 3)` scores of the classes of a group."""
+    tested = scores[~np.isnan(scores[:, 0])]
+    mean = tested.mean(axis=0) if len(tested) else np.full(len(METRICS), np.nan)
+    count = f"{len(tested)}" if len(tested) == len(scores) else f"{len(tested)} of {len(scores)}"
+    return (group, count, *map(float, mean))
 
 
 def write_class_table(

@@ -15,7 +15,8 @@ import numpy as np
 from detectron2.evaluation import COCOEvaluator
 from tabulate import tabulate
 
-METRICS = ("AP", "AP50", "AR")
+from .class_tables import METRICS, group_row
+from .sparse_coco import CocoArrays, class_scores
 
 
 class GroupedCOCOEvaluator(COCOEvaluator):
@@ -48,9 +49,10 @@ class GroupedCOCOEvaluator(COCOEvaluator):
         if coco_eval is None:
             scores = np.full((len(classes), len(METRICS)), np.nan)
         else:
-            scores = class_scores(coco_eval)
+            arrays = CocoArrays(coco_eval.eval["precision"], coco_eval.eval["recall"])
+            scores = 100 * class_scores(arrays)
         rows = [
-            _group_row(group, scores[[groups.get(c) == group for c in classes]])
+            group_row(group, scores[[groups.get(c) == group for c in classes]])
             for group in dict.fromkeys(groups.values())
         ]
         headers = ("group", "classes", *METRICS)
@@ -59,30 +61,3 @@ class GroupedCOCOEvaluator(COCOEvaluator):
         for group, _, *values in rows:
             results.update({f"{m}/{group}": v for m, v in zip(METRICS, values, strict=True)})
         return results
-
-
-def class_scores(coco_eval: Any) -> np.ndarray:
-    """AP, AP50 and AR of every class.
-
-    Args:
-        coco_eval: a `COCOeval` (any implementation) after `accumulate()`.
-
-    Returns:
-        `(K, 3)` percentages at all areas and most detections; NaN for classes without an instance.
-    """
-    # (T, R, K, areas, max dets) and (T, K, areas, max dets); -1 where there is no ground truth.
-    precision = coco_eval.eval["precision"][:, :, :, 0, -1]  # (T, R, K)
-    recall = coco_eval.eval["recall"][:, :, 0, -1]  # (T, K)
-    at_50 = int(np.argmin(np.abs(coco_eval.params.iouThrs - 0.5)))
-    ap = precision.mean(axis=(0, 1))
-    scores = 100 * np.stack([ap, precision[at_50].mean(axis=0), recall.mean(axis=0)], axis=1)
-    scores[recall[0] < 0] = np.nan
-    return scores
-
-
-def _group_row(group: str, scores: np.ndarray) -> tuple[Any, ...]:
-    """(group, how many classes, *METRICS) from the `(K', 3)` scores of the classes of a group."""
-    tested = scores[~np.isnan(scores[:, 0])]
-    mean = tested.mean(axis=0) if len(tested) else np.full(len(METRICS), np.nan)
-    count = f"{len(tested)}" if len(tested) == len(scores) else f"{len(tested)} of {len(scores)}"
-    return (group, count, *map(float, mean))

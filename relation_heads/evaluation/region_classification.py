@@ -54,8 +54,6 @@ class RegionClassificationEvaluator(DatasetEvaluator):
         *,
         distributed: bool = True,
         keep_crowd: bool = False,
-        prediction: str | None = None,
-        save_scores: bool = False,
     ) -> None:
         """
         Args:
@@ -64,17 +62,12 @@ class RegionClassificationEvaluator(DatasetEvaluator):
                 machines must share it.
             distributed: whether the predictions of all processes are put together.
             keep_crowd: whether crowd annotations are regions; the mapper must agree.
-            prediction: name of an intermediate prediction to evaluate as "region_cls" in place of
-                the final one.
-            save_scores: keep each (R, K) float32 matrix as `<dataset>_<key>_scores.npy`; the rows
-                are in the order of the data set's images and their annotations.
 
         Raises:
             ValueError: two images of the data set have the same id, or a class is out of range.
         """
         self._dataset_name, self._output_dir = dataset_name, os.fspath(output_dir)
-        self._distributed, self._save_scores = distributed, save_scores
-        self._prediction = prediction
+        self._distributed = distributed
         self._classes: list[str] = MetadataCatalog.get(dataset_name).thing_classes
         self._regions, self._labels = _ground_truth(dataset_name, keep_crowd, len(self._classes))
         self._rows = {region: row for row, region in enumerate(self._regions)}
@@ -112,9 +105,7 @@ class RegionClassificationEvaluator(DatasetEvaluator):
             rows = [self._row(image_id, region) for region in instances.region_ids.tolist()]
             if not rows:
                 continue
-            chosen = select_predictions(
-                instances.class_probs, _intermediate(instances), self._prediction
-            )
+            chosen = select_predictions(instances.class_probs, _intermediate(instances))
             if self._keys is not None and tuple(chosen) != self._keys:
                 raise ValueError(
                     f"Image {image_id!r} has predictions for {', '.join(chosen)}, the images before"
@@ -213,8 +204,6 @@ class RegionClassificationEvaluator(DatasetEvaluator):
             }
             path = os.path.join(self._output_dir, f"{self._dataset_name}_{key}")
             _write_per_class(f"{path}_per_class.csv", self._classes, table)
-            if self._save_scores:
-                np.save(f"{path}_scores.npy", probabilities)
         names = list(results[TASK])
         rows = [(key, *metrics.values()) for key, metrics in results.items()]
         table = tabulate(rows, ("", *names), tablefmt="pipe", floatfmt=".1f", numalign="right")
@@ -230,27 +219,18 @@ def _intermediate(instances: Instances) -> dict[str, torch.Tensor]:
 
 
 def select_predictions(
-    class_probs: torch.Tensor,
-    region_probs: Mapping[str, torch.Tensor],
-    prediction: str | None = None,
+    class_probs: torch.Tensor, region_probs: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """Which predictions are evaluated: the final one, the plain one and the last of each kind.
 
     Args:
         class_probs: (R, K), the final prediction.
         region_probs: name -> (R, K) of intermediate predictions.
-        prediction: the name of one that takes the place of the final prediction.
 
     Returns:
         key of the results -> (R, K).
-
-    Raises:
-        ValueError: there is no `prediction`.
     """
-    if prediction is not None and prediction not in region_probs:
-        names = ", ".join(region_probs) or "none"
-        raise ValueError(f"There is no prediction {prediction!r} to evaluate; there are: {names}.")
-    chosen = {TASK: class_probs if prediction is None else region_probs[prediction]}
+    chosen = {TASK: class_probs}
     if "plain" in region_probs:
         chosen[f"{TASK}_plain"] = region_probs["plain"]
     for kind in ("local", "global"):

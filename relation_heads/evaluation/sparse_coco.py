@@ -4,13 +4,13 @@ The arrays are those of pycocotools' `COCOeval` with iouType "bbox", to the last
 
     precision  (T, R, K, A, M)  envelope of the precision at R = 101 recalls; -1 without an object
     recall     (T, K, A, M)     share of the objects that are found; -1 without an object
-    scores     (T, R, K, A, M)  score at which the recall is reached; only on demand
 
 for T = 10 IoU thresholds 0.5:0.05:0.95, K classes, A = 4 area ranges and M = 3 limits on detections
 per image and class. COCOeval makes a record for every pair of an image and a class, which takes
 tens of gigabytes for 5,000 images and 3,000 classes. This one visits the pairs with a detection and
 an object (`sparse_matching`), then goes class by class through one list of detections, so that
-`precision` is all that is large: 290 MB for 3,000 classes. `scores` would be as much again.
+`precision` is all that is large: 290 MB for 3,000 classes. COCOeval's `scores`, which no result
+needs, would be as much again.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from .sparse_matching import Detections, Matches, Objects, match, out_of_range
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
-AREAS = ("all", "small", "medium", "large")
-AREA_RANGES = np.array(
+AREA_RANGES = np.array(  # all, small, medium, large
     [[0**2, 1e5**2], [0**2, 32**2], [32**2, 96**2], [96**2, 1e5**2]], dtype=np.float64
 )
 MAX_DETS = (1, 10, 100)
@@ -36,15 +35,6 @@ class CocoArrays(NamedTuple):
 
     precision: np.ndarray  # (T, R, K, A, M) float64
     recall: np.ndarray  # (T, K, A, M) float64
-    scores: np.ndarray | None  # (T, R, K, A, M) float64
-
-
-class _Curves(NamedTuple):
-    """The part of one class, for those of the area ranges that have an object."""
-
-    precision: np.ndarray  # (T, R, A', M)
-    recall: np.ndarray  # (T, A', M)
-    scores: np.ndarray  # (T, R, A', M)
 
 
 def evaluate_boxes(
@@ -53,8 +43,6 @@ def evaluate_boxes(
     num_images: int,
     num_classes: int,
     max_dets: Sequence[int] = MAX_DETS,
-    *,
-    keep_scores: bool = False,
 ) -> CocoArrays:
     """The arrays of COCOeval for all images and all classes.
 
@@ -64,7 +52,6 @@ def evaluate_boxes(
         num_images: I; images without objects or detections need nothing else.
         num_classes: K.
         max_dets: M limits on detections per image and class, increasing.
-        keep_scores: whether to make `scores`.
 
     Returns:
         see the module.
@@ -86,8 +73,7 @@ def evaluate_boxes(
         num_classes,
     )
     matches = match(objects, detections, num_images, IOU_THRESHOLDS, AREA_RANGES, int(max_dets[-1]))
-    counts = object_counts(objects, num_classes)
-    return _accumulate(matches, counts, max_dets, keep_scores)
+    return _accumulate(matches, object_counts(objects, num_classes), max_dets)
 
 
 def object_counts(objects: Objects, num_classes: int) -> np.ndarray:
@@ -100,6 +86,9 @@ def object_counts(objects: Objects, num_classes: int) -> np.ndarray:
 
 def class_scores(arrays: CocoArrays) -> np.ndarray:
     """AP, AP50 and AR of every class.
+
+    Args:
+        arrays: of `evaluate_boxes`, or those of any `COCOeval` at its own thresholds.
 
     Returns:
         `(K, 3)` fractions at all areas and the largest limit on detections; NaN for a class
@@ -163,56 +152,54 @@ def _check(
         raise ValueError(f"A number of {what} {first} is not finite: {numbers[first].tolist()}.")
 
 
-def _accumulate(
-    matches: Matches, counts: np.ndarray, max_dets: Sequence[int], keep_scores: bool
-) -> CocoArrays:
+def _accumulate(matches: Matches, counts: np.ndarray, max_dets: Sequence[int]) -> CocoArrays:
     """Goes class by class through the detections of all images."""
     num_classes, num_areas = counts.shape
     shape = (len(IOU_THRESHOLDS), len(RECALLS), num_classes, num_areas, len(max_dets))
-    precision = np.full(shape, -1.0)
-    scores = np.full(shape, -1.0) if keep_scores else None
-    recall = np.full((shape[0], *shape[2:]), -1.0)
+    precision, recall = np.full(shape, -1.0), np.full((shape[0], *shape[2:]), -1.0)
     ends = np.searchsorted(matches.classes, np.arange(num_classes + 1))
     for k in np.flatnonzero(counts.any(axis=1)):
-        rows = slice(ends[k], ends[k + 1])
+        of_class = Matches(*(x[ends[k] : ends[k + 1]] for x in matches))
         areas = np.flatnonzero(counts[k])
-        curves = _class_curves(Matches(*(x[rows] for x in matches)), counts[k], max_dets)
-        precision[:, :, k, areas] = curves.precision
-        recall[:, k, areas] = curves.recall
-        if scores is not None:
-            scores[:, :, k, areas] = curves.scores
-    return CocoArrays(precision, recall, scores)
+        precision[:, :, k, areas], recall[:, k, areas] = _class_curves(
+            of_class, counts[k], max_dets
+        )
+    return CocoArrays(precision, recall)
 
 
-def _class_curves(matches: Matches, counts: np.ndarray, max_dets: Sequence[int]) -> _Curves:
+def _class_curves(
+    matches: Matches, counts: np.ndarray, max_dets: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
     """The curves of one class at each limit on detections.
 
     Args:
         matches: of the class, by image, then rank.
         counts: (A,) objects in every area range.
         max_dets: the M limits.
+
+    Returns:
+        precision (T, R, A', M) and recall (T, A', M) in those of the area ranges with an object.
     """
     areas = np.flatnonzero(counts)
     order = np.argsort(-matches.scores, kind="stable")
-    ranks, scores = matches.ranks[order], matches.scores[order]
+    ranks = matches.ranks[order]
     columns = (len(order), len(areas) * len(IOU_THRESHOLDS))
     true = matches.true[order][:, areas].reshape(columns)
     false = matches.false[order][:, areas].reshape(columns)
     needed = np.repeat(_needed(counts[areas]), len(IOU_THRESHOLDS), axis=0)  # (A'T, R)
     per_column = np.repeat(counts[areas], len(IOU_THRESHOLDS))  # (A'T,)
-    parts: list[tuple[np.ndarray, ...]] = []
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
     for i, limit in enumerate(max_dets):
         kept = ranks < limit
         if i and (ranks < max_dets[i - 1]).all():  # nothing is new
             parts.append(parts[-1])
         else:
-            parts.append(_curves(true[kept], false[kept], scores[kept], needed, per_column))
+            parts.append(_curves(true[kept], false[kept], needed, per_column))
     at = (len(areas), len(IOU_THRESHOLDS))
-    precision, recall, score = (np.stack(x, axis=-1) for x in zip(*parts, strict=True))
-    return _Curves(
+    precision, recall = (np.stack(x, axis=-1) for x in zip(*parts, strict=True))
+    return (
         precision.reshape(*at, *precision.shape[1:]).transpose(1, 2, 0, 3),
         recall.reshape(*at, -1).transpose(1, 0, 2),
-        score.reshape(*at, *score.shape[1:]).transpose(1, 2, 0, 3),
     )
 
 
@@ -222,22 +209,21 @@ def _needed(counts: np.ndarray) -> np.ndarray:
 
 
 def _curves(
-    true: np.ndarray, false: np.ndarray, scores: np.ndarray, needed: np.ndarray, counts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Precision at all recalls, recall, and score at all recalls, for C settings at once.
+    true: np.ndarray, false: np.ndarray, needed: np.ndarray, counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision at all recalls, and recall, for C settings at once.
 
     Args:
         true: (n, C) detections that found an object, from high to low score.
         false: (n, C) those that are wrong.
-        scores: (n,).
         needed: (C, R), see `_needed`.
         counts: (C,) objects to be found.
 
     Returns:
-        (C, R), (C,) and (C, R); 0 where a recall is not reached.
+        (C, R) and (C,); 0 where a recall is not reached.
     """
-    if len(scores) == 0:
-        return np.zeros(needed.shape), np.zeros(len(counts)), np.zeros(needed.shape)
+    if len(true) == 0:
+        return np.zeros(needed.shape), np.zeros(len(counts))
     tp = np.cumsum(true, axis=0, dtype=np.float64)
     fp = np.cumsum(false, axis=0, dtype=np.float64)
     precision = tp / (fp + tp + np.spacing(1))
@@ -250,4 +236,4 @@ def _curves(
     reached = needed <= found[:, None]
     row = np.where(reached & (needed > 0), rows[np.where(reached, position, 0)], 0)
     at_recall = np.where(reached, precision[row, np.arange(len(counts))[:, None]], 0.0)
-    return at_recall, tp[-1] / counts, np.where(reached, scores[row], 0.0)
+    return at_recall, tp[-1] / counts

@@ -11,7 +11,7 @@ these arguments from a config puts its keys in place of the names, see `Wrong.na
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 
@@ -98,6 +98,12 @@ def multiple_of(argument: str, value: object, factor: object, what: str = "") ->
         if value > 0 and value % factor == 0:
             return None
     return Wrong(argument, f"a multiple of {what} {factor}".replace("  ", " "), value)
+
+
+def first_few(items: Sequence[str], limit: int = 5) -> str:
+    """The first items, and how many more there are: "a, b and 3 more"."""
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more
 
 
 def _is_number(value: object) -> bool:

@@ -38,6 +38,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .arguments import first_few
+
 INVERSE = "inv:"
 _VERSION = 1
 # Key of the .npz file: attribute, dtype in the file.
@@ -88,7 +90,7 @@ class KnowledgeGraph:
         _check_embeddings_and_meta(self)
         loops = self.edge_dst == self.edge_src
         if loops.any():
-            warnings.warn(f"Self-loops left out: {_first(_edges(self, loops))}.", stacklevel=3)
+            warnings.warn(f"Self-loops left out: {first_few(_edges(self, loops))}.", stacklevel=3)
         for name in ("edge_relation", "edge_dst", "edge_src", "edge_weight"):
             dtype = torch.float32 if name == "edge_weight" else torch.int64
             object.__setattr__(self, name, getattr(self, name)[~loops].to(dtype))
@@ -135,8 +137,8 @@ class KnowledgeGraph:
         _require("class names", "be unique", _repeated(class_names))
         mine, theirs = set(self.classes), set(class_names)
         if mine != theirs:
-            missing = _first([repr(name) for name in class_names if name not in mine])
-            extra = _first([repr(name) for name in self.classes if name not in theirs])
+            missing = first_few([repr(name) for name in class_names if name not in mine])
+            extra = first_few([repr(name) for name in self.classes if name not in theirs])
             differences = f"missing: {missing or 'none'}; too many: {extra or 'none'}"
             raise ValueError(f"'classes' must be those asked for, but {differences}.")
         old = {name: k for k, name in enumerate(self.classes)}
@@ -196,15 +198,9 @@ def check_suffix(path: str | os.PathLike[str]) -> str:
     return suffix
 
 
-def _first(offenders: Sequence[str]) -> str:
-    """The first five, and how many more there are."""
-    more = f" and {len(offenders) - 5} more" if len(offenders) > 5 else ""
-    return ", ".join(offenders[:5]) + more
-
-
 def _require(key: str, rule: str, offenders: Sequence[str]) -> None:
     if offenders:
-        raise ValueError(f"'{key}' must {rule}, but there is {_first(offenders)}.")
+        raise ValueError(f"'{key}' must {rule}, but there is {first_few(offenders)}.")
 
 
 def _repeated(names: Iterable[Any]) -> list[str]:
@@ -267,8 +263,8 @@ def _check_embeddings_and_meta(graph: KnowledgeGraph) -> None:
 def _check_keys(where: str, content: Any, required: set[str], optional: set[str]) -> None:
     if not isinstance(content, dict):
         raise ValueError(f"{where} must be an object, not {content!r:.40}.")
-    missing = _first([repr(key) for key in sorted(required - content.keys())])
-    unknown = _first([repr(key) for key in content if key not in required | optional])
+    missing = first_few([repr(key) for key in sorted(required - content.keys())])
+    unknown = first_few([repr(key) for key in content if key not in required | optional])
     if missing or unknown:
         raise ValueError(f"{where} lacks {missing or 'no key'}; unknown: {unknown or 'none'}.")
 

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from ..data.box_iou import box_iou, intersection
+
 Color = tuple[int, int, int]
 Vector = np.ndarray | Sequence[float]
 Boxes = np.ndarray | Sequence[Vector]
@@ -47,7 +49,7 @@ def merge_overlapping(boxes: Boxes, weights: Vector, iou: float = 0.5) -> list[t
     weights = _checked_weights(weights, len(boxes))
     order, objects = np.argsort(-weights, kind="stable"), []
     while len(order) > 0:
-        same = _iou(boxes[order[0]], boxes[order]) > iou
+        same = box_iou(boxes[order[0]], boxes[order]) > iou
         same[0] = True  # a box without area overlaps not even itself
         objects.append((int(order[0]), float(weights[order[same]].sum())))
         order = order[~same]
@@ -153,7 +155,7 @@ def draw_relations(
     _check_length(key_labels, len(keys), "key_labels")
     _require(top >= 1, f"top must be at least 1, got {top}.")
 
-    is_self = _iou(query[0], keys) > iou
+    is_self = box_iou(query[0], keys) > iou
     listened = np.where(is_self, 0.0, weights)
     lines = [(k, w) for k, w in merge_overlapping(keys, listened, iou) if w > 0][:top]
     corners = _pixels(np.concatenate([query, keys[[k for k, _ in lines]]]), canvas)
@@ -238,7 +240,7 @@ def _draw_labels(
         spots += [(x2, y2 - h), (x1 - w, y2 - h), (x1, y2 - h), (x1, y1)]  # the last two inside
         xy = np.clip(spots, 0, [width - w, height - h])  # moved into the picture
         places = np.concatenate([xy, xy + np.array([w, h])], axis=1)
-        hidden = [4 * _overlap(p, used).sum() + _overlap(p, corners).sum() for p in places]
+        hidden = [4 * intersection(p, used).sum() + intersection(p, corners).sum() for p in places]
         best = places[np.argmin(hidden)]
         used = np.concatenate([used, [best]])
         canvas[best[1] : best[3], best[0] : best[2]] = patch
@@ -267,18 +269,6 @@ def _pixels(boxes: np.ndarray, image: np.ndarray) -> np.ndarray:
     limit = np.array([image.shape[1], image.shape[0]])
     low = np.clip(np.round(boxes[:, :2]), 0, limit - 1)
     return np.hstack([low, np.clip(np.round(boxes[:, 2:]), low + 1, limit)]).astype(np.int64)
-
-
-def _overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """(4,), (N, 4) -> (N,) areas of the intersections."""
-    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
-    return np.maximum(sides, 0).prod(axis=1)
-
-
-def _iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    both = _overlap(box, boxes)
-    union = (box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) - both
-    return np.divide(both, union, out=np.zeros_like(both), where=union > 0)
 
 
 def _percent(weight: float) -> str:

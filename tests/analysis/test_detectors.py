@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from relation_heads.analysis import detectors
 from relation_heads.analysis.counting import kept_bytes
 from relation_heads.analysis.detectors import NEW, analyze, build_shapes, padded_size
-from relation_heads.analysis.roi_heads import Regions, _Image
+from relation_heads.analysis.roi_heads import RegionCounts, _Image
 from tests.modeling.common import (
     C4,
     C4_RELATION,
@@ -23,7 +23,7 @@ from tests.modeling.common import (
 )
 
 SIZE = (64, 96)
-REGIONS = Regions(training=60, test=40, detections=10)
+REGIONS = RegionCounts(training=60, test=40, detections=10)
 GLORE = (
     "MODEL.BACKBONE.NAME", "build_context_resnet_fpn_backbone",
     "MODEL.CONTEXT_BLOCKS.PLUGINS", [{"name": "GloRe", "stages": {"res4": [0]}}],
@@ -76,13 +76,13 @@ def test_the_training_sample_is_full():
     assert counts["roi_head/num_bg_samples"] == sampled - foreground
     # The step keeps its pooled features, and little more.
     pooled = sampled * heads.box_head.fc1.in_features * 4
-    kept = cost(*opts, regions=Regions(1000, 40, 10))["ROI heads"].kept_bytes
+    kept = cost(*opts, regions=RegionCounts(1000, 40, 10))["ROI heads"].kept_bytes
     assert pooled < kept < 1.1 * pooled
 
 
 def test_masks_and_keypoints_are_of_a_fixed_number_of_boxes():
     few = cost(*MASK, *KEYPOINT)["ROI heads"].multiply_adds
-    more = Regions(training=60, test=40, detections=20)
+    more = RegionCounts(training=60, test=40, detections=20)
     many = cost(*MASK, *KEYPOINT, regions=more)["ROI heads"].multiply_adds
     branches = few - cost()["ROI heads"].multiply_adds
     assert branches > 0 and many - few == branches  # twice the boxes

@@ -18,11 +18,16 @@ from pycocotools.cocoeval import COCOeval
 
 from relation_heads.data import coco_format
 from relation_heads.data.coco_format import (
-    coco_problems,
     register_coco_folder,
     register_from_env,
 )
+from relation_heads.data.dataset_format import coco_findings
 from tests.helpers import tiny_coco, unregister, write_json
+
+
+def coco_problems(dataset):
+    """The sentences of what is more than a fact."""
+    return [str(finding) for finding in coco_findings(dataset) if finding.level != "fact"]
 
 
 @pytest.fixture
@@ -83,7 +88,7 @@ def without(key, field):
         (lambda d: d.update(annotations={}), ("'annotations' must be a list",)),
         (without("images", "width"), ("1 image without 'width'", "id 3")),
         (without("images", "height"), ("1 image without 'height'", "id 3")),
-        (first("images", height=0), ("2 images with a width or height that is not > 0", "id 1")),
+        (first("images", height=0), ("2 images with a height that is not > 0", "id 1")),
         (lambda d: d["images"][0].update(id=2), ("1 image id given twice", "id 2")),
     ],
 )

@@ -114,7 +114,7 @@ def repeat(shift):
 @pytest.mark.parametrize(
     ("change", "level", "parts"),
     [
-        # What `coco_problems` says.
+        # Of the format.
         (item("annotations", id=0), "problem", ["1 annotation with id 0", "not matched"]),
         (item("annotations", image_id=88), "problem", ["image_id", "88", "left out"]),
         (item("annotations", bbox=[1, 2, 3, float("nan")]), "problem", ["four finite numbers"]),
@@ -128,8 +128,8 @@ def repeat(shift):
         (item("categories", id=7), "fact", ["not 1 to 3 in this order", "ascending"]),
         (lambda d: d["categories"].reverse(), "fact", ["not 1 to 3 in this order"]),
         # Of boxes in images of 96 x 64.
-        (item("annotations", bbox=[96, 1, 9, 9]), "problem", ["1 box entirely out", "[96, 1, 9"]),
-        (item("annotations", bbox=[-9, 1, 9, 9]), "problem", ["1 box entirely outside"]),
+        (item("annotations", bbox=[96, 1, 9, 9]), "warning", ["1 box entirely out", "[96, 1, 9"]),
+        (item("annotations", bbox=[-9, 1, 9, 9]), "warning", ["1 box entirely outside"]),
         (item("annotations", bbox=[90, 1, 9, 9], area=81), "warning", ["1 box bey", "by up to 3"]),
         (item("annotations", bbox=[1, -5, 9, 9], area=81), "warning", ["beyond", "up to 5 pix"]),
         (item("annotations", bbox=[87.5, 1, 9, 9], area=81), "fact", ["by at most 1 pixel"]),
@@ -140,7 +140,7 @@ def repeat(shift):
         (item("annotations", area=None), "problem", ["'area' that is not a number >= 0"]),
         (item("annotations", area=-1), "problem", ["'area' that is not a number >= 0"]),
         (item("annotations", ignore=1), "problem", ["1 annotation with 'ignore' set"]),
-        (item("annotations", iscrowd=2), "warning", ["neither 0 nor 1", "annotation 1"]),
+        (item("annotations", iscrowd=2), "warning", ["neither 0 nor 1", "id 1 with iscrowd 2"]),
         # Of masks.
         (every("annotations", segmentation=[[1, 2, 3]]), "warning", ["12", "three points"]),
         (every("annotations", segmentation="mask"), "problem", ["12", "neither a list of pol"]),
@@ -265,7 +265,7 @@ def test_registered_data_sets(splits):
         coco.dataset["categories"][0]["name"] = "kite"
         write_json(coco.json_file, coco.dataset)
         report = check_dataset([registered_source(name)])
-        the_finding(report, "problem", "not the classes that are registered")
+        the_finding(report, "problem", "not the classes of the data set")
         coco.json_file.unlink()
         with pytest.raises(FileNotFoundError, match=r"annotations\.json"):
             registered_source(name)

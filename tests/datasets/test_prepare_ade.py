@@ -215,12 +215,12 @@ def test_detectron2_has_no_complaints(tool):
     pytest.importorskip("detectron2")
     from detectron2.data.datasets import load_coco_json
 
-    from relation_heads.data.coco_format import coco_problems
+    from relation_heads.data.dataset_format import coco_findings
 
     for arguments in (REASONING, "--labels sgrn --vocabulary vg.txt --min-count 1"):
         for file in (tool(arguments) / "annotations").iterdir():
             coco = read(file)
-            assert coco_problems(coco) == []
+            assert not [f for f in coco_findings(coco) if f.level == "problem"]
             records = load_coco_json(str(file), "2021")
             assert sum(len(r["annotations"]) for r in records) == len(coco["annotations"])
             assert all(Path(r["file_name"]).is_file() for r in records)

@@ -79,18 +79,16 @@ def test_order_of_images_and_regions_does_not_matter(name, tmp_path):
 
 def test_files_left_in_the_output_folder(name, tmp_path):
     outputs = right(1, 2, 3) | {4: output([0, 1, 1], [0, 1, 2])}
-    results = evaluate(name, tmp_path / "out", outputs, save_scores=True)
+    results = evaluate(name, tmp_path / "out", outputs)
     stem = f"{name}_region_cls"
     files = {path.name for path in (tmp_path / "out").iterdir()}
-    assert files == {f"{stem}_per_class.csv", f"{stem}_scores.npy"}
+    assert files == {f"{stem}_per_class.csv"}
     with open(tmp_path / "out" / f"{stem}_per_class.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == ["class0", "class1", "class2"]
     assert [(row["count"], float(row["AC"])) for row in rows] == [("4", 100), ("4", 100), ("4", 75)]
     mean = np.mean([float(row["AP"]) for row in rows])
     assert mean == pytest.approx(results["region_cls"]["AP-class"], abs=1e-4)
-    scores = np.load(tmp_path / "out" / f"{stem}_scores.npy")
-    assert scores.dtype == np.float32 and scores.argmax(1).tolist() == [0, 1, 2] * 3 + [0, 1, 1]
 
 
 def test_a_class_without_a_region_has_empty_cells(tmp_path):
@@ -198,14 +196,6 @@ def test_intermediate_predictions(name, tmp_path):
             "region_cls_global": 0,
         }
     )
-
-
-def test_one_intermediate_prediction_in_place_of_the_final_one(name, tmp_path):
-    outputs = {i: with_iterations(i) for i in (1, 2, 3, 4)}
-    results = evaluate(name, tmp_path, outputs, prediction="local1")
-    assert results["region_cls"]["AC-instance"] == 0
-    with pytest.raises(ValueError, match=r"no prediction 'local2' .*: plain, local1, local10"):
-        evaluate(name, tmp_path, outputs, prediction="local2")
 
 
 def test_no_intermediate_predictions():

@@ -1,4 +1,4 @@
-"""Precision, recall and scores are those of pycocotools' COCOeval, bit for bit."""
+"""Precision and recall are those of pycocotools' COCOeval, bit for bit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from relation_heads.evaluation.sparse_coco import (
 )
 from relation_heads.evaluation.sparse_matching import Detections
 
-ARRAYS = ("precision", "recall", "scores")
+ARRAYS = ("precision", "recall")
 
 
 def coco_dict(image_ids, category_ids, annotations):
@@ -101,7 +101,7 @@ def reference(dataset, results, max_dets=(1, 10, 100)):
     return coco_eval
 
 
-def arrays_of(dataset, results, max_dets=(1, 10, 100), **kwargs):
+def arrays_of(dataset, results, max_dets=(1, 10, 100)):
     truth = ground_truth(dataset, "test.json")
     table = np.array(
         [
@@ -114,12 +114,12 @@ def arrays_of(dataset, results, max_dets=(1, 10, 100), **kwargs):
     scores = np.array([r["score"] for r in results], dtype=np.float64)
     detections = Detections(table[:, 0], table[:, 1], boxes, scores)
     sizes = len(truth.image_ids), len(truth.category_ids)
-    return evaluate_boxes(truth.objects, detections, *sizes, max_dets, **kwargs)
+    return evaluate_boxes(truth.objects, detections, *sizes, max_dets)
 
 
 def assert_equal(dataset, results, max_dets=(1, 10, 100)):
     expected = reference(dataset, results, max_dets)
-    arrays = arrays_of(dataset, results, max_dets, keep_scores=True)
+    arrays = arrays_of(dataset, results, max_dets)
     for key in ARRAYS:
         assert np.array_equal(expected.eval[key], getattr(arrays, key)), key
     if max_dets[-1] == 100:
@@ -214,7 +214,6 @@ def test_parameters_are_those_of_coco():
     assert np.array_equal(sparse_coco.IOU_THRESHOLDS, params.iouThrs)
     assert np.array_equal(sparse_coco.RECALLS, params.recThrs)
     assert np.array_equal(sparse_coco.AREA_RANGES, params.areaRng)
-    assert list(sparse_coco.AREAS) == params.areaRngLbl
     assert list(sparse_coco.MAX_DETS) == params.maxDets
 
 
@@ -233,10 +232,6 @@ def test_class_scores_are_means_over_the_arrays():
             expected = precision.mean(), precision[0].mean(), recall.mean()
             np.testing.assert_allclose(row, expected, rtol=1e-12)
     np.testing.assert_allclose(np.nanmean(scores[:, 0]), summarize(arrays)[0], rtol=1e-12)
-
-
-def test_scores_are_made_on_demand_only():
-    assert arrays_of(*random_case(1)).scores is None
 
 
 @pytest.mark.parametrize("max_dets", [(), (0, 10, 100), (1, 10, 10), (1, 10, 5)])
