@@ -151,9 +151,7 @@ def test_what_is_outside_the_loss_of_the_first_stage_stays_outside(keys):
 def test_relation_modules_of_every_stage_see_the_boxes_of_their_stage():
     heads = moving(*CASCADE_RELATION)
     pooled = calls(heads.box_pooler)
-    told = [
-        [calls(getattr(head, f"relation{r}")[0]) for r in (1, 2)] for head in heads.box_head
-    ]
+    told = [[calls(getattr(head, f"relation{r}")[0]) for r in (1, 2)] for head in heads.box_head]
     for train in (True, False):
         head_losses(heads) if train else head_detections(heads)
         boxes = [torch.cat([b.tensor for b in args[1]]) for args, _ in pooled]

@@ -16,6 +16,10 @@ from tests.modeling.common import (
     C4_REASONING,
     C4_RELATION,
     C4_SGRN,
+    CASCADE,
+    CASCADE_REASONING,
+    CASCADE_RELATION,
+    CASCADE_SGRN,
     NUM_CLASSES,
     REASONING,
     REFINE,
@@ -32,6 +36,7 @@ from tests.modeling.common import (
 
 STOCK = ("MODEL.ROI_HEADS.NAME", "DuplicateRemovalROIHeads")
 C4_STOCK = (*C4, "MODEL.ROI_HEADS.NAME", "Res5DuplicateRemovalROIHeads")
+CASCADE_STOCK = (*CASCADE, "MODEL.ROI_HEADS.NAME", "CascadeDuplicateRemovalROIHeads")
 HEADS = {
     "stock": STOCK,
     "C4 stock": C4_STOCK,
@@ -43,6 +48,10 @@ HEADS = {
     "C4 SGRN": C4_SGRN,
     "reasoning": REASONING,
     "C4 reasoning": C4_REASONING,
+    "Cascade stock": CASCADE_STOCK,
+    "Cascade relation": CASCADE_RELATION,
+    "Cascade SGRN": CASCADE_SGRN,
+    "Cascade reasoning": CASCADE_REASONING,
 }
 heads = pytest.mark.parametrize("keys", HEADS.values(), ids=HEADS.keys())
 SOFT = ("MODEL.DUPLICATE_REMOVAL.TEST_METHOD", "soft_nms")
@@ -57,9 +66,20 @@ def predictor_of(heads):
     return heads.box_predictor[-1] if is_cascade else heads.box_predictor
 
 
-@pytest.mark.parametrize("ours", [STOCK, C4_STOCK], ids=["FPN", "C4"])
-def test_with_nms_it_is_the_stock_head(ours):
-    stock = build_heads(*(C4 if ours is C4_STOCK else ()))
+def mean_of(heads):
+    """Predictors whose probabilities a detection has the mean of."""
+    is_cascade = isinstance(heads.box_predictor, nn.ModuleList)
+    earlier = list(heads.box_predictor[:-1]) if is_cascade else []
+    return [*earlier, predictor_of(heads)]
+
+
+@pytest.mark.parametrize(
+    ("stock", "ours"),
+    [((), STOCK), (C4, C4_STOCK), (CASCADE, CASCADE_STOCK)],
+    ids=["FPN", "C4", "Cascade"],
+)
+def test_with_nms_it_is_the_stock_head(stock, ours):
+    stock = build_heads(*stock)
     expected = head_detections(stock)
     assert_same_detections(head_detections(build_heads(*ours)), expected, rtol=0, atol=0)
 
@@ -70,10 +90,12 @@ def test_soft_nms_keeps_what_nms_deletes(keys, agnostic):
     plain = build_heads(*keys, *agnostic, "MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.1)
     soft = build_heads(*keys, *agnostic, *SOFT, "TEST.DETECTIONS_PER_IMAGE", -1)
     soft.load_state_dict(plain.state_dict())
-    predictions = results(predictor_of(soft), "predict_probs")
+    predictions = [results(p, "predict_probs") for p in mean_of(soft)]
     boxes = results(predictor_of(soft), "predict_boxes")
     fewer, found = head_detections(plain), head_detections(soft)
-    probabilities, corners = predictions[-1][1], boxes[-1][1]
+    stages = [seen[-1][1] for seen in predictions]
+    probabilities = [sum(image) / len(stages) for image in zip(*stages, strict=True)]
+    corners = boxes[-1][1]
     for image, (ours, theirs) in enumerate(zip(found, fewer, strict=True)):
         assert ours.get_fields().keys() == theirs.get_fields().keys()
         scores = probabilities[image][:, :-1]

@@ -13,6 +13,8 @@ from relation_heads import get_cfg
 from tests.modeling.common import (
     C4,
     C4_RELATION,
+    CASCADE,
+    CASCADE_RELATION,
     KEYPOINT,
     MASK,
     NUM_CLASSES,
@@ -34,6 +36,11 @@ FAMILIES = {
     "FPN keypoint": ((*STOCK, *KEYPOINT), (*RELATION, *KEYPOINT)),
     "C4": (C4, C4_RELATION),
     "C4 mask": ((*C4, *MASK), (*C4_RELATION, *MASK)),
+    "Cascade": (CASCADE, CASCADE_RELATION),
+    "Cascade mask keypoint": (
+        (*CASCADE, *MASK, *KEYPOINT),
+        (*CASCADE_RELATION, *MASK, *KEYPOINT),
+    ),
 }
 families = pytest.mark.parametrize(("stock", "ours"), FAMILIES.values(), ids=FAMILIES.keys())
 relational = pytest.mark.parametrize("ours", [RELATION, C4_RELATION], ids=["FPN", "C4"])
@@ -47,6 +54,10 @@ def test_without_modules_equals_the_stock_head_bit_for_bit(stock, ours):
     assert actual.keys() == expected.keys()
     for name in expected:
         assert torch.equal(actual[name], expected[name]), name
+    sum(expected.values()).backward()
+    sum(actual.values()).backward()
+    for (name, a), b in zip(ours.named_parameters(), stock.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad), name
     assert_same_detections(detections(ours), detections(stock), rtol=0, atol=0)
 
 
