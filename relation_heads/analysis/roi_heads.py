@@ -129,7 +129,7 @@ def count_roi_heads(
     heads = build_roi_heads(cfg, shapes).to(device)
     watched = [module for name, module in heads.named_modules() if name in new]
     image = _Image(cfg, image_size, device)
-    is_given = getattr(heads, "given_boxes", False)
+    is_given = getattr(heads, "classifies_given_boxes", False)
 
     def seen(count: int) -> list[Instances]:
         return [image.given(regions.detections) if is_given else image.proposals(count)]

@@ -123,7 +123,7 @@ def test_statistics_and_frozen_parts():
 
 
 def test_a_frozen_detector_keeps_nothing():
-    costs = cost(*SGRN, "MODEL.SGRN.FREEZE", "all", twin=())
+    costs = cost(*SGRN, "MODEL.TRAIN_ONLY", ["roi_heads.mechanism.*"], twin=())
     for part in ("backbone", "RPN"):
         assert costs[part].trained == costs[part].kept_bytes == 0
     assert costs[NEW].trained == costs[NEW].parameters and costs[NEW].kept_bytes > 0
@@ -141,7 +141,7 @@ def test_other_kinds_of_models():
         assert all(c.multiply_adds > 0 and c.kept_bytes > 0 for c in costs.values())
     # Their own boxes are what region classifiers see, and there are as many as detections.
     given = ("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals", *REASONING,
-             "MODEL.REASONING.GIVEN_BOXES", True, "MODEL.REASONING.MODULES", [],
+             "MODEL.ROI_HEADS.NAME", "RegionClassificationROIHeads", "MODEL.REASONING.MODULES", [],
              "MODEL.REASONING.FOREGROUND", False)  # fmt: skip
     costs = cost(*given)
     assert list(costs) == ["backbone", "ROI heads"]

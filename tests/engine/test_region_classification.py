@@ -14,7 +14,7 @@ from tests.modeling.common import REASONING
 
 GIVEN = (
     *REASONING,
-    "MODEL.REASONING.GIVEN_BOXES", True,
+    "MODEL.ROI_HEADS.NAME", "RegionClassificationROIHeads",
     "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals",
 )  # fmt: skip
 

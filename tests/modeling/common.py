@@ -48,6 +48,13 @@ SMALL_REASONING = (
 )  # fmt: skip
 REASONING = ("MODEL.ROI_HEADS.NAME", "ReasoningROIHeads", *SMALL_REASONING)
 C4_REASONING = (*C4, "MODEL.ROI_HEADS.NAME", "Res5ReasoningROIHeads", *SMALL_REASONING)
+CASCADE = (
+    "MODEL.ROI_HEADS.NAME", "CascadeROIHeads",
+    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True,
+)  # fmt: skip
+CASCADE_RELATION = (*CASCADE, "MODEL.ROI_HEADS.NAME", "CascadeRelationROIHeads")
+CASCADE_SGRN = (*CASCADE, "MODEL.ROI_HEADS.NAME", "CascadeSGRNROIHeads", *SMALL_SGRN)
+CASCADE_REASONING = (*CASCADE, "MODEL.ROI_HEADS.NAME", "CascadeReasoningROIHeads", *SMALL_REASONING)
 # Stride 8, for the classes of `registered_labels(tiny_coco(...))`.
 SEM_SEG = (
     "MODEL.META_ARCHITECTURE", "SemanticSegmentor",
@@ -251,8 +258,9 @@ def calls(module: nn.Module) -> list[tuple[Any, Any]]:
     return seen
 
 
-def results(owner: Any, name: str) -> list[tuple[Any, Any]]:
-    """A list that grows by (arguments, result) with every call of a method of `owner`."""
+def results(owner: Any, name: str, patch: Any = None) -> list[tuple[Any, Any]]:
+    """A list that grows by (arguments, result) with every call of a method of `owner`, or of a
+    function of a module, which `patch`, pytest's `monkeypatch`, puts back."""
     method = getattr(owner, name)
     seen: list[tuple[Any, Any]] = []
 
@@ -260,8 +268,15 @@ def results(owner: Any, name: str) -> list[tuple[Any, Any]]:
         seen.append((args, method(*args)))
         return seen[-1][1]
 
-    setattr(owner, name, recorded)
+    (patch.setattr if patch else setattr)(owner, name, recorded)
     return seen
+
+
+def gradients(heads: nn.Module, **options: Any) -> dict[str, torch.Tensor | None]:
+    """Gradients of all parameters by the sum of all losses; `options` are of `head_losses`."""
+    heads.zero_grad()
+    sum(head_losses(heads, **options).values()).backward()
+    return {name: parameter.grad for name, parameter in heads.named_parameters()}
 
 
 def second_stage_gradients(heads: nn.Module, *names: str) -> list[torch.Tensor]:

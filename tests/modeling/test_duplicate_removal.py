@@ -7,13 +7,20 @@ import pytest
 pytest.importorskip("detectron2")
 
 import torch
+from torch import nn
 
 from relation_heads.layers import soft_nms_per_class
+from relation_heads.modeling.roi_heads import ReasoningMechanism, SGRNMechanism
 from tests.modeling.common import (
     C4,
     C4_REASONING,
     C4_RELATION,
     C4_SGRN,
+    CASCADE,
+    CASCADE_REASONING,
+    CASCADE_RELATION,
+    CASCADE_SGRN,
+    NUM_CLASSES,
     REASONING,
     REFINE,
     RELATION,
@@ -29,6 +36,7 @@ from tests.modeling.common import (
 
 STOCK = ("MODEL.ROI_HEADS.NAME", "DuplicateRemovalROIHeads")
 C4_STOCK = (*C4, "MODEL.ROI_HEADS.NAME", "Res5DuplicateRemovalROIHeads")
+CASCADE_STOCK = (*CASCADE, "MODEL.ROI_HEADS.NAME", "CascadeDuplicateRemovalROIHeads")
 HEADS = {
     "stock": STOCK,
     "C4 stock": C4_STOCK,
@@ -40,6 +48,10 @@ HEADS = {
     "C4 SGRN": C4_SGRN,
     "reasoning": REASONING,
     "C4 reasoning": C4_REASONING,
+    "Cascade stock": CASCADE_STOCK,
+    "Cascade relation": CASCADE_RELATION,
+    "Cascade SGRN": CASCADE_SGRN,
+    "Cascade reasoning": CASCADE_REASONING,
 }
 heads = pytest.mark.parametrize("keys", HEADS.values(), ids=HEADS.keys())
 SOFT = ("MODEL.DUPLICATE_REMOVAL.TEST_METHOD", "soft_nms")
@@ -47,12 +59,27 @@ AGNOSTIC = ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
 
 
 def predictor_of(heads):
-    return heads.sgrn.predictor if getattr(heads, "sgrn", None) else heads.box_predictor
+    """Of the last stage."""
+    if isinstance(heads.mechanism, SGRNMechanism):
+        return heads.mechanism.predictor
+    is_cascade = isinstance(heads.box_predictor, nn.ModuleList)
+    return heads.box_predictor[-1] if is_cascade else heads.box_predictor
 
 
-@pytest.mark.parametrize("ours", [STOCK, C4_STOCK], ids=["FPN", "C4"])
-def test_with_nms_it_is_the_stock_head(ours):
-    stock = build_heads(*(C4 if ours is C4_STOCK else ()))
+def mean_of(heads):
+    """Predictors whose probabilities a detection has the mean of."""
+    is_cascade = isinstance(heads.box_predictor, nn.ModuleList)
+    earlier = list(heads.box_predictor[:-1]) if is_cascade else []
+    return [*earlier, predictor_of(heads)]
+
+
+@pytest.mark.parametrize(
+    ("stock", "ours"),
+    [((), STOCK), (C4, C4_STOCK), (CASCADE, CASCADE_STOCK)],
+    ids=["FPN", "C4", "Cascade"],
+)
+def test_with_nms_it_is_the_stock_head(stock, ours):
+    stock = build_heads(*stock)
     expected = head_detections(stock)
     assert_same_detections(head_detections(build_heads(*ours)), expected, rtol=0, atol=0)
 
@@ -63,10 +90,12 @@ def test_soft_nms_keeps_what_nms_deletes(keys, agnostic):
     plain = build_heads(*keys, *agnostic, "MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.1)
     soft = build_heads(*keys, *agnostic, *SOFT, "TEST.DETECTIONS_PER_IMAGE", -1)
     soft.load_state_dict(plain.state_dict())
-    predictions = results(predictor_of(soft), "predict_probs")
+    predictions = [results(p, "predict_probs") for p in mean_of(soft)]
     boxes = results(predictor_of(soft), "predict_boxes")
     fewer, found = head_detections(plain), head_detections(soft)
-    probabilities, corners = predictions[-1][1], boxes[-1][1]
+    stages = [seen[-1][1] for seen in predictions]
+    probabilities = [sum(image) / len(stages) for image in zip(*stages, strict=True)]
+    corners = boxes[-1][1]
     for image, (ours, theirs) in enumerate(zip(found, fewer, strict=True)):
         assert ours.get_fields().keys() == theirs.get_fields().keys()
         scores = probabilities[image][:, :-1]
@@ -90,7 +119,7 @@ def test_options_and_limits_reach_soft_nms():
         assert len(found) == 7, k
         assert (found.scores.diff() <= 0).all()
     removal = build_heads(*STOCK, *SOFT, *keys, "MODEL.DUPLICATE_REMOVAL.SOFT_NMS_SIGMA", 0.3)
-    assert (removal.removal.decay, removal.removal.sigma) == ("linear", 0.3)
+    assert (removal.end.decay, removal.end.sigma) == ("linear", 0.3)
 
 
 def test_predictions_that_are_not_finite_are_left_out():
@@ -106,9 +135,13 @@ def test_predictions_that_are_not_finite_are_left_out():
         (
             "TEST_METHOD",
             "softnms",
-            "TEST_METHOD must be one of nms, soft_nms, learned, got 'softnms'",
+            "TEST_METHOD must be one of 'nms', 'soft_nms', 'learned', got 'softnms'",
         ),
-        ("SOFT_NMS_DECAY", "cubic", "SOFT_NMS_DECAY must be one of gaussian, linear, got 'cubic'"),
+        (
+            "SOFT_NMS_DECAY",
+            "cubic",
+            "SOFT_NMS_DECAY must be one of 'gaussian', 'linear', got 'cubic'",
+        ),
         ("SOFT_NMS_SIGMA", 0.0, "SOFT_NMS_SIGMA must be above 0, got 0.0"),
     ],
 )
@@ -125,15 +158,16 @@ LEARNED = (*LEARN, "MODEL.DUPLICATE_REMOVAL.TEST_METHOD", "learned")
 def test_learned_removal_trains_with_every_head(keys):
     plain, ours = build_heads(*keys), build_heads(*keys, *LEARN)
     missing = ours.load_state_dict(plain.state_dict(), strict=False).missing_keys
-    assert missing and all(name.startswith("duplicate_removal.") for name in missing)
+    assert missing and all(name.startswith("end.network.") for name in missing)
     before, after = head_losses(plain), head_losses(ours)
     assert after.keys() - before.keys() == {"loss_duplicates"} and before.keys() <= after.keys()
     after["loss_duplicates"].backward()
     predictor = predictor_of(ours)
     # Scores come from the last classifier; the reasoning's final ones do not train the detector.
-    last = getattr(ours, "reasoning", None) or predictor.cls_score
+    reasons = isinstance(ours.mechanism, ReasoningMechanism)
+    last = ours.mechanism.reasoner if reasons else predictor.cls_score
     assert any(p.grad is not None and p.grad.any() for p in last.parameters())
-    for name, parameter in ours.duplicate_removal.named_parameters():
+    for name, parameter in ours.end.network.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
     assert predictor.bbox_pred.weight.grad is None  # boxes are given
 
@@ -142,8 +176,8 @@ def test_learned_removal_trains_with_every_head(keys):
 def test_learned_detections_are_scores_times_what_was_learned(keys):
     ours = build_heads(*keys, *LEARNED, "TEST.DETECTIONS_PER_IMAGE", -1)
     with torch.no_grad():
-        ours.duplicate_removal.logit.weight.zero_()
-        ours.duplicate_removal.logit.bias.zero_()
+        ours.end.network.logit.weight.zero_()
+        ours.end.network.logit.bias.zero_()
     for found in head_detections(ours):
         assert (found.scores.diff() <= 0).all() and len(found) > 0
     again = build_heads(*keys, *LEARN, "TEST.DETECTIONS_PER_IMAGE", -1,
@@ -156,24 +190,33 @@ def test_learned_detections_are_scores_times_what_was_learned(keys):
 
 def test_appended_ground_truth_takes_no_part():
     ours = build_heads(*STOCK, *LEARN, "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", True)
-    seen = calls(ours.duplicate_removal)
+    seen = calls(ours.end.network)
     head_losses(ours, scattered((6, 9)))
     (features, _, candidates), _ = seen[0]
     assert candidates.region_splits == (6, 9) and len(features) == 15
 
 
-def test_frozen_it_is_the_only_loss():
-    ours = build_heads(*STOCK, *LEARN, "MODEL.DUPLICATE_REMOVAL.FREEZE", True)
-    assert head_losses(ours).keys() == {"loss_duplicates"}
+@heads
+def test_on_a_frozen_detector_it_is_the_only_loss_that_trains(keys):
+    ours = build_heads(*keys, *LEARN).requires_grad_(False)
+    ours.end.requires_grad_(True)
+    trains = {name for name, value in head_losses(ours).items() if value.requires_grad}
+    assert trains == {"loss_duplicates"}
 
 
 def test_without_a_network_nothing_is_learned():
-    for keys in (("TEST_METHOD", "learned"), ("FREEZE", True)):
-        with pytest.raises(ValueError, match=r"that MODEL.DUPLICATE_REMOVAL.LEARN True puts"):
-            build_heads(*STOCK, f"MODEL.DUPLICATE_REMOVAL.{keys[0]}", keys[1])
+    with pytest.raises(ValueError, match=r"that MODEL.DUPLICATE_REMOVAL.LEARN True puts"):
+        build_heads(*STOCK, "MODEL.DUPLICATE_REMOVAL.TEST_METHOD", "learned")
 
 
-def test_the_union_of_two_stages_is_nms():
-    union = ("MODEL.SGRN.TEST_ENSEMBLE", "union_nms")
-    with pytest.raises(ValueError, match="union_nms is NMS over both stages"):
-        build_heads(*SGRN, *REFINE, *union, *SOFT)
+UNION = ("MODEL.SGRN.TEST_ENSEMBLE", "union_nms")
+
+
+def test_the_union_of_two_stages_has_not_been_learned():
+    with pytest.raises(ValueError, match=r"MODEL\.SGRN\.TEST_ENSEMBLE union_nms .* learned"):
+        build_heads(*SGRN, *REFINE, *UNION, *LEARNED)
+
+
+def test_the_union_of_two_stages_may_end_in_soft_nms():
+    ours = build_heads(*SGRN, *REFINE, *UNION, *SOFT, "TEST.DETECTIONS_PER_IMAGE", -1)
+    assert [len(found) for found in head_detections(ours)] == 2 * [2 * 20 * NUM_CLASSES]

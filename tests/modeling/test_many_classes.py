@@ -49,7 +49,7 @@ HEADS = {
     "C4 relation": C4_RELATION,
     "SGRN": SGRN,
     "SGRN two stages": (*SGRN, *REFINE),
-    "SGRN frozen": (*SGRN, "MODEL.SGRN.FREEZE", "base"),
+    "SGRN, second losses alone": (*SGRN, "MODEL.SGRN.LOSS_WEIGHTS", [0.0, 1.0]),
     "SGRN mean": (*SGRN, "MODEL.SGRN.TEST_ENSEMBLE", "mean"),
     "C4 SGRN two stages": (*C4_SGRN, *REFINE),
     "reasoning": REASONING,

@@ -44,7 +44,6 @@ FAMILIES = {
 families = pytest.mark.parametrize(("stock", "ours"), FAMILIES.values(), ids=FAMILIES.keys())
 forms = pytest.mark.parametrize("ours", [REASONING, C4_REASONING], ids=["FPN", "C4"])
 OFF, LOCAL, GLOBAL = (key("MODULES", m) for m in ([], ["local"], ["global"]))
-GIVEN = key("GIVEN_BOXES", True)
 BASE = {"loss_cls", "loss_box_reg"}
 BOTH = {"loss_cls_local", "loss_cls_global", "loss_cls_final"}
 
@@ -83,7 +82,7 @@ def test_stock_checkpoint_loads_completely(stock, ours):
     stock, ours = build(*stock, settle=False), build(*ours, settle=False)
     result = ours.load_state_dict(stock.state_dict(), strict=False)
     assert not result.unexpected_keys
-    assert all(k.startswith("roi_heads.reasoning.") for k in result.missing_keys)
+    assert all(k.startswith("roi_heads.mechanism.reasoner.") for k in result.missing_keys)
     assert any(".local." in k for k in result.missing_keys)
 
 
@@ -99,7 +98,7 @@ def test_the_stock_losses_stay_and_the_new_ones_do_not_train_the_detector(ours):
     sum(actual[name] for name in BOTH).backward()
     assert all(f.grad is None for f in features.values())
     for name, parameter in ours.named_parameters():
-        assert (parameter.grad is not None) == name.startswith("reasoning."), name
+        assert (parameter.grad is not None) == name.startswith("mechanism.reasoner."), name
 
 
 @pytest.mark.parametrize("modules", [OFF, LOCAL, GLOBAL, ()], ids=["off", "local", "global", ""])
@@ -137,17 +136,17 @@ def test_a_step_trains_every_parameter(ours, variant):
 
 def test_class_edges_take_part(tmp_path):
     heads = build_heads(*REASONING, *graph_file(tmp_path))
-    assert heads.reasoning.globally.num_knowledge == 2  # and its inverse
+    assert heads.mechanism.reasoner.globally.num_knowledge == 2  # and its inverse
     sum(head_losses(heads).values()).backward()
     for name, parameter in heads.named_parameters():
         assert parameter.grad is not None, name
-    assert heads.reasoning.globally.semantic[0].edges.weight.grad.any()
+    assert heads.mechanism.reasoner.globally.semantic[0].edges.weight.grad.any()
 
 
 def test_word_vectors_of_a_graph_file_are_used_and_stay_as_they_are(tmp_path):
     vectors = torch.randn(NUM_CLASSES, 7)
     heads = build_heads(*REASONING, *graph_file(tmp_path, vectors))
-    assert torch.equal(heads.state_dict()["reasoning.globally.embeddings"], vectors)
+    assert torch.equal(heads.state_dict()["mechanism.reasoner.globally.embeddings"], vectors)
     losses = head_losses(heads)
     sum(losses.values()).backward()
     assert not any(name.endswith("embeddings") for name, _ in heads.named_parameters())
@@ -175,7 +174,7 @@ def test_losses_are_weighted():
 def test_appended_ground_truth_neither_writes_nor_is_listened_to(ours):
     heads = build_heads(*ours)
     seen = []
-    heads.reasoning.register_forward_pre_hook(
+    heads.mechanism.reasoner.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(kwargs["weights"]), with_kwargs=True
     )
     head_losses(heads, scattered((40, 50)))
@@ -188,7 +187,7 @@ def test_appended_ground_truth_neither_writes_nor_is_listened_to(ours):
 def test_regions_weigh_by_their_probability_to_be_an_object():
     heads = build_heads(*REASONING)
     seen = []
-    heads.reasoning.register_forward_pre_hook(
+    heads.mechanism.reasoner.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append((args[0], kwargs)), with_kwargs=True
     )
     head_detections(heads)
@@ -215,7 +214,7 @@ def test_batch_equals_image_by_image(ours):
 @pytest.mark.parametrize("name", ["plain", "local", "local1", "global", "global2", "final"])
 def test_every_prediction_can_be_asked_for(name):
     heads = build_heads(*REASONING, *key("TEST_PREDICTION", name))
-    seen, given = calls(heads.reasoning), []
+    seen, given = calls(heads.mechanism.reasoner), []
     inference = heads.box_predictor.inference
     heads.box_predictor.inference = lambda p, x: (given.append(p), inference(p, x))[1]
     head_detections(heads)
@@ -239,6 +238,14 @@ def test_no_proposals_and_no_objects(ours):
 
 # ---- given boxes ----
 
+PRECOMPUTED = ("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals")
+GIVEN = (*REASONING, *PRECOMPUTED, "MODEL.ROI_HEADS.NAME", "RegionClassificationROIHeads")
+C4_GIVEN = (
+    *(*C4_REASONING, *PRECOMPUTED),
+    *("MODEL.ROI_HEADS.NAME", "Res5RegionClassificationROIHeads"),
+)
+given_forms = pytest.mark.parametrize("ours", [GIVEN, C4_GIVEN], ids=["FPN", "C4"])
+
 
 def given(counts=(5, 3)):
     proposals = scattered(counts)
@@ -251,9 +258,9 @@ def given(counts=(5, 3)):
 
 
 @pytest.mark.parametrize("modules", [OFF, LOCAL, ()], ids=["baseline", "local", "both"])
-@forms
+@given_forms
 def test_every_given_box_comes_back_classified(ours, modules):
-    heads = build_heads(*ours, *GIVEN, *modules)
+    heads = build_heads(*ours, *modules)
     proposals = given()
     tiny = proposals[1].proposal_boxes.tensor
     tiny[0, 2:] = tiny[0, :2] + 0.5
@@ -273,9 +280,9 @@ def test_every_given_box_comes_back_classified(ours, modules):
         assert predictions == expected
 
 
-@forms
+@given_forms
 def test_given_boxes_are_neither_sampled_nor_regressed(ours):
-    heads = build_heads(*ours, *GIVEN, *OFF)
+    heads = build_heads(*ours, *OFF)
     proposals = given((40, 50))  # more than the sample of 32
     logits = calls(heads.box_predictor)
     result = head_losses(heads, proposals)
@@ -291,7 +298,7 @@ def test_given_boxes_are_neither_sampled_nor_regressed(ours):
 
 
 def test_given_boxes_train_the_reasoning():
-    heads = build_heads(*REASONING, *GIVEN)
+    heads = build_heads(*GIVEN)
     result = head_losses(heads, given())
     assert result.keys() == {"loss_cls"} | BOTH
     sum(result.values()).backward()
@@ -299,7 +306,7 @@ def test_given_boxes_train_the_reasoning():
 
 
 def test_no_given_boxes_in_an_image():
-    heads = build_heads(*REASONING, *GIVEN)
+    heads = build_heads(*GIVEN)
     assert [len(r) for r in head_detections(heads, given((0, 2)))] == [0, 2]
     sum(head_losses(heads, given((0, 0))).values()).backward()
 
@@ -324,7 +331,7 @@ def test_stock_options_keep_working(options):
 
 def test_bfloat16_autocast_stays_close():
     heads = build_heads(*REASONING).eval()
-    seen = calls(heads.reasoning)
+    seen = calls(heads.mechanism.reasoner)
     head_detections(heads)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         head_detections(heads)
@@ -335,10 +342,13 @@ def test_bfloat16_autocast_stays_close():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (key("MODULES", ["both"]), r"MODULES must be of local, global, got 'both'"),
+        (key("MODULES", ["both"]), r"MODULES must be of 'local', 'global', .*, got \['both'\]"),
         (key("NUM_ITERS", 0), r"NUM_ITERS must be at least 1, got 0"),
         (key("LOSS_WEIGHTS", [1.0]), r"LOSS_WEIGHTS must be three numbers"),
-        (key("GLOBAL.RELATIONS", ["near"]), r"GLOBAL.RELATIONS must be of left, .*, got 'near'"),
+        (
+            key("GLOBAL.RELATIONS", ["near"]),
+            r"GLOBAL.RELATIONS must be of 'left', .*, got \['near'\]",
+        ),
         (key("LOCAL.IN_FEATURE", "p9"), r"LOCAL.IN_FEATURE must be one of p2, .*, got 'p9'"),
         (("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True), r"set MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE"),
     ],
@@ -350,9 +360,8 @@ def test_wrong_options_are_named_at_build_time(options, message):
 
 
 def test_a_prediction_that_does_not_exist_is_named():
-    heads = build_heads(*REASONING, *LOCAL, *key("TEST_PREDICTION", "global"))
-    with pytest.raises(ValueError, match=r"TEST_PREDICTION must be one of plain, .*, got 'global'"):
-        head_detections(heads)
+    with pytest.raises(ValueError, match=r"TEST_PREDICTION must be one of 'plain', .*'global'"):
+        build_heads(*REASONING, *LOCAL, *key("TEST_PREDICTION", "global"))
 
 
 def test_a_graph_of_other_classes_is_refused(tmp_path):

@@ -7,7 +7,7 @@ pytest.importorskip("detectron2")
 import torch
 
 from relation_heads.layers.sgrn import CHOICES
-from relation_heads.modeling.roi_heads.base import regions_of
+from relation_heads.modeling.roi_heads.seam import classify
 from tests.modeling.common import (
     C4,
     C4_SGRN,
@@ -29,6 +29,7 @@ from tests.modeling.common import (
     head_losses,
     losses,
     maps,
+    results,
     scattered,
     second_stage_gradients,
 )
@@ -98,13 +99,17 @@ def test_a_whole_model_without_a_graph_equals_the_stock_model():
 @pytest.mark.parametrize(
     ("stock", "ours", "new"),
     [
-        *[(stock, ours, ("roi_heads.sgrn.",)) for stock, ours in FAMILIES.values()],
+        *[(stock, ours, ("roi_heads.mechanism.",)) for stock, ours in FAMILIES.values()],
         (
             STOCK,
             (*SGRN, *REFINE, *sgrn("SHARE_FC", False)),
-            ("roi_heads.sgrn.", "roi_heads.sgrn_box_head."),
+            (
+                "roi_heads.mechanism.graph.",
+                "roi_heads.mechanism.predictor.",
+                "roi_heads.mechanism.box_head.",
+            ),
         ),
-        (STOCK, (*SGRN, *REFINE, *NO_GRAPH), ("roi_heads.sgrn.predictor.",)),
+        (STOCK, (*SGRN, *REFINE, *NO_GRAPH), ("roi_heads.mechanism.predictor.",)),
     ],
     ids=[*FAMILIES, "own box head", "two stages without a graph"],
 )
@@ -183,10 +188,10 @@ def test_the_input_of_the_learner_is_detached(base):
         heads = build_heads(
             *base, *sgrn("NODE_EMBED", "hard"), *sgrn("DETACH_LEARNER_INPUT", detached)
         )
-        dim = heads.sgrn.graph.dim
+        dim = heads.mechanism.graph.dim
         with torch.no_grad():  # [f, h] counts for h alone, so that edges are the only way to f
-            heads.sgrn.predictor.cls_score.weight[:, :dim] = 0
-            heads.sgrn.predictor.bbox_pred.weight[:, :dim] = 0
+            heads.mechanism.predictor.cls_score.weight[:, :dim] = 0
+            heads.mechanism.predictor.bbox_pred.weight[:, :dim] = 0
         (gradients[detached],) = second_stage_gradients(heads, name)
     assert not gradients[True].any()
     assert gradients[False].any()
@@ -196,31 +201,31 @@ def test_the_input_of_the_learner_is_detached(base):
 @pytest.mark.parametrize("refine", [(), REFINE], ids=["one stage", "two stages"])
 def test_all_proposals_are_keys_and_appended_ground_truth_is_not(base, refine):
     heads = build_heads(*base, *refine)
-    stage = calls(heads.sgrn)
+    stage = results(heads.mechanism, "_predict")
     head_losses(heads, scattered((40, 50)))  # more than the sample of 32
-    regions = stage[0][0][3]
+    regions = stage[0][0][1].regions
     per_image = [k.tolist() for k in regions.split(regions.is_key)]
     assert per_image == [[True] * 40 + [False] * 4, [True] * 50 + [False] * 4]
     head_detections(heads)
-    assert stage[1][0][3].is_key is None
+    assert stage[1][0][1].regions.is_key is None
 
     heads = build_heads(*base, *refine, *sgrn("GT_AS_KEYS", True))
-    stage = calls(heads.sgrn)
+    stage = results(heads.mechanism, "_predict")
     head_losses(heads)
-    assert stage[0][0][3].is_key is None
+    assert stage[0][0][1].regions.is_key is None
 
 
 def test_foreground_edges_prefer_what_the_base_classifier_takes_for_objects():
     heads = build_heads(*SGRN, *sgrn("FOREGROUND_EDGES", True))
-    graph = calls(heads.sgrn.graph)
+    graph = calls(heads.mechanism.graph)
     head_detections(heads)
     logits = torch.zeros(3, NUM_CLASSES + 1)
     logits[1, -1], logits[2, 0] = 100.0, 100.0
     *_, bias = graph[0][0]
     assert bias.shape == (40,) and (bias < 0).all() and not bias.requires_grad
 
-    features, regions = torch.zeros(3, 64), regions_of(scattered((3,)))
-    heads.sgrn(features, logits, heads.box_predictor.cls_score, regions)
+    base = classify(torch.zeros(3, 64), heads.box_predictor, scattered((3,))).with_logits(logits)
+    heads.mechanism._predict(base.x, base, heads.box_predictor)
     expected = torch.tensor([5 / 6, 1e-6, 1.0]).log()
     torch.testing.assert_close(graph[1][0][3], expected)
 
@@ -231,7 +236,7 @@ def test_foreground_edges_prefer_what_the_base_classifier_takes_for_objects():
 @forms
 def test_detections_depend_on_the_other_proposals(ours):
     heads = build_heads(*ours)
-    scores = calls(heads.sgrn.predictor)
+    scores = calls(heads.mechanism.predictor)
     (proposals,) = scattered((20,))
     head_detections(heads, [proposals])
     head_detections(heads, [proposals[:1]])

@@ -9,7 +9,8 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from relation_heads.modeling.roi_heads.sgrn_stage import best_foreground_boxes
+from relation_heads.modeling.roi_heads.refine import best_foreground_boxes
+from relation_heads.modeling.roi_heads.seam import Classified
 from tests.modeling.common import (
     C4_SGRN,
     NO_GRAPH,
@@ -75,11 +76,12 @@ def features_of(heads, boxes):
 def test_rows_follow_the_refined_boxes(base, sampling):
     heads = two_stages(*base, "MODEL.SGRN.SAMPLING", sampling)
     first = results(heads, "label_and_sample_proposals")
-    predictor, stage = calls(heads.box_predictor), calls(heads.sgrn)
+    predictor, stage = calls(heads.box_predictor), results(heads.mechanism, "_predict")
     head_losses(heads, scattered((40, 50)))
     (_, proposals), (_, predictions) = first[0], predictor[0]
-    (x, logits, classifier, regions), _ = stage[0]
-    assert classifier is heads.box_predictor.cls_score
+    (x, base, predictor), _ = stage[0]
+    logits, regions = base.logits, base.regions
+    assert predictor is heads.box_predictor
 
     boxes, full = refined(heads, predictions, proposals)
     distance = (regions.boxes[:, None] - boxes[None]).abs().amax(-1)  # (second stage, first)
@@ -96,9 +98,10 @@ def test_rows_follow_the_refined_boxes(base, sampling):
 @bases
 def test_at_test_time_every_box_keeps_its_row(base):
     heads = two_stages(*base)
-    predictor, stage = calls(heads.box_predictor), calls(heads.sgrn)
+    predictor, stage = calls(heads.box_predictor), results(heads.mechanism, "_predict")
     head_detections(heads)
-    (x, logits, _, regions), _ = stage[0]
+    (x, base, _), _ = stage[0]
+    logits, regions = base.logits, base.regions
     boxes, _ = refined(heads, predictor[0][1], scattered())
     torch.testing.assert_close(regions.boxes, boxes)
     assert torch.equal(logits, predictor[0][1][0])
@@ -110,7 +113,7 @@ def test_at_test_time_every_box_keeps_its_row(base):
 @pytest.mark.parametrize("agnostic", [(), AGNOSTIC], ids=["per class", "agnostic"])
 def test_the_second_stage_sends_no_gradient_through_its_boxes(base, agnostic):
     heads = two_stages(*base, *agnostic)
-    resampled = results(heads.resampler, "label_and_sample_proposals")
+    resampled = results(heads.mechanism.resampler, "label_and_sample_proposals")
     gradients = second_stage_gradients(
         heads, "box_predictor.bbox_pred.weight", "box_predictor.bbox_pred.bias"
     )
@@ -124,22 +127,22 @@ def test_the_second_stage_sends_no_gradient_through_its_boxes(base, agnostic):
 
 def test_class_agnostic_boxes_are_the_predicted_ones():
     heads = two_stages(*SGRN, *AGNOSTIC)
-    predictor, stage = calls(heads.box_predictor), calls(heads.sgrn)
+    predictor, stage = calls(heads.box_predictor), results(heads.mechanism, "_predict")
     head_detections(heads)
     boxes, _ = refined(heads, predictor[0][1], scattered())
     assert predictor[0][1][1].shape == (40, 4)
-    torch.testing.assert_close(stage[0][0][3].boxes, boxes)
+    torch.testing.assert_close(stage[0][0][1].regions.boxes, boxes)
 
 
 def test_the_best_class_is_never_the_background():
     predictor = build_heads(*SGRN, "MODEL.ROI_HEADS.NUM_CLASSES", 3).box_predictor
-    deltas = torch.randn(2, 12)
+    deltas, x = torch.randn(2, 12), torch.randn(2, 64)
     logits = torch.tensor([[0.0, 2.0, 1.0, 9.0], [0.0, 1.0, 2.0, -9.0]])
     proposals = scattered((1, 1))
     boxes = torch.cat(predictor.predict_boxes((logits, deltas), proposals))  # (2, 12)
-    best = torch.cat(best_foreground_boxes(predictor, (logits, deltas), proposals))
+    best = torch.cat(best_foreground_boxes(Classified(x, predictor, (logits, deltas), proposals)))
     assert torch.equal(best, torch.stack([boxes[0, 4:8], boxes[1, 8:]]))
-    shared = best_foreground_boxes(predictor, (logits, deltas[:, :4]), proposals)
+    shared = best_foreground_boxes(Classified(x, predictor, (logits, deltas[:, :4]), proposals))
     assert torch.equal(torch.cat(shared), boxes[:, :4])
 
 
@@ -150,10 +153,10 @@ def test_boxes_outside_the_image_leave_in_training_alone(base):
     bias[:, 0] = 20.0  # two widths to the right
     with torch.no_grad():
         heads.box_predictor.bbox_pred.bias.copy_(bias.flatten())
-    stage = calls(heads.sgrn)
+    stage = results(heads.mechanism, "_predict")
     assert all(v.isfinite() for v in head_losses(heads).values())
     head_detections(heads)
-    (trained, tested) = (args[3].boxes for args, _ in stage)
+    (trained, tested) = (args[1].regions.boxes for args, _ in stage)
     assert 0 < len(trained) < 48 and (trained[:, 2:] > trained[:, :2]).all()
     assert len(tested) == 40 and (tested[:, 0] == tested[:, 2]).any()
 
@@ -161,7 +164,7 @@ def test_boxes_outside_the_image_leave_in_training_alone(base):
     with torch.no_grad():
         heads.box_predictor.bbox_pred.bias.copy_(bias.flatten())
     result = head_losses(heads)  # nothing is left
-    assert len(stage[2][0][3]) == 0
+    assert len(stage[2][0][1].regions) == 0
     sum(result.values()).backward()
     assert all(p.grad.isfinite().all() for p in heads.parameters())
 
@@ -196,7 +199,7 @@ def test_refined_boxes_are_labelled_at_the_second_iou(base, iou, ious, foregroun
     heads = build_heads(*base, *REFINE, *ious, "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", False)
     nn.init.zeros_(heads.box_predictor.bbox_pred.weight)  # boxes stay
     first, second = (
-        results(owner, "label_and_sample_proposals") for owner in (heads, heads.resampler)
+        results(owner, "label_and_sample_proposals") for owner in (heads, heads.mechanism.resampler)
     )
     proposals, targets = overlapping(iou)
     head_losses(heads, proposals, targets)
@@ -211,7 +214,7 @@ def test_refined_boxes_are_labelled_at_the_second_iou(base, iou, ious, foregroun
 def test_refined_boxes_are_sampled_anew(sampling):
     heads = two_stages(*SGRN, "MODEL.SGRN.SAMPLING", sampling)
     nn.init.zeros_(heads.box_predictor.bbox_pred.bias)
-    second = results(heads.resampler, "label_and_sample_proposals")
+    second = results(heads.mechanism.resampler, "label_and_sample_proposals")
     targets = [x["instances"] for x in batch(SIZES)]
     head_losses(heads, scattered((60, 70)), targets)
     for proposals, target in zip(second[0][1], targets, strict=True):
@@ -228,10 +231,10 @@ def test_refined_boxes_are_sampled_anew(sampling):
 def test_appended_ground_truth_stays_without_an_answer(sampling):
     heads = build_heads(*SGRN, *REFINE, "MODEL.SGRN.SAMPLING", sampling)
     nn.init.zeros_(heads.box_predictor.bbox_pred.weight)  # boxes stay, and can be recognised
-    stage = calls(heads.sgrn)
+    stage = results(heads.mechanism, "_predict")
     targets = [x["instances"] for x in batch(SIZES)]
     head_losses(heads, targets=targets)
-    regions = stage[0][0][3]
+    regions = stage[0][0][1].regions
     for boxes, is_key, target in zip(
         regions.split(regions.boxes), regions.split(regions.is_key), targets, strict=True
     ):
@@ -260,20 +263,20 @@ def test_the_second_stage_may_have_a_box_head_of_its_own(share):
     (gradient,) = second_stage_gradients(heads, "box_head.fc1.weight")
     assert gradient.any() == share
     if not share:
-        (gradient,) = second_stage_gradients(heads, "sgrn_box_head.fc1.weight")
+        (gradient,) = second_stage_gradients(heads, "mechanism.box_head.fc1.weight")
         assert gradient.any()
-        assert not torch.equal(heads.sgrn_box_head.fc1.weight, heads.box_head.fc1.weight)
+        assert not torch.equal(heads.mechanism.box_head.fc1.weight, heads.box_head.fc1.weight)
     else:
-        assert heads.sgrn_box_head is None
+        assert heads.mechanism.box_head is None
 
 
 def test_the_twin_without_a_graph_is_a_second_predictor_of_the_box_features():
     heads = build_heads(*SGRN, *REFINE, *NO_GRAPH)
-    assert {n.split(".")[0] for n, _ in heads.sgrn.named_parameters()} == {"predictor"}
-    stage = calls(heads.sgrn)
+    assert {n.split(".")[0] for n, _ in heads.mechanism.named_parameters()} == {"predictor"}
+    stage = results(heads.mechanism, "_predict")
     head_detections(heads)
     (x, *_), predictions = stage[0]
-    for actual, expected in zip(predictions, heads.sgrn.predictor(x), strict=True):
+    for actual, expected in zip(predictions, heads.mechanism.predictor(x), strict=True):
         assert torch.equal(actual, expected)
 
 
@@ -290,13 +293,13 @@ stages = pytest.mark.parametrize(
 def detected(ours, ensemble, *opts):
     """Detections, the outputs of both stages, and the proposals of the second."""
     heads = build_heads(*ours, *opts, "MODEL.SGRN.TEST_ENSEMBLE", ensemble)
-    for predictor in (heads.box_predictor, heads.sgrn.predictor):
+    for predictor in (heads.box_predictor, heads.mechanism.predictor):
         nn.init.normal_(predictor.cls_score.weight, std=0.3)  # so that stages disagree
         nn.init.normal_(predictor.bbox_pred.weight, std=0.3)
-    base, stage = calls(heads.box_predictor), calls(heads.sgrn)
+    base, stage = calls(heads.box_predictor), results(heads.mechanism, "_predict")
     found = head_detections(heads)
     proposals = scattered()
-    regions = stage[0][0][3]
+    regions = stage[0][0][1].regions
     for per_image, boxes in zip(proposals, regions.split(regions.boxes), strict=True):
         per_image.proposal_boxes = Boxes(boxes)
     return heads, found, base[0][1], stage[0][1], proposals
@@ -305,18 +308,18 @@ def detected(ours, ensemble, *opts):
 @stages
 def test_the_last_stage_detects_by_default(ours):
     heads, found, _, last, proposals = detected(ours, "last")
-    expected, _ = heads.sgrn.predictor.inference(last, proposals)
+    expected, _ = heads.mechanism.predictor.inference(last, proposals)
     assert_same_detections(found, expected, rtol=0, atol=0)
-    assert build_heads(*SGRN).ensemble == "last"
+    assert build_heads(*SGRN).mechanism.ensemble == "last"
 
 
 @stages
 def test_mean_detects_from_the_mean_of_the_logits(ours):
     heads, found, base, last, proposals = detected(ours, "mean")
     mean = (base[0] + last[0]) / 2
-    expected, _ = heads.sgrn.predictor.inference((mean, last[1]), proposals)
+    expected, _ = heads.mechanism.predictor.inference((mean, last[1]), proposals)
     assert_same_detections(found, expected, rtol=0, atol=1e-6)
-    others, _ = heads.sgrn.predictor.inference(last, proposals)
+    others, _ = heads.mechanism.predictor.inference(last, proposals)
     assert found[0].scores[0] != others[0].scores[0]
 
 
@@ -329,7 +332,7 @@ def test_union_nms_contains_what_both_stages_find(ours):
 
     heads, found, base, last, proposals = detected(ours, "union_nms", *ALL_BOXES)
     first, _ = heads.box_predictor.inference(base, scattered())
-    second, _ = heads.sgrn.predictor.inference(last, proposals)
+    second, _ = heads.mechanism.predictor.inference(last, proposals)
     for union, *both in zip(found, first, second, strict=True):
         assert len(union) == 2 * 20 * NUM_CLASSES
         torch.testing.assert_close(rows(union), rows(Instances.cat(both)))

@@ -28,6 +28,7 @@ from ...layers.duplicate_candidates import Candidates, select_candidates
 from ...layers.duplicate_losses import duplicate_loss, duplicate_targets, final_scores
 from ...layers.duplicate_removal import DuplicateRemoval
 from ..keys import key_problems, problems_of
+from .many_classes import ManyClassesOutputLayers
 from .seam import Classified, ListensToRegions, Losses
 from .watch import watched
 
@@ -172,6 +173,8 @@ class End(ListensToRegions, nn.Module):
         else:
             found, rows = self._learned(last)
         if watched():
+            if self.method == "nms":
+                rows = _among_all(last, rows)
             for instances, row in zip(found, rows, strict=True):
                 instances.region = row
         return found
@@ -229,6 +232,18 @@ def _network(cfg: CfgNode, dim: int) -> DuplicateRemoval:
     return DuplicateRemoval(
         dim, num_thresholds=len(node.THRESHOLDS), logit_bias=float(node.LOGIT_BIAS)
     )
+
+
+def _among_all(last: Classified, rows: list[Tensor]) -> list[Tensor]:
+    """Numbers of regions as given; Detectron2's NMS counts those alone whose boxes and scores are
+    finite."""
+    if isinstance(last.predictor, ManyClassesOutputLayers) and not last.earlier:
+        return rows
+    numbered = []
+    for row, boxes, scores in zip(rows, last.boxes(), last.probabilities(), strict=True):
+        finite = boxes.isfinite().all(dim=1) & scores.isfinite().all(dim=1)
+        numbered.append(finite.nonzero()[:, 0][row])
+    return numbered
 
 
 @torch.no_grad()

@@ -146,7 +146,8 @@ class Classified:
     def log_scores(self) -> Tensor:
         """(N, C) log-probabilities of the classes, without the background."""
         if self.earlier:
-            return torch.cat(list(self.probabilities()))[:, :-1].float().log()
+            mean = torch.cat(list(self.probabilities()))[:, :-1].float()
+            return mean.clamp(min=torch.finfo(mean.dtype).tiny).log()  # 0 has no logarithm
         if self.predictor.use_sigmoid_ce:
             return F.logsigmoid(self.logits[:, :-1].float())
         return self.logits.float().log_softmax(dim=1)[:, :-1]

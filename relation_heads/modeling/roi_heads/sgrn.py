@@ -293,5 +293,6 @@ def both_stages(base: Classified, last: Classified) -> Classified:
     def rows(a: Tensor, b: Tensor) -> Tensor:
         return torch.cat(joined(base.regions.split(a), last.regions.split(b)))
 
-    predictions = rows(base.logits, last.logits), rows(base.predictions[1], last.predictions[1])
-    return Classified(rows(base.x, last.x), found, predictions, proposals)
+    x = rows(base.x, last.x)
+    # `found` has the boxes; what the two predictors make theirs from may differ in width.
+    return Classified(x, found, (rows(base.logits, last.logits), x), proposals)
