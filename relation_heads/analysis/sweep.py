@@ -42,7 +42,8 @@ OFF: dict[str, list[Any]] = {
 STARTS_AS_STOCK = ("Relation",)
 ROUNDING = 1e-5  # of scores, and of boxes in units of 10 pixels
 
-Check = Callable[[CfgNode], None]  # raises ValueError: one line per problem after the first line
+# Raises ValueError: a title and one line per problem, or one line alone.
+Check = Callable[[CfgNode], None]
 
 
 class SweepError(Exception):
@@ -163,7 +164,8 @@ class Stock:
         try:
             self.check(cfg)
         except ValueError as error:
-            return [line.removeprefix("- ") for line in str(error).splitlines()[1:]]
+            lines = str(error).splitlines()
+            return [line.removeprefix("- ") for line in lines[1:] or lines]  # the first is a title
         return []
 
     @cached_property

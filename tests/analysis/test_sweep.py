@@ -135,6 +135,15 @@ def test_one_sentence_refuses_and_nothing_is_built(monkeypatch):
     assert (cell.result, cell.reason) == ("refused", "It does not fit.")
 
 
+def test_a_check_may_raise_its_sentence_without_a_title():
+    def check(cfg):
+        if cfg.MODEL.ROI_HEADS.NAME == "Same":
+            raise ValueError("It does not fit.")
+
+    (cell,) = sweep([FPN], ["Same"], check)
+    assert (cell.result, cell.reason) == ("refused", "It does not fit.")
+
+
 def test_two_sentences_fail():
     cell = one(FPN, "Same", "It does not fit.", "Nor does it work.")
     assert cell.result == "FAILED"
