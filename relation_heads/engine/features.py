@@ -7,6 +7,7 @@ parameters.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper
+from detectron2.data.detection_utils import read_image
 from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, StandardROIHeads
+from detectron2.utils.logger import setup_logger
 from torch import nn
+from tqdm import tqdm
 
+from ..config import setup
 from ..modeling.roi_heads import (
     CascadeDuplicateRemovalROIHeads,
     ContextRes5ROIHeads,
@@ -27,6 +33,8 @@ from ..modeling.roi_heads import (
     watch,
 )
 from ..modeling.roi_heads.heads import Relational
+from .checkpoint import ReportingCheckpointer
+from .trainer import RelationTrainer
 
 SAME = {  # heads of Detectron2, and ours that equal them
     StandardROIHeads: DuplicateRemovalROIHeads,
@@ -105,6 +113,8 @@ def write_per_set(images: Iterable[dict[str, Any]], path: Path) -> Path:
     """One `.npz` for all images: `image_ids`, `file_names`, `sizes` (height, width), `counts` (I,),
     and the arrays of all detections, one image after the other."""
     rows = list(images)
+    if not rows:
+        raise ValueError("There are no images.")
     arrays = {name: np.concatenate([r[name] for r in rows]) for name in ARRAYS}
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(
@@ -116,3 +126,41 @@ def write_per_set(images: Iterable[dict[str, Any]], path: Path) -> Path:
         **arrays,
     )
     return path
+
+
+def extract(args: argparse.Namespace) -> None:
+    """Writes what the arguments of `tools/extract_features.py` ask for.
+
+    Raises:
+        OSError, ValueError: a file or a key is not there, or the model has no box features.
+    """
+    setup_logger(name="fvcore")
+    cfg = setup.get_cfg()
+    cfg.merge_from_file(setup.find_config(args.config_file))
+    cfg.merge_from_list(args.opts)
+    cfg = watchable(cfg)
+    model = RelationTrainer.build_model(cfg).eval()
+    ReportingCheckpointer(model, complete=True).load(cfg.MODEL.WEIGHTS)
+    images = box_features(model, tqdm(_inputs(cfg, args.image), unit="image"))
+    if args.output.suffix == ".npz":
+        print(write_per_set(images, args.output))
+        return
+    written = sum(1 for _ in write_per_image(images, args.output))
+    print(f"{written} files in {args.output}")
+
+
+def _inputs(cfg: CfgNode, files: list[str]) -> list[dict] | Iterator[dict]:
+    """Inputs of the model: the given files, or the test sets, one image each."""
+    if files:
+        load = DatasetMapper(cfg, is_train=False)
+        sizes = [read_image(name).shape for name in files]
+        return [
+            load({"file_name": name, "height": size[0], "width": size[1]})
+            for name, size in zip(files, sizes, strict=True)
+        ]
+    return (
+        record
+        for name in cfg.DATASETS.TEST
+        for batch in RelationTrainer.build_test_loader(cfg, name)
+        for record in batch
+    )
