@@ -26,6 +26,7 @@ PROGRAMS = sorted(
     str(path.relative_to(ROOT))
     for folder in ("tools", "datasets", "examples")
     for path in (ROOT / folder).glob("*.py")
+    if path.read_text().startswith("#!")  # the others are to be imported
 )
 DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("datasets/*.md")]
 DETECTRON2S = "detectron2/tools/train_net.py"
