@@ -32,8 +32,8 @@ except ModuleNotFoundError as error:
         raise
     sys.exit(relation_heads.DETECTRON2_HELP)
 
-from relation_heads.config.setup import argument_parser, setup_cfg
 from relation_heads.engine import RelationTrainer
+from relation_heads.engine.setup import argument_parser, setup_cfg
 
 
 def main(args: argparse.Namespace) -> dict | None:

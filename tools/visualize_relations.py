@@ -38,7 +38,7 @@ from detectron2.config import CfgNode
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.logger import setup_logger
 
-from relation_heads.config import setup
+from relation_heads.config import find_config, get_cfg
 from relation_heads.engine import RelationTrainer
 from relation_heads.engine.checkpoint import ReportingCheckpointer
 from relation_heads.layers import SGRN
@@ -95,8 +95,8 @@ def write_kernels(model: torch.nn.Module, folder: Path) -> None:
 def main(args: argparse.Namespace) -> int:
     """Writes the pictures; returns of how many images."""
     setup_logger(name="fvcore")
-    cfg = setup.get_cfg()
-    cfg.merge_from_file(setup.find_config(args.config_file))
+    cfg = get_cfg()
+    cfg.merge_from_file(find_config(args.config_file))
     cfg.merge_from_list(args.opts)
     model = RelationTrainer.build_model(cfg).eval()
     if not relation_modules(model):

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 
-from ..config import check_cfg, find_config, get_cfg
+from ..config import find_config, get_cfg
+from ..engine.checks import check_cfg
 from .detectors import Cost, Costs, analyze, build_shapes, padded_size
 from .roi_heads import Regions
 

@@ -6,7 +6,15 @@ The keys of Detectron2's DeepLab project (dilated backbone, poly schedule, crops
 from __future__ import annotations
 
 from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.projects.deeplab import add_deeplab_config
+
+
+def get_cfg() -> CN:
+    """Detectron2's default config with the keys of this package."""
+    cfg = get_detectron2_cfg()
+    add_relation_heads_config(cfg)
+    return cfg
 
 
 def add_relation_heads_config(cfg: CN) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import detectron2
 
-from relation_heads.config.setup import argument_parser
+from relation_heads.engine.setup import argument_parser
 from tests.helpers import tiny_cfg, tiny_coco, unregister
 
 ROOT = Path(__file__).resolve().parents[2]

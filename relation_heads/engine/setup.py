@@ -3,48 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-import detectron2
 from detectron2.config import CfgNode
-from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from ..config import find_config, get_cfg
 from ..data.coco_format import register_coco_folder
 from .checks import check_cfg
-from .defaults import add_relation_heads_config
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-# Where a config given by name is looked up: installed, in a checkout, among Detectron2's own.
-CONFIG_ROOTS = (
-    _PACKAGE / "configs",
-    _PACKAGE.parent / "configs",
-    Path(detectron2.__file__).resolve().parent / "model_zoo" / "configs",
-)
-
-
-def get_cfg() -> CfgNode:
-    """Detectron2's default config with the keys of this package."""
-    cfg = get_detectron2_cfg()
-    add_relation_heads_config(cfg)
-    return cfg
-
-
-def find_config(name: str) -> str:
-    """The path of a YAML given as a path, or as a name below our `configs/` or Detectron2's.
-
-    Raises:
-        FileNotFoundError: there is none; lists where it was looked for.
-    """
-    candidates = [Path(name).expanduser(), *(root / name for root in CONFIG_ROOTS)]
-    for path in candidates:
-        if path.is_file():
-            return str(path)
-    raise FileNotFoundError(
-        f"Config file {name!r} was not found; looked for {', '.join(map(str, candidates))}."
-    )
 
 
 def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:

@@ -11,7 +11,9 @@ pytest.importorskip("detectron2")
 import torch
 from detectron2.data.datasets import register_coco_instances
 
-from relation_heads.config import check_cfg, checks, get_cfg
+from relation_heads import get_cfg
+from relation_heads.engine import checks
+from relation_heads.engine.checks import check_cfg
 from relation_heads.modeling import roi_heads
 from tests.helpers import (
     registered,

@@ -25,15 +25,15 @@ from detectron2.modeling import (
 )
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY
 
-from ..data.cityscapes import provide_cityscapes_scripts
-from ..data.coco_format import class_names, coco_problems, empty_box_problems, read_coco
-from ..modeling.context_plugins import parse_plugins
-from .defaults import (
+from ..config.defaults import (
     context_blocks_node,
     duplicate_removal_node,
     reasoning_node,
     sgrn_node,
 )
+from ..data.cityscapes import provide_cityscapes_scripts
+from ..data.coco_format import class_names, coco_problems, empty_box_problems, read_coco
+from ..modeling.context_plugins import parse_plugins
 
 logger = logging.getLogger(__name__)
 
