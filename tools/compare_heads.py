@@ -17,11 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-try:
-    import relation_heads
-except ModuleNotFoundError:  # a checkout that is not installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import relation_heads
+# `benchmarks` is of the checkout: no installation has it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import relation_heads
 
 try:
     from detectron2.modeling import build_backbone, build_roi_heads
@@ -34,8 +32,8 @@ import torch
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
+from benchmarks.measure import median_seconds, peak_bytes
 from relation_heads.config import find_config, get_cfg
-from relation_heads.measure import median_seconds, peak_bytes
 
 IMAGE_SIZE = (800, 1216)
 OBJECTS = 20
