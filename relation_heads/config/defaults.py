@@ -5,6 +5,9 @@ The keys of Detectron2's DeepLab project (dilated backbone, poly schedule, crops
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.projects.deeplab import add_deeplab_config
@@ -19,52 +22,21 @@ def get_cfg() -> CN:
 
 def add_relation_heads_config(cfg: CN) -> None:
     """Adds the keys of this package to a Detectron2 config; a second call changes nothing."""
-    if "RELATION" not in cfg.MODEL:
-        cfg.MODEL.RELATION = _relation()
-    if "SGRN" not in cfg.MODEL:
-        cfg.MODEL.SGRN = _sgrn()
-    if "REASONING" not in cfg.MODEL:
-        cfg.MODEL.REASONING = _reasoning()
-    if "CONTEXT_BLOCKS" not in cfg.MODEL:
-        cfg.MODEL.CONTEXT_BLOCKS = _context_blocks()
-    if "DUPLICATE_REMOVAL" not in cfg.MODEL:
-        cfg.MODEL.DUPLICATE_REMOVAL = _duplicate_removal()
-    if "GLORE_HEAD" not in cfg.MODEL:
-        cfg.MODEL.GLORE_HEAD = _glore_head()
+    for name, defaults in NODES.items():
+        if name not in cfg.MODEL:
+            cfg.MODEL[name] = defaults()
     if "STEM_TYPE" not in cfg.MODEL.RESNETS:  # only what DeepLab added reads its keys
         add_deeplab_config(cfg)
 
 
-def relation_node(cfg: CN) -> CN:
-    """`cfg.MODEL.RELATION`, or its defaults where Detectron2's own `get_cfg()` made the config."""
-    return cfg.MODEL.RELATION if "RELATION" in cfg.MODEL else _relation()
+def node(cfg: CN, name: str) -> CN:
+    """`cfg.MODEL.<name>`, or its defaults where Detectron2's own `get_cfg()` made the config.
 
-
-def sgrn_node(cfg: CN) -> CN:
-    """`cfg.MODEL.SGRN`, or its defaults where Detectron2's own `get_cfg()` made the config."""
-    return cfg.MODEL.SGRN if "SGRN" in cfg.MODEL else _sgrn()
-
-
-def reasoning_node(cfg: CN) -> CN:
-    """`cfg.MODEL.REASONING`, or its defaults where Detectron2's own `get_cfg()` made the config."""
-    return cfg.MODEL.REASONING if "REASONING" in cfg.MODEL else _reasoning()
-
-
-def context_blocks_node(cfg: CN) -> CN:
-    """`cfg.MODEL.CONTEXT_BLOCKS`, or its defaults if Detectron2's own `get_cfg()` made `cfg`."""
-    return cfg.MODEL.CONTEXT_BLOCKS if "CONTEXT_BLOCKS" in cfg.MODEL else _context_blocks()
-
-
-def duplicate_removal_node(cfg: CN) -> CN:
-    """`cfg.MODEL.DUPLICATE_REMOVAL`, or its defaults if Detectron2's `get_cfg()` made `cfg`."""
-    if "DUPLICATE_REMOVAL" in cfg.MODEL:
-        return cfg.MODEL.DUPLICATE_REMOVAL
-    return _duplicate_removal()
-
-
-def glore_head_node(cfg: CN) -> CN:
-    """`cfg.MODEL.GLORE_HEAD`, or its defaults where Detectron2's `get_cfg()` made the config."""
-    return cfg.MODEL.GLORE_HEAD if "GLORE_HEAD" in cfg.MODEL else _glore_head()
+    Args:
+        cfg: any config of Detectron2.
+        name: one of `NODES`.
+    """
+    return cfg.MODEL[name] if name in cfg.MODEL else NODES[name]()
 
 
 def _relation() -> CN:
@@ -280,3 +252,22 @@ def _glore_head() -> CN:
     # Probability that a channel is dropped before the last convolution.
     node.DROPOUT = 0.1
     return node
+
+
+# Name below MODEL -> its defaults.
+NODES: dict[str, Callable[[], CN]] = {
+    "RELATION": _relation,
+    "SGRN": _sgrn,
+    "REASONING": _reasoning,
+    "CONTEXT_BLOCKS": _context_blocks,
+    "DUPLICATE_REMOVAL": _duplicate_removal,
+    "GLORE_HEAD": _glore_head,
+}
+
+
+# Until the ROI heads call `node` themselves; then these go.
+relation_node = partial(node, name="RELATION")
+sgrn_node = partial(node, name="SGRN")
+reasoning_node = partial(node, name="REASONING")
+duplicate_removal_node = partial(node, name="DUPLICATE_REMOVAL")
+context_blocks_node = partial(node, name="CONTEXT_BLOCKS")

@@ -25,10 +25,10 @@ from detectron2.solver import LRScheduler
 from torch import nn
 from torch.optim import Optimizer
 
-from ..data.build import build_mapper
 from ..evaluation import build_evaluator
 from ..modeling.roi_heads.detections import EndOfHead
 from ..modeling.roi_heads.sgrn import SGRNReasoning
+from .build import build_mapper
 from .checkpoint import ReportingCheckpointer
 from .federated import provide_class_image_count
 from .freeze import freeze_all_but_duplicate_removal, freeze_below_roi_heads

@@ -9,7 +9,7 @@ pytest.importorskip("detectron2")
 from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.data import transforms as T
 
-from relation_heads.data.build import build_mapper
+from relation_heads.engine.build import build_mapper
 from relation_heads.data.mapper import FlipAwareMapper, is_mirrored, mirror_classes
 from tests.helpers import WIDTH, registered, tiny_cfg, tiny_coco
 
