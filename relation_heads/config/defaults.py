@@ -25,6 +25,11 @@ def add_relation_heads_config(cfg: CN) -> None:
     for name, defaults in NODES.items():
         if name not in cfg.MODEL:
             cfg.MODEL[name] = defaults()
+    if "TRAIN_ONLY" not in cfg.MODEL:
+        # Patterns of parameter names, such as "roi_heads.box_head.*": nothing else is trained. []
+        # trains everything. Read by this package's trainer (`engine.freeze.train_only`).
+        cfg.MODEL.TRAIN_ONLY = []
+        cfg.__dict__[CN.DEPRECATED_KEYS].discard("MODEL.TRAIN_ONLY")  # see `d2_env`
     if "STEM_TYPE" not in cfg.MODEL.RESNETS:  # only what DeepLab added reads its keys
         add_deeplab_config(cfg)
 

@@ -31,7 +31,7 @@ from ..modeling.roi_heads.sgrn import SGRNReasoning
 from .build import build_mapper
 from .checkpoint import ReportingCheckpointer
 from .federated import provide_class_image_count
-from .freeze import freeze_all_but_duplicate_removal, freeze_below_roi_heads
+from .freeze import freeze_all_but_duplicate_removal, freeze_below_roi_heads, train_only
 from .nan_report import RememberBatch, divergence_report
 from .optimizer import build_optimizer
 
@@ -86,7 +86,7 @@ class RelationTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """The model, frozen where `MODEL.SGRN` or `MODEL.DUPLICATE_REMOVAL` says so."""
+        """The model, of which `MODEL.TRAIN_ONLY` is trained."""
         if cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS:
             provide_class_image_count(cfg.DATASETS.TRAIN)
         model = super().build_model(cfg)
@@ -95,6 +95,7 @@ class RelationTrainer(DefaultTrainer):
             freeze_below_roi_heads(model)
         if isinstance(heads, EndOfHead) and heads.removal.freeze:
             freeze_all_but_duplicate_removal(model)
+        train_only(model, cfg.MODEL.get("TRAIN_ONLY", []))
         return model
 
     @classmethod
