@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 
 from ..config import find_config, get_cfg
 from ..engine.checks import check_cfg
+from ..engine.form_checks import head_names
 from .detectors import Cost, Costs, analyze, build_shapes, padded_size
 from .roi_heads import Regions
 
@@ -57,7 +58,8 @@ def load(name: str, overrides: Sequence[str]) -> CfgNode:
     checked = cfg.clone()
     checked.DATASETS.TRAIN = checked.DATASETS.TEST = ()
     checked.MODEL.WEIGHTS, checked.MODEL.DEVICE = "", "cpu"
-    check_cfg(checked, eval_only=True)
+    heads = head_names(find_config(name), overrides)
+    check_cfg(checked, eval_only=True, earlier_heads=heads)
     return cfg
 
 

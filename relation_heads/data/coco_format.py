@@ -34,8 +34,15 @@ def coco_problems(dataset: Mapping[str, Any]) -> list[str]:
         dataset: the content of the JSON file.
 
     Returns:
-        one sentence per kind of problem, with how many there are and the id of the first.
+        one sentence per kind of problem, with how many there are and the id of the first: the
+        severe ones, then those about boxes without an area.
     """
+    severe = severe_coco_problems(dataset)
+    return severe if _structure_problem(dataset) else [*severe, *empty_box_problems(dataset)]
+
+
+def severe_coco_problems(dataset: Mapping[str, Any]) -> list[str]:
+    """The part of `coco_problems` that spoils an evaluation."""
     structure = _structure_problem(dataset)
     if structure:
         return [structure]
@@ -46,7 +53,6 @@ def coco_problems(dataset: Mapping[str, Any]) -> list[str]:
         *_image_problems(images),
         *_annotation_problems(annotations, {image.get("id") for image in images}, category_ids),
         *_box_problems(annotations),
-        *empty_box_problems(dataset),
     ]
 
 

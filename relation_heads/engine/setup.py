@@ -12,6 +12,7 @@ from detectron2.utils.logger import setup_logger
 from ..config import find_config, get_cfg
 from ..data.coco_format import register_coco_folder
 from .checks import check_cfg
+from .form_checks import head_names
 
 
 def argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
@@ -49,7 +50,8 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         cfg.merge_from_list(args.opts)
     except AssertionError as error:  # yacs: an unknown key, or a key without a value
         raise KeyError(f"{error} (config overrides on the command line)") from error
-    check_cfg(cfg, eval_only=args.eval_only, resume=args.resume)
+    heads = head_names(args.config_file, args.opts)
+    check_cfg(cfg, eval_only=args.eval_only, resume=args.resume, earlier_heads=heads)
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="relation_heads")
