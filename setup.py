@@ -33,6 +33,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
+    # What measures and what a person types (benchmarks/, tools/, datasets/) stays in the checkout.
     # The configs live beside the package in the repository and inside it when installed.
     packages=[*find_packages(include=["relation_heads*"]), "relation_heads.configs"],
     package_dir={"relation_heads.configs": "configs"},

@@ -5,7 +5,9 @@
         MODEL.ROI_HEADS.NAME RelationROIHeads
 
 Detectron2 imports the module named by that variable when it is imported itself, and calls
-`setup_environment`.
+`setup_environment`. Only this package's trainer freezes what `MODEL.TRAIN_ONLY` leaves out: other
+tools train everything, and warn that the key is ignored. In a loop of your own call
+`relation_heads.engine.train_only(model, patterns)` once the model is built.
 """
 
 from __future__ import annotations
@@ -18,3 +20,5 @@ def setup_environment() -> None:
     from .config.defaults import add_relation_heads_config
 
     add_relation_heads_config(_C)
+    del _C.MODEL["TRAIN_ONLY"]
+    _C.register_deprecated_key("MODEL.TRAIN_ONLY")  # "Deprecated config key (ignoring): ..."

@@ -4,13 +4,27 @@ import ast
 import os
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "relation_heads"
-ABOVE_LAYERS = {"config", "modeling", "data", "evaluation", "engine", "visualization"}
+# From the ground up; a module imports its own part and lower floors. Parts that share a floor do
+# not know one another. `analysis` looks at whole configs, as a run does, and only tools use it.
+FLOORS = (
+    ("layers",),
+    ("config",),
+    ("data",),
+    ("modeling",),
+    ("evaluation", "visualization"),
+    ("engine",),
+    ("analysis",),
+    ("__init__", "d2_env", "doctor"),
+)
+FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
+ON_TOP = ("benchmarks", "datasets", "examples", "tests", "tools")
 
 # Detectron2, and what comes with it, cannot be imported in a process that starts like this.
 WITHOUT_DETECTRON2 = """
@@ -29,7 +43,8 @@ importlib.util.find_spec = lambda name, *a: None if name == "detectron2" else or
 
 
 def imported_modules(path: Path) -> set[str]:
-    """Absolute names of everything that a file imports, at any depth of its code."""
+    """Absolute names of everything that a file imports, at any depth of its code; a submodule that
+    is imported from its package has its own name."""
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -37,8 +52,54 @@ def imported_modules(path: Path) -> set[str]:
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
-            names.add(".".join([*base, *(node.module or "").split(".")]).strip("."))
+            name = ".".join([*base, *(node.module or "").split(".")]).strip(".")
+            for alias in node.names:
+                inner = f"{name}.{alias.name}"
+                names.add(inner if is_module(inner) else name)
     return names
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def part(module: str) -> str:
+    """E.g. `modeling` of `relation_heads.modeling.roi_heads`; the package itself is `__init__`."""
+    return [*module.split("."), "__init__"][1]
+
+
+def package_imports() -> dict[str, set[str]]:
+    """Module of the package -> the modules of this repository that it imports."""
+    ours = ("relation_heads", *ON_TOP)
+    return {
+        module_name(path): {n for n in imported_modules(path) if n.split(".")[0] in ours}
+        for path in PACKAGE.rglob("*.py")
+    }
+
+
+def test_imports_point_down():
+    found = package_imports()
+    assert {part(module) for module in found} == FLOOR.keys()  # every part has a floor
+    for module, names in found.items():
+        for name in names:
+            assert name.split(".")[0] == "relation_heads", f"{module} imports {name}"
+            down = FLOOR[part(name)] < FLOOR[part(module)] or part(name) == part(module)
+            assert down, f"{module} imports {name}"
+
+
+def test_no_module_imports_itself_through_others():
+    TopologicalSorter(package_imports()).prepare()  # CycleError names the circle
+
+
+def test_config_imports_nothing_of_ours():
+    for module, names in package_imports().items():
+        if part(module) == "config":
+            assert {part(name) for name in names} <= {"config"}, module
 
 
 def test_layers_import_torch_and_each_other_alone():
@@ -96,6 +157,18 @@ except ImportError as error:
     assert "pip install --no-build-isolation" in message and message.count("\n") == 0
 
 
+def test_the_numbers_of_an_evaluation_need_no_detectron2():
+    names = [
+        f"relation_heads.evaluation.{path.stem}"
+        for path in (PACKAGE / "evaluation").glob("*.py")
+        if "detectron2" not in {name.split(".")[0] for name in imported_modules(path)}
+    ]
+    numeric = {"class_tables", "coco_arrays", "duplicates", "region_metrics", "sparse_coco",
+               "sparse_matching"}  # fmt: skip
+    assert {name.rpartition(".")[2] for name in names} == {"__init__", *numeric}
+    run_python(f"{WITHOUT_DETECTRON2}\nimport {', '.join(names)}")
+
+
 def test_importing_the_package_registers_everything():
     pytest.importorskip("detectron2")
     code = """
@@ -116,5 +189,12 @@ import {first}
 from detectron2.config import get_cfg
 from detectron2.modeling import ROI_HEADS_REGISTRY
 print(get_cfg().MODEL.RELATION.NUM_RELATIONS, "RelationROIHeads" in ROI_HEADS_REGISTRY)
+import relation_heads
+stock, ours = get_cfg(), relation_heads.get_cfg()
+for cfg in (stock, ours):
+    cfg.merge_from_list(["MODEL.TRAIN_ONLY", ["backbone.*"]])
+print("TRAIN_ONLY" in stock.MODEL, ours.MODEL.TRAIN_ONLY)
 """
-    assert run_python(code, DETECTRON2_ENV_MODULE="relation_heads.d2_env") == "[1, 1] True"
+    result = run_python(code, DETECTRON2_ENV_MODULE="relation_heads.d2_env")
+    # Detectron2's own trainer, which freezes nothing, ignores the key aloud.
+    assert result.splitlines() == ["[1, 1] True", "False ['backbone.*']"]

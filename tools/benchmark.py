@@ -21,16 +21,14 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-try:
-    import relation_heads  # noqa: F401
-except ModuleNotFoundError:  # a checkout that is not installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+# `benchmarks` is of the checkout: no installation has it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from relation_heads.benchmark.cases import find_cases
-from relation_heads.benchmark.report import as_json, environment, table
-from relation_heads.benchmark.run import Result, run
+from benchmarks.cases import find_cases
+from benchmarks.report import as_json, environment, table
+from benchmarks.run import Result, run
 
 SECONDS = 5.0  # that ours is at least measured for, in each pass of a case
 

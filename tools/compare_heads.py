@@ -18,7 +18,7 @@ from pathlib import Path
 
 def run(args: argparse.Namespace) -> None:
     """Measures and prints the table."""
-    from relation_heads.benchmark.roi_heads import compare_heads
+    from benchmarks.roi_heads import compare_heads
 
     compare_heads(args)
 

@@ -45,7 +45,7 @@ except ModuleNotFoundError as error:
 import torch
 
 from relation_heads.analysis.sweep import registered_heads, stock_configs, sweep, table
-from relation_heads.config import check_cfg
+from relation_heads.engine.checks import check_cfg
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

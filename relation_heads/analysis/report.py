@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 
-from ..config import check_cfg, find_config, get_cfg
+from ..config import find_config, get_cfg
+from ..engine.checks import check_cfg
+from ..engine.form_checks import head_names
 from .detectors import Cost, Costs, analyze, build_shapes, padded_size
 from .roi_heads import RegionCounts
 
@@ -56,7 +58,8 @@ def load(name: str, overrides: Sequence[str]) -> CfgNode:
     checked = cfg.clone()
     checked.DATASETS.TRAIN = checked.DATASETS.TEST = ()
     checked.MODEL.WEIGHTS, checked.MODEL.DEVICE = "", "cpu"
-    check_cfg(checked, eval_only=True)
+    heads = head_names(find_config(name), overrides)
+    check_cfg(checked, eval_only=True, earlier_heads=heads)
     return cfg
 
 

@@ -5,64 +5,42 @@ The keys of Detectron2's DeepLab project (dilated backbone, poly schedule, crops
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.projects.deeplab import add_deeplab_config
+
+
+def get_cfg() -> CN:
+    """Detectron2's default config with the keys of this package."""
+    cfg = get_detectron2_cfg()
+    add_relation_heads_config(cfg)
+    return cfg
 
 
 def add_relation_heads_config(cfg: CN) -> None:
     """Adds the keys of this package to a Detectron2 config; a second call changes nothing."""
-    if "RELATION" not in cfg.MODEL:
-        cfg.MODEL.RELATION = _relation()
-    if "SGRN" not in cfg.MODEL:
-        cfg.MODEL.SGRN = _sgrn()
-    if "REASONING" not in cfg.MODEL:
-        cfg.MODEL.REASONING = _reasoning()
-    if "CONTEXT_BLOCKS" not in cfg.MODEL:
-        cfg.MODEL.CONTEXT_BLOCKS = _context_blocks()
-    if "DUPLICATE_REMOVAL" not in cfg.MODEL:
-        cfg.MODEL.DUPLICATE_REMOVAL = _duplicate_removal()
-    if "GLORE_HEAD" not in cfg.MODEL:
-        cfg.MODEL.GLORE_HEAD = _glore_head()
+    for name, defaults in NODES.items():
+        if name not in cfg.MODEL:
+            cfg.MODEL[name] = defaults()
+    if "TRAIN_ONLY" not in cfg.MODEL:
+        # Patterns of parameter names, such as "roi_heads.box_head.*": nothing else is trained. []
+        # trains everything. Read by this package's trainer (`engine.freeze.train_only`).
+        cfg.MODEL.TRAIN_ONLY = []
+        cfg.__dict__[CN.DEPRECATED_KEYS].discard("MODEL.TRAIN_ONLY")  # see `d2_env`
     if "STEM_TYPE" not in cfg.MODEL.RESNETS:  # only what DeepLab added reads its keys
         add_deeplab_config(cfg)
 
 
 def node(cfg: CN, name: str) -> CN:
-    """`cfg.MODEL.<name>`, or its defaults where Detectron2's own `get_cfg()` made the config."""
-    builders = {"RELATION": _relation, "SGRN": _sgrn, "REASONING": _reasoning}
-    return cfg.MODEL[name] if name in cfg.MODEL else builders[name]()
+    """`cfg.MODEL.<name>`, or its defaults where Detectron2's own `get_cfg()` made the config.
 
-
-def relation_node(cfg: CN) -> CN:
-    """`cfg.MODEL.RELATION`, or its defaults where Detectron2's own `get_cfg()` made the config."""
-    return cfg.MODEL.RELATION if "RELATION" in cfg.MODEL else _relation()
-
-
-def sgrn_node(cfg: CN) -> CN:
-    """`cfg.MODEL.SGRN`, or its defaults where Detectron2's own `get_cfg()` made the config."""
-    return cfg.MODEL.SGRN if "SGRN" in cfg.MODEL else _sgrn()
-
-
-def reasoning_node(cfg: CN) -> CN:
-    """`cfg.MODEL.REASONING`, or its defaults where Detectron2's own `get_cfg()` made the config."""
-    return cfg.MODEL.REASONING if "REASONING" in cfg.MODEL else _reasoning()
-
-
-def context_blocks_node(cfg: CN) -> CN:
-    """`cfg.MODEL.CONTEXT_BLOCKS`, or its defaults if Detectron2's own `get_cfg()` made `cfg`."""
-    return cfg.MODEL.CONTEXT_BLOCKS if "CONTEXT_BLOCKS" in cfg.MODEL else _context_blocks()
-
-
-def duplicate_removal_node(cfg: CN) -> CN:
-    """`cfg.MODEL.DUPLICATE_REMOVAL`, or its defaults if Detectron2's `get_cfg()` made `cfg`."""
-    if "DUPLICATE_REMOVAL" in cfg.MODEL:
-        return cfg.MODEL.DUPLICATE_REMOVAL
-    return _duplicate_removal()
-
-
-def glore_head_node(cfg: CN) -> CN:
-    """`cfg.MODEL.GLORE_HEAD`, or its defaults where Detectron2's `get_cfg()` made the config."""
-    return cfg.MODEL.GLORE_HEAD if "GLORE_HEAD" in cfg.MODEL else _glore_head()
+    Args:
+        cfg: any config of Detectron2.
+        name: one of `NODES`.
+    """
+    return cfg.MODEL[name] if name in cfg.MODEL else NODES[name]()
 
 
 def _relation() -> CN:
@@ -146,9 +124,6 @@ def _sgrn() -> CN:
     node.REFINE = False
     # Whether the second stage embeds its boxes with the first one's box head.
     node.SHARE_FC = True
-    # What a training leaves as it is: "none", "base" (box head and base predictor, whose losses are
-    # then left out), "all" (the backbone and the RPN too, whose losses are logged, without effect).
-    node.FREEZE = "none"
     # Detections: of the "last" stage, of the "mean" of both stages' logits, or of the NMS over both
     # ("union_nms", released code).
     node.TEST_ENSEMBLE = "last"
@@ -181,8 +156,6 @@ def _reasoning() -> CN:
     node.FOREGROUND = True
     # What is used at test time: "final", "plain", "local", "global" (their last), "local1", ...
     node.TEST_PREDICTION = "final"
-    # Region classification: boxes are given, and only their classes are asked (paper).
-    node.GIVEN_BOXES = False
     # As in MODEL.RELATION.
     node.SAMPLING = "loss"
     node.GT_AS_KEYS = False
@@ -250,8 +223,9 @@ def _duplicate_removal() -> CN:
     node.SOFT_NMS_SIGMA = 0.5
     # Whether the head has the network of Hu et al. (2018), which is trained with the detector.
     node.LEARN = False
-    # Train that network alone, on the detector of MODEL.WEIGHTS as it is (released 3-epoch model).
-    node.FREEZE = False
+    # The bias of its logits at the start: -3 (released, trained with the detector), or 0 (released,
+    # the network trained alone, see MODEL.TRAIN_ONLY).
+    node.LOGIT_BIAS = -3.0
     # Boxes of a class that the network looks at, those of highest score (released: 100, FPN 150).
     node.FIRST_N = 100
     # In training: lowest score of such a box. 0 is the released code, which has no limit.
@@ -259,8 +233,6 @@ def _duplicate_removal() -> CN:
     # Most classes of an image, those with the highest scores; 0: all. Bounds memory where there
     # are thousands.
     node.MAX_CLASSES = 0
-    # Its logits at the start (released: -3 trained with the detector, 0 trained alone).
-    node.LOGIT_BIAS = -3.0
     # eta: IoU above which a box can be the one of an object.
     node.THRESHOLDS = [0.5, 0.6, 0.7, 0.8, 0.9]
     # Weight of boxes that should stay, and of loss_duplicates.
@@ -280,3 +252,14 @@ def _glore_head() -> CN:
     # Probability that a channel is dropped before the last convolution.
     node.DROPOUT = 0.1
     return node
+
+
+# Name below MODEL -> its defaults.
+NODES: dict[str, Callable[[], CN]] = {
+    "RELATION": _relation,
+    "SGRN": _sgrn,
+    "REASONING": _reasoning,
+    "CONTEXT_BLOCKS": _context_blocks,
+    "DUPLICATE_REMOVAL": _duplicate_removal,
+    "GLORE_HEAD": _glore_head,
+}

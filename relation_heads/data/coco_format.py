@@ -21,19 +21,9 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from .dataset_format import coco_findings, structure_problem
+from .dataset_format import structure_problem
 
 ENV_VARIABLE = "RELATION_HEADS_DATASETS"
-
-
-def coco_problems(dataset: Mapping[str, Any]) -> list[str]:
-    """For the check of a run, until it asks `coco_findings`."""
-    return [str(f) for f in coco_findings(dataset) if f.level != "fact"]
-
-
-def empty_box_problems(dataset: Mapping[str, Any]) -> list[str]:
-    """For the check of a run, until it asks `coco_findings`."""
-    return [str(f) for f in coco_findings(dataset) if f.level == "warning"]
 
 
 def datasets_root() -> str:

@@ -24,7 +24,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 from tqdm import tqdm
 
-from ..config import setup
+from ..config import find_config, get_cfg
 from ..modeling.roi_heads import (
     CascadeDuplicateRemovalROIHeads,
     ContextRes5ROIHeads,
@@ -135,8 +135,8 @@ def extract(args: argparse.Namespace) -> None:
         OSError, ValueError: a file or a key is not there, or the model has no box features.
     """
     setup_logger(name="fvcore")
-    cfg = setup.get_cfg()
-    cfg.merge_from_file(setup.find_config(args.config_file))
+    cfg = get_cfg()
+    cfg.merge_from_file(find_config(args.config_file))
     cfg.merge_from_list(args.opts)
     cfg = watchable(cfg)
     model = RelationTrainer.build_model(cfg).eval()

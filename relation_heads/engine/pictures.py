@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.logger import setup_logger
 
-from ..config import setup
+from ..config import find_config, get_cfg
 from ..layers import SGRN
 from ..visualization import draw_kernels
 from ..visualization.inspect import inspect_image, picture, relation_modules
@@ -49,8 +49,8 @@ def write_pictures(args: argparse.Namespace) -> int:
         OSError, ValueError: a file, a key, the class or the module is not there.
     """
     setup_logger(name="fvcore")
-    cfg = setup.get_cfg()
-    cfg.merge_from_file(setup.find_config(args.config_file))
+    cfg = get_cfg()
+    cfg.merge_from_file(find_config(args.config_file))
     cfg.merge_from_list(args.opts)
     model = RelationTrainer.build_model(cfg).eval()
     if not relation_modules(model):

@@ -9,7 +9,7 @@ from detectron2.engine import hooks
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from ..config.setup import setup_cfg
+from .setup import setup_cfg
 from .trainer import RelationTrainer
 
 

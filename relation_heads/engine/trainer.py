@@ -25,10 +25,11 @@ from detectron2.solver import LRScheduler
 from torch import nn
 from torch.optim import Optimizer
 
-from ..data.build import build_mapper
 from ..evaluation import build_evaluator
+from .build import build_mapper
 from .checkpoint import ReportingCheckpointer
 from .federated import provide_class_image_count
+from .freeze import train_only
 from .nan_report import RememberBatch, divergence_report
 from .optimizer import build_optimizer
 
@@ -83,10 +84,11 @@ class RelationTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """The model, frozen where `MODEL.SGRN` or `MODEL.DUPLICATE_REMOVAL` says so."""
+        """The model, of which `MODEL.TRAIN_ONLY` is trained."""
         if cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS:
             provide_class_image_count(cfg.DATASETS.TRAIN)
         model = super().build_model(cfg)
+        train_only(model, cfg.MODEL.get("TRAIN_ONLY", []))
         return model
 
     @classmethod

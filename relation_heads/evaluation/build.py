@@ -1,7 +1,7 @@
 """The evaluator of a data set, by its metadata `evaluator_type` as in Detectron2's train_net.py.
 
-Four things differ. Region classification (`MODEL.REASONING.GIVEN_BOXES`) has an evaluator of its
-own for any data set. Data sets whose metadata has `class_groups` also get results by group. And
+Four things differ. Region classification (ROI heads that classify given boxes) has an evaluator of
+its own for any data set. Data sets whose metadata has `class_groups` also get results by group. And
 `TEST.DETECTIONS_PER_IMAGE` above COCO's limit of 100 (LVIS: 300) is given to the evaluator, which
 would drop the detections beyond its limit silently. Boxes of more than MANY_CLASSES classes are
 evaluated without the (class, image) pairs that are empty.
@@ -25,8 +25,8 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 
-from ..config.defaults import reasoning_node
 from ..data.cityscapes import provide_cityscapes_scripts
+from ..modeling.given_boxes import classifies_given_boxes
 from .grouped_coco import GroupedCOCOEvaluator
 from .region_classification import RegionClassificationEvaluator
 from .sparse_coco import MAX_DETS
@@ -61,7 +61,7 @@ def build_evaluator(
         ModuleNotFoundError: Cityscapes' scripts are not installed.
     """
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
-    if reasoning_node(cfg).GIVEN_BOXES:
+    if classifies_given_boxes(cfg):
         return RegionClassificationEvaluator(dataset_name, folder)
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind not in EVALUATOR_TYPES:

@@ -26,7 +26,7 @@ from detectron2.modeling import (
 from detectron2.modeling.backbone.fpn import build_resnet_fpn_backbone
 from detectron2.modeling.roi_heads import Res5ROIHeads
 
-from ..config.defaults import context_blocks_node
+from ..config import node
 from .context_blocks import add_context_blocks, residual_stages
 from .context_plugins import parse_plugins
 from .roi_heads.context import ContextRes5
@@ -48,12 +48,12 @@ def build_context_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> B
 def build_context_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """`MODEL.BACKBONE.NAME build_context_backbone`: any registered builder of a ResNet or RegNet,
     named in `MODEL.CONTEXT_BLOCKS.BUILDER`."""
-    builder = BACKBONE_REGISTRY.get(context_blocks_node(cfg).BUILDER)
+    builder = BACKBONE_REGISTRY.get(node(cfg, "CONTEXT_BLOCKS").BUILDER)
     return _with_plugins(cfg, builder(cfg, input_shape))
 
 
 def _with_plugins(cfg: CfgNode, backbone: Backbone) -> Backbone:
-    plugins = parse_plugins(context_blocks_node(cfg).PLUGINS)
+    plugins = parse_plugins(node(cfg, "CONTEXT_BLOCKS").PLUGINS)
     if not plugins:
         return backbone
     stages = residual_stages(backbone)

@@ -26,7 +26,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 
-from ..config.defaults import glore_head_node
+from ..config import node
 from ..layers.glore import GloRe
 
 
@@ -94,7 +94,7 @@ class GloReFCNHead(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
         """Arguments from `MODEL.SEM_SEG_HEAD` and `MODEL.GLORE_HEAD`."""
-        head, glore = cfg.MODEL.SEM_SEG_HEAD, glore_head_node(cfg)
+        head, glore = cfg.MODEL.SEM_SEG_HEAD, node(cfg, "GLORE_HEAD")
         return {
             "input_shape": input_shape,
             "in_features": head.IN_FEATURES,

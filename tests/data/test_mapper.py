@@ -9,8 +9,8 @@ pytest.importorskip("detectron2")
 from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.data import transforms as T
 
-from relation_heads.data.build import build_mapper
 from relation_heads.data.mapper import FlipAwareMapper, is_mirrored, mirror_classes
+from relation_heads.engine.build import build_mapper
 from tests.helpers import WIDTH, registered, tiny_cfg, tiny_coco
 
 PAIRS = (("class0", "class1"),)

@@ -1,14 +1,15 @@
-"""`MODEL.SGRN.FREEZE`: what stays as it is, down to the last bit."""
+"""Presets of `MODEL.TRAIN_ONLY` on relational heads: what stays as it is, down to the last bit."""
 
 import pytest
 
 pytest.importorskip("detectron2")
 
 import torch
-from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
-from relation_heads.engine import RelationTrainer, freeze_below_roi_heads
+from relation_heads.config import find_config
+from relation_heads.engine import RelationTrainer
+from relation_heads.engine.freeze import train_only
 from tests.helpers import tiny_cfg
 from tests.modeling.common import (
     C4_SGRN,
@@ -41,10 +42,13 @@ FORMS = {
 }
 forms = pytest.mark.parametrize("ours", FORMS.values(), ids=FORMS.keys())
 BASE = ("box_head.", "box_predictor.", "res5.")
-
-
-def freeze(value):
-    return ("MODEL.SGRN.FREEZE", value)
+SECOND_STAGE = (
+    "MODEL.TRAIN_ONLY",
+    ["roi_heads.mechanism.*"],
+    "MODEL.SGRN.LOSS_WEIGHTS",
+    [0.0, 1.0],
+)
+LEARNED = ("MODEL.DUPLICATE_REMOVAL.LEARN", True, "MODEL.TRAIN_ONLY", ["roi_heads.end.*"])
 
 
 def trainable(module):
@@ -55,28 +59,19 @@ def state(module):
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
-# ---- ROI heads ----
+# ---- ROI heads whose base stays as it is, above a backbone that trains ----
 
 
 @forms
-@pytest.mark.parametrize("value", ["base", "all"])
-def test_the_base_head_is_frozen(ours, value):
-    plain, heads = build_heads(*ours), build_heads(*ours, *freeze(value))
-    assert trainable(plain) == {name for name, _ in plain.named_parameters()}
-    assert trainable(heads) == {n for n in trainable(plain) if not n.startswith(BASE)}
-    assert all(n.startswith("sgrn.") for n in trainable(heads))
-    names = dict(heads.state_dict())
-    assert names.keys() == plain.state_dict().keys()  # a checkpoint fits both
-    assert all(torch.equal(v, names[k]) for k, v in plain.state_dict().items())
-
-
-@forms
-@pytest.mark.parametrize("value", ["none", "base"])
-def test_a_step_trains_what_is_not_frozen_alone(ours, value):
-    heads = build_heads(*ours, *freeze(value))
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_step_trains_what_is_not_frozen_alone(ours, frozen):
+    weights = ("MODEL.SGRN.LOSS_WEIGHTS", [0.0, 1.0]) if frozen else ()
+    heads = build_heads(*ours, *weights)
+    if frozen:
+        train_only(heads, ["mechanism.*"])
     before, features = state(heads), maps(requires_grad=True)
     result = head_losses(heads, features=features)
-    assert ("loss_cls" in result) == ("loss_box_reg" in result) == (value == "none")
+    assert ("loss_cls" in result) == ("loss_box_reg" in result) == (not frozen)
     assert {"loss_cls_sgrn", "loss_box_reg_sgrn"} <= result.keys()
     assert all(v.requires_grad for v in result.values())
     sum(result.values()).backward()
@@ -84,37 +79,29 @@ def test_a_step_trains_what_is_not_frozen_alone(ours, value):
     after = heads.state_dict()
     changed = {n for n in after if not torch.equal(after[n], before[n])}
     assert trainable(heads) <= changed
-    assert any(n.startswith(BASE) for n in changed) == (value == "none")
-    assert any("running_mean" in n for n in changed) == (value == "none")
+    assert any(n.startswith(BASE) for n in changed) == (not frozen)
+    assert any("running_mean" in n for n in changed) == (not frozen)
     # The second stage still trains what is below the frozen head.
     assert any(f.grad is not None and f.grad.any() for f in features.values())
 
 
-def test_mask_and_keypoint_branches_go_on_training():
-    heads = build_heads(*SGRN, *MASK, *KEYPOINT, *freeze("base"))
+def test_mask_and_keypoint_branches_can_go_on_training():
+    heads = build_heads(*SGRN, *MASK, *KEYPOINT)
+    train_only(heads, ["mechanism.*", "mask_head.*", "keypoint_head.*"])
     result = head_losses(heads)
     assert {"loss_mask", "loss_keypoint"} < result.keys()
-    assert {n.split(".")[0] for n in trainable(heads)} == {"sgrn", "mask_head", "keypoint_head"}
+    assert {n.split(".")[0] for n in trainable(heads)} == {
+        "mechanism",
+        "mask_head",
+        "keypoint_head",
+    }
 
 
 def test_a_box_head_of_its_own_trains():
-    heads = build_heads(*SGRN, *REFINE, "MODEL.SGRN.SHARE_FC", False, *freeze("base"))
-    assert {n.split(".")[0] for n in trainable(heads)} == {"sgrn", "sgrn_box_head"}
-
-
-@forms
-def test_a_backbone_that_trains_beside_frozen_heads_is_named(ours):
-    heads = build_heads(*ours, *freeze("all"))
-    with pytest.raises(RuntimeError, match=r"FREEZE is all, but .*freeze_below_roi_heads\(model\)"):
-        head_losses(heads, features=maps(requires_grad=True))
-    assert head_losses(heads, features=maps()).keys() == {"loss_cls_sgrn", "loss_box_reg_sgrn"}
-
-
-@pytest.mark.parametrize("value", ["base", "all"])
-def test_there_must_be_something_left_to_train(value):
-    """Without a second stage a frozen head is a model that cannot learn."""
-    with pytest.raises(ValueError, match=r"MODEL\.SGRN\.FREEZE"):
-        build_heads(*SGRN, *NO_GRAPH, *freeze(value))
+    heads = build_heads(*SGRN, *REFINE, "MODEL.SGRN.SHARE_FC", False)
+    train_only(heads, ["mechanism.*"])
+    names = {".".join(n.split(".")[:2]) for n in trainable(heads)}
+    assert names == {"mechanism.graph", "mechanism.predictor", "mechanism.box_head"}
 
 
 # ---- models ----
@@ -129,8 +116,8 @@ def trainer_model(*opts):
     "ours", [SGRN, (*SGRN, *REFINE), (*C4_SGRN, *REFINE)], ids=["FPN", "two stages", "C4"]
 )
 def test_the_trainer_freezes_all_but_the_second_stage(ours):
-    model = trainer_model(*ours, *freeze("all"))
-    assert {".".join(n.split(".")[:2]) for n in trainable(model)} == {"roi_heads.sgrn"}
+    model = trainer_model(*ours, *SECOND_STAGE)
+    assert {".".join(n.split(".")[:2]) for n in trainable(model)} == {"roi_heads.mechanism"}
     assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
 
     cfg = config(*ours)
@@ -146,25 +133,10 @@ def test_the_trainer_freezes_all_but_the_second_stage(ours):
 
 
 def test_what_is_frozen_trains_by_no_loss():
-    result = losses(trainer_model(*SGRN, *freeze("all")))
+    result = losses(trainer_model(*SGRN, *SECOND_STAGE))
     ours = {"loss_cls_sgrn", "loss_box_reg_sgrn"}
     assert {k for k, v in result.items() if v.requires_grad} == ours
     assert result.keys() - ours == {"loss_rpn_cls", "loss_rpn_loc"}  # logged all the same
-
-
-@pytest.mark.parametrize("value", ["none", "base"])
-def test_the_trainer_leaves_the_backbone_alone_otherwise(value):
-    model = trainer_model(*SGRN, *freeze(value))
-    below = {n for n, _ in model.named_parameters() if not n.startswith("roi_heads.")}
-    assert below <= trainable(model)
-    assert any(isinstance(m, nn.BatchNorm2d) for m in model.backbone.modules())
-
-
-def test_the_trainer_builds_other_models_as_before():
-    for opts in ((), ("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.IN_FEATURES",
-                      ["p2", "p3", "p4", "p5", "p6"])):  # fmt: skip
-        model = trainer_model(*opts, *freeze("all"))
-        assert trainable(model) == {name for name, _ in model.named_parameters()}
 
 
 def test_the_trainer_needs_no_keys_of_this_package():
@@ -177,10 +149,10 @@ def test_the_trainer_needs_no_keys_of_this_package():
 def test_freezing_changes_neither_names_nor_detections():
     model = build(*SGRN)
     names, found = list(model.state_dict()), detections(model)
-    freeze_below_roi_heads(model)
+    train_only(model, ["roi_heads.*"])
     assert set(model.state_dict()) == set(names)
     assert_same_detections(detections(model), found, rtol=0, atol=1e-5)
-    assert any(isinstance(m, FrozenBatchNorm2d) for m in model.backbone.modules())
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in model.backbone.modules())
     assert all(n.startswith("roi_heads.") for n in trainable(model))
     # A checkpoint made before the freezing, with other statistics, is taken over completely.
     other = build(*SGRN, settle=False)
@@ -188,6 +160,22 @@ def test_freezing_changes_neither_names_nor_detections():
     model.load_state_dict(other.state_dict())
     for name, value in other.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("preset", "patterns", "others"),
+    [
+        ("sgrn_student", ["roi_heads.mechanism.*"], {"MODEL.SGRN.LOSS_WEIGHTS": [0.0, 1.0]}),
+        ("learn_nms_frozen", ["roi_heads.end.*"], {"MODEL.DUPLICATE_REMOVAL.LOGIT_BIAS": 0.0}),
+    ],
+)
+def test_presets_keep_their_settings(preset, patterns, others):
+    cfg = config()
+    cfg.merge_from_file(find_config(f"heads/{preset}.yaml"))
+    assert patterns == cfg.MODEL.TRAIN_ONLY
+    for key, value in others.items():
+        _, node, name = key.split(".")
+        assert cfg.MODEL[node][name] == value
 
 
 # ---- the detector below learned duplicate removal ----
@@ -199,10 +187,9 @@ def test_freezing_changes_neither_names_nor_detections():
     ids=["FPN", "C4", "FPN mask keypoint"],
 )
 def test_duplicate_removal_alone_is_trained(ours):
-    keys = ("MODEL.DUPLICATE_REMOVAL.LEARN", True, "MODEL.DUPLICATE_REMOVAL.FREEZE", True)
     torch.manual_seed(0)
-    model = RelationTrainer.build_model(config(*ours, *keys))
-    new = {name for name, _ in model.named_parameters() if ".duplicate_removal." in name}
+    model = RelationTrainer.build_model(config(*ours, *LEARNED))
+    new = {name for name, _ in model.named_parameters() if name.startswith("roi_heads.end.")}
     assert trainable(model) == new and new
     before = state(model)
     found = losses(model)

@@ -7,8 +7,8 @@ pytest.importorskip("detectron2")
 import torch
 
 from relation_heads import get_cfg
-from relation_heads.config import check_cfg
 from relation_heads.engine import RelationTrainer
+from relation_heads.engine.checks import check_cfg
 from tests.helpers import registered, tiny_cfg, tiny_coco
 from tests.modeling.common import REASONING
 

@@ -11,8 +11,8 @@ import torch
 from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
 
 from relation_heads import get_cfg
-from relation_heads.config import check_cfg
 from relation_heads.engine import RelationTrainer
+from relation_heads.engine.checks import check_cfg
 from tests.helpers import registered_labels, tiny_cfg, tiny_coco
 from tests.modeling.common import SEM_SEG
 

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.measure import peak_bytes
 from relation_heads.layers.context import (
     FUSION_CHOICES,
     POOLINGS,
@@ -10,7 +11,6 @@ from relation_heads.layers.context import (
     SqueezeExcitation,
     attention_pool,
 )
-from relation_heads.measure import peak_bytes
 
 CHANNELS = 8
 EXACT = {"rtol": 1e-10, "atol": 1e-10}

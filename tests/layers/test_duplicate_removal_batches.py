@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from benchmarks.measure import peak_bytes
 from relation_heads.layers import duplicate_removal
 from relation_heads.layers.duplicate_candidates import select_candidates
 from relation_heads.layers.duplicate_losses import duplicate_loss
 from relation_heads.layers.duplicate_removal import gate_table, pair_rows, plan_batches
 from relation_heads.layers.geometry import log_gate, pair_embedding
-from relation_heads.measure import peak_bytes
 from tests.layers.reference_duplicate_removal import dense_logits, inputs, make, random_boxes
 
 

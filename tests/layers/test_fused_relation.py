@@ -4,6 +4,7 @@ blocks, memory."""
 import pytest
 import torch
 
+from benchmarks.measure import peak_bytes
 from relation_heads.layers import ObjectRelation, Regions, fused_relation, object_relation
 from relation_heads.layers.geometry import MIN_GATE
 from relation_heads.layers.object_relation import GEOMETRIES, relation_weights
@@ -14,7 +15,6 @@ from relation_heads.layers.separable_gate import (
     offset_weight,
     query_factors,
 )
-from relation_heads.measure import peak_bytes
 from tests.layers.reference_object_relation import relate_image
 from tests.layers.test_object_relation import DIM, SIZE, make, make_regions, random_boxes
 

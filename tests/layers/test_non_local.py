@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.measure import peak_bytes
 from relation_heads.layers import non_local
 from relation_heads.layers.non_local import MODES, NonLocal
-from relation_heads.measure import peak_bytes
 
 CHANNELS, INNER = 6, 4
 EXACT = {"rtol": 1e-10, "atol": 1e-10}

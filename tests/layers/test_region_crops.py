@@ -3,6 +3,7 @@ import itertools
 import pytest
 import torch
 
+from benchmarks.measure import peak_bytes
 from relation_heads.layers import region_write
 from relation_heads.layers.region_crops import (
     boxes_in_cells,
@@ -11,7 +12,6 @@ from relation_heads.layers.region_crops import (
     inverse_crop_sum,
     valid_mask,
 )
-from relation_heads.measure import peak_bytes
 from tests.layers import reference_spatial_memory as reference
 from tests.layers.reference_spatial_memory import (
     EXACT,

@@ -16,12 +16,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from benchmarks.measure import peak_bytes
 from relation_heads import layers
 from relation_heads.layers import ObjectRelation, Regions, triton_gate
 from relation_heads.layers.geometry import log_gate, pair_embedding
 from relation_heads.layers.object_relation import relation_weights
 from relation_heads.layers.triton_gate import available, triton_log_gate, triton_relation
-from relation_heads.measure import peak_bytes
 from tests.layers.reference_object_relation import deltas, embed
 
 ROOT = Path(__file__).resolve().parents[2]

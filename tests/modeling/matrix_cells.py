@@ -27,7 +27,7 @@ from detectron2.solver import build_optimizer
 from detectron2.structures import Instances
 from torch import nn
 
-from relation_heads.config import check_cfg
+from relation_heads.engine.checks import check_cfg
 from tests.helpers import TinyCoco, registered, write_json
 from tests.modeling import common
 

@@ -28,7 +28,7 @@ from detectron2.structures import BitMasks, Boxes, ImageList, Instances, Keypoin
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from relation_heads.config import check_cfg
+from relation_heads.engine.checks import check_cfg
 from tests.modeling.common import (
     KEYPOINT,
     MASK,

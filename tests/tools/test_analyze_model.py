@@ -7,7 +7,7 @@ import re
 import torch
 
 from relation_heads.analysis.report import load, twin_name
-from tests.config.test_setup import LEAVES
+from tests.config.test_config import LEAVES
 from tests.tools.test_train_net import load_tool
 
 SCENES = "RelationalScenes/faster_rcnn_shallow{}.yaml"

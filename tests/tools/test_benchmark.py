@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from relation_heads.benchmark.case import Case, Target, Variant
+from benchmarks.case import Case, Target, Variant
 
 PATH = Path(__file__).resolve().parents[2] / "tools" / "benchmark.py"
 
@@ -23,7 +23,7 @@ def tool(monkeypatch):
         "Small thing, N=2": lambda device: fake(Target(forward_mib=0.5, errors={"a": 1})),
         "Other": lambda device: fake(None),
     }
-    monkeypatch.setattr("relation_heads.benchmark.run.peak_bytes", lambda f, device: f().nbytes)
+    monkeypatch.setattr("benchmarks.run.peak_bytes", lambda f, device: f().nbytes)
     monkeypatch.setattr(module, "find_cases", lambda: (cases, ["many_classes"]))
     monkeypatch.setattr(module, "SECONDS", 0.0)
     monkeypatch.setattr(module, "alone", module.measure)

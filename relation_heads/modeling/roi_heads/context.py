@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
 from torch import nn
 
-from ...config.defaults import context_blocks_node
+from ...config import node
 from ..context_blocks import add_context_blocks
 from ..context_plugins import parse_plugins
 
@@ -18,7 +18,7 @@ class ContextRes5:
     def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Sequential, int]:
         """See `Res5ROIHeads`; (n, C/2, 2 h, 2 w) to (n, C, h, w)."""
         stage, channels = super()._build_res5_block(cfg)
-        plugins = parse_plugins(context_blocks_node(cfg).PLUGINS)
+        plugins = parse_plugins(node(cfg, "CONTEXT_BLOCKS").PLUGINS)
         add_context_blocks({"res5": list(stage)}, [p.restricted({"res5"}) for p in plugins])
         return stage, channels
 

@@ -20,7 +20,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from ...config.defaults import duplicate_removal_node
+from ...config import node
 from ...config.problems import Problem
 from ...layers import soft_nms_per_class
 from ...layers.arguments import above, at_least, one_of, require
@@ -77,55 +77,55 @@ class End(ListensToRegions, nn.Module):
     @classmethod
     def build(cls, cfg: CfgNode, dim: int) -> End:
         """The end of a config, for box features of `dim` channels."""
-        node = duplicate_removal_node(cfg)
+        keys = node(cfg, "DUPLICATE_REMOVAL")
         return cls(
-            method=node.TEST_METHOD,
-            decay=node.SOFT_NMS_DECAY,
-            sigma=node.SOFT_NMS_SIGMA,
-            network=_network(cfg, dim) if node.LEARN else None,
-            first_n=node.FIRST_N,
-            max_classes=node.MAX_CLASSES or None,
-            thresholds=node.THRESHOLDS,
-            train_threshold=node.SCORE_THRESH_TRAIN,
-            positive_weight=node.POSITIVE_WEIGHT,
-            loss_weight=node.LOSS_WEIGHT,
+            method=keys.TEST_METHOD,
+            decay=keys.SOFT_NMS_DECAY,
+            sigma=keys.SOFT_NMS_SIGMA,
+            network=_network(cfg, dim) if keys.LEARN else None,
+            first_n=keys.FIRST_N,
+            max_classes=keys.MAX_CLASSES or None,
+            thresholds=keys.THRESHOLDS,
+            train_threshold=keys.SCORE_THRESH_TRAIN,
+            positive_weight=keys.POSITIVE_WEIGHT,
+            loss_weight=keys.LOSS_WEIGHT,
         )
 
     @classmethod
     def problems(cls, cfg: CfgNode) -> Iterator[Problem]:
         """What is wrong with `MODEL.DUPLICATE_REMOVAL`, and what is only odd."""
-        node, key = duplicate_removal_node(cfg), "MODEL.DUPLICATE_REMOVAL"
+        keys, key = node(cfg, "DUPLICATE_REMOVAL"), "MODEL.DUPLICATE_REMOVAL"
         yield from problems_of(
             key,
-            one_of("TEST_METHOD", node.TEST_METHOD, METHODS),
-            one_of("SOFT_NMS_DECAY", node.SOFT_NMS_DECAY, DECAYS),
-            above("SOFT_NMS_SIGMA", node.SOFT_NMS_SIGMA, 0),
-            at_least("FIRST_N", node.FIRST_N, 1),
-            at_least("MAX_CLASSES", node.MAX_CLASSES, 0),
-            at_least("SCORE_THRESH_TRAIN", node.SCORE_THRESH_TRAIN, 0),
-            at_least("POSITIVE_WEIGHT", node.POSITIVE_WEIGHT, 0),
-            at_least("LOSS_WEIGHT", node.LOSS_WEIGHT, 0),
+            one_of("TEST_METHOD", keys.TEST_METHOD, METHODS),
+            one_of("SOFT_NMS_DECAY", keys.SOFT_NMS_DECAY, DECAYS),
+            above("SOFT_NMS_SIGMA", keys.SOFT_NMS_SIGMA, 0),
+            at_least("FIRST_N", keys.FIRST_N, 1),
+            at_least("MAX_CLASSES", keys.MAX_CLASSES, 0),
+            at_least("SCORE_THRESH_TRAIN", keys.SCORE_THRESH_TRAIN, 0),
+            at_least("POSITIVE_WEIGHT", keys.POSITIVE_WEIGHT, 0),
+            at_least("LOSS_WEIGHT", keys.LOSS_WEIGHT, 0),
         )
-        if node.TEST_METHOD == "learned" and not node.LEARN:
+        if keys.TEST_METHOD == "learned" and not keys.LEARN:
             yield Problem(
                 f"{key}.TEST_METHOD learned is for the network that {key}.LEARN True puts at the "
                 "end of the head."
             )
-        if not node.THRESHOLDS or not all(0 < eta < 1 for eta in node.THRESHOLDS):
-            yield Problem(f"{key}.THRESHOLDS must be in (0, 1), got {node.THRESHOLDS}.")
-        elif node.LEARN:
+        if not keys.THRESHOLDS or not all(0 < eta < 1 for eta in keys.THRESHOLDS):
+            yield Problem(f"{key}.THRESHOLDS must be in (0, 1), got {keys.THRESHOLDS}.")
+        elif keys.LEARN:
             yield from key_problems(partial(_network, cfg, 1024), key)
-        if node.TEST_METHOD in ("soft_nms", "learned"):
+        if keys.TEST_METHOD in ("soft_nms", "learned"):
             if cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST >= 0.05:
                 yield Problem(
-                    f"{key}.TEST_METHOD {node.TEST_METHOD} lowers scores, and "
+                    f"{key}.TEST_METHOD {keys.TEST_METHOD} lowers scores, and "
                     f"MODEL.ROI_HEADS.SCORE_THRESH_TEST {cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST} "
                     "then drops true detections: 0.001 is usual.",
                     fatal=False,
                 )
             if cfg.TEST.AUG.ENABLED:
                 yield Problem(
-                    f"TEST.AUG merges what {key}.TEST_METHOD {node.TEST_METHOD} leaves of each "
+                    f"TEST.AUG merges what {key}.TEST_METHOD {keys.TEST_METHOD} leaves of each "
                     "view by NMS at MODEL.ROI_HEADS.NMS_THRESH_TEST.",
                     fatal=False,
                 )
@@ -228,9 +228,9 @@ class End(ListensToRegions, nn.Module):
 
 
 def _network(cfg: CfgNode, dim: int) -> DuplicateRemoval:
-    node = duplicate_removal_node(cfg)
+    keys = node(cfg, "DUPLICATE_REMOVAL")
     return DuplicateRemoval(
-        dim, num_thresholds=len(node.THRESHOLDS), logit_bias=float(node.LOGIT_BIAS)
+        dim, num_thresholds=len(keys.THRESHOLDS), logit_bias=float(keys.LOGIT_BIAS)
     )
 
 

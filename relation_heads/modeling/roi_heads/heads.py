@@ -25,7 +25,7 @@ from detectron2.modeling.roi_heads.cascade_rcnn import _ScaleGradient
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
-from ...config.defaults import relation_node
+from ...config import node
 from ...config.problems import Problem, raise_fatal
 from .context import ContextRes5
 from .end import End
@@ -86,7 +86,7 @@ class Relational(RegionSampling):
         is_c4, mechanism = issubclass(cls, Res5ROIHeads), cls.mechanism_class
         if has_relations(cfg):
             yield from relation_problems(cfg, is_c4=is_c4)
-            if mechanism.is_on(cfg) and any(relation_node(cfg).NUM_RELATIONS):
+            if mechanism.is_on(cfg) and any(node(cfg, "RELATION").NUM_RELATIONS):
                 yield from same_sampling(cfg, mechanism.key)
         yield from mechanism.problems(cfg, is_c4=is_c4)
         yield from cls.end_class.problems(cfg)

@@ -24,7 +24,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ...config.defaults import reasoning_node
+from ...config import node
 from ...config.problems import Problem
 from ...layers.arguments import above, at_least, each_of, one_of, within
 from ...layers.global_reasoning import GlobalReasoning
@@ -82,14 +82,14 @@ class ReasoningMechanism(Mechanism):
 
     @classmethod
     def is_on(cls, cfg: CfgNode) -> bool:
-        return bool(reasoning_node(cfg).MODULES)
+        return bool(node(cfg, "REASONING").MODULES)
 
     @classmethod
     def build(cls, cfg: CfgNode, shapes: Shapes) -> Mechanism:
         if not cls.is_on(cfg):
             return Mechanism()
-        node = reasoning_node(cfg)
-        name = in_feature(node.LOCAL.IN_FEATURE, shapes)
+        keys = node(cfg, "REASONING")
+        name = in_feature(keys.LOCAL.IN_FEATURE, shapes)
         return cls(
             reasoner=_reasoner(
                 cfg,
@@ -100,45 +100,45 @@ class ReasoningMechanism(Mechanism):
             ),
             in_feature=name,
             stride=shapes.maps[name].stride,
-            half_pixel=node.LOCAL.HALF_PIXEL,
-            foreground=node.FOREGROUND,
-            beta=node.BETA,
-            loss_weights=node.LOSS_WEIGHTS,
-            test_prediction=node.TEST_PREDICTION,
-            sampling=node.SAMPLING,
-            gt_as_keys=node.GT_AS_KEYS,
+            half_pixel=keys.LOCAL.HALF_PIXEL,
+            foreground=keys.FOREGROUND,
+            beta=keys.BETA,
+            loss_weights=keys.LOSS_WEIGHTS,
+            test_prediction=keys.TEST_PREDICTION,
+            sampling=keys.SAMPLING,
+            gt_as_keys=keys.GT_AS_KEYS,
         )
 
     @classmethod
     def problems(cls, cfg: CfgNode, *, is_c4: bool = False) -> Iterator[Problem]:
-        node, key = reasoning_node(cfg), "MODEL.REASONING"
-        wrong_modules = each_of("MODULES", node.MODULES, MODULES)
+        keys, key = node(cfg, "REASONING"), "MODEL.REASONING"
+        wrong_modules = each_of("MODULES", keys.MODULES, MODULES)
         yield from problems_of(
             key,
             wrong_modules,
-            one_of("SAMPLING", node.SAMPLING, SAMPLINGS),
-            each_of("GLOBAL.RELATIONS", node.GLOBAL.RELATIONS, RELATIONS),
-            at_least("NUM_ITERS", node.NUM_ITERS, 1),
-            within("BETA", node.BETA, "[0, 1]"),
-            above("GLOBAL.BANDWIDTH", node.GLOBAL.BANDWIDTH, 0),
+            one_of("SAMPLING", keys.SAMPLING, SAMPLINGS),
+            each_of("GLOBAL.RELATIONS", keys.GLOBAL.RELATIONS, RELATIONS),
+            at_least("NUM_ITERS", keys.NUM_ITERS, 1),
+            within("BETA", keys.BETA, "[0, 1]"),
+            above("GLOBAL.BANDWIDTH", keys.GLOBAL.BANDWIDTH, 0),
         )
-        if len(node.LOSS_WEIGHTS) != 3 or not all(w >= 0 for w in node.LOSS_WEIGHTS):
+        if len(keys.LOSS_WEIGHTS) != 3 or not all(w >= 0 for w in keys.LOSS_WEIGHTS):
             yield Problem(
                 f"{key}.LOSS_WEIGHTS must be three numbers >= 0, of the local, the global and the "
-                f"final prediction, got {node.LOSS_WEIGHTS}."
+                f"final prediction, got {keys.LOSS_WEIGHTS}."
             )
-        if not node.MODULES or wrong_modules:
+        if not keys.MODULES or wrong_modules:
             return
         if cfg.MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE:
             yield Problem(
                 f"{key} needs a softmax classifier: set MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE False."
             )
-        known = prediction_names(node.MODULES, node.NUM_ITERS)
-        yield from problems_of(key, one_of("TEST_PREDICTION", node.TEST_PREDICTION, known))
-        if "local" in node.MODULES:
+        known = prediction_names(keys.MODULES, keys.NUM_ITERS)
+        yield from problems_of(key, one_of("TEST_PREDICTION", keys.TEST_PREDICTION, known))
+        if "local" in keys.MODULES:
             memory = partial(_memory, cfg, mid_channels=8, num_logits=2, fed=2)
             yield from key_problems(memory, f"{key}.LOCAL")
-        if "global" in node.MODULES:
+        if "global" in keys.MODULES:
             graph = partial(_graph, cfg, None, feature_channels=8, num_logits=2, fed=2)
             yield from key_problems(graph, f"{key}.GLOBAL")
 
@@ -210,10 +210,10 @@ def in_feature(asked: str, shapes: Shapes) -> str:
 
 def class_graph(cfg: CfgNode) -> KnowledgeGraph | None:
     """The graph in `MODEL.REASONING.GLOBAL.GRAPH_FILE`, in the order of the data set's classes."""
-    node = reasoning_node(cfg)
-    if "global" not in node.MODULES:
+    keys = node(cfg, "REASONING")
+    if "global" not in keys.MODULES:
         return None
-    path = node.GLOBAL.GRAPH_FILE
+    path = keys.GLOBAL.GRAPH_FILE
     if not path:
         logger.info(
             "MODEL.REASONING.GLOBAL.GRAPH_FILE is empty: the global module reasons over spatial "
@@ -236,17 +236,17 @@ def class_graph(cfg: CfgNode) -> KnowledgeGraph | None:
 
 
 def _memory(cfg: CfgNode, *, mid_channels: int, num_logits: int, fed: int) -> SpatialMemory:
-    node = reasoning_node(cfg).LOCAL
+    keys = node(cfg, "REASONING").LOCAL
     return SpatialMemory(
         mid_channels=mid_channels,
         num_logits=num_logits,
         high_channels=fed,
-        channels=node.CHANNELS,
-        crop_size=node.CROP_SIZE,
-        init_size=tuple(node.INIT_SIZE),
-        fc_dim=node.FC_DIM,
-        num_fc=node.NUM_FC,
-        init=node.INIT,
+        channels=keys.CHANNELS,
+        crop_size=keys.CROP_SIZE,
+        init_size=tuple(keys.INIT_SIZE),
+        fc_dim=keys.FC_DIM,
+        num_fc=keys.NUM_FC,
+        init=keys.INIT,
     )
 
 
@@ -258,18 +258,18 @@ def _graph(
     num_logits: int,
     fed: int,
 ) -> GlobalReasoning:
-    node = reasoning_node(cfg).GLOBAL
+    keys = node(cfg, "REASONING").GLOBAL
     return GlobalReasoning(
-        node.CHANNELS,
+        keys.CHANNELS,
         feature_channels=feature_channels,
         num_logits=num_logits,
         update_logits=fed,
-        num_relations=len(node.RELATIONS),
-        num_stacks=node.NUM_STACKS,
+        num_relations=len(keys.RELATIONS),
+        num_stacks=keys.NUM_STACKS,
         knowledge=[a for _, a in graph.adjacencies()] if graph else (),
         num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
         embeddings=graph.embeddings if graph else None,
-        embedding_channels=node.EMBEDDING_DIM,
+        embedding_channels=keys.EMBEDDING_DIM,
     )
 
 
@@ -281,22 +281,22 @@ def _reasoner(
     feature_channels: int,
     num_logits: int,
 ) -> IterativeReasoning:
-    node = reasoning_node(cfg)
-    modules = set(node.MODULES)
+    keys = node(cfg, "REASONING")
+    modules = set(keys.MODULES)
     logits = {
         "num_logits": num_logits,
-        "fed": num_logits * (2 if node.CROSS_FEED and len(modules) == 2 else 1),
+        "fed": num_logits * (2 if keys.CROSS_FEED and len(modules) == 2 else 1),
     }
     return IterativeReasoning(
         memory=_memory(cfg, mid_channels=mid_channels, **logits) if "local" in modules else None,
         graph=_graph(cfg, graph, feature_channels=feature_channels, **logits)
         if "global" in modules
         else None,
-        num_iterations=node.NUM_ITERS,
-        relations=node.GLOBAL.RELATIONS,
-        bandwidth=node.GLOBAL.BANDWIDTH,
-        normalize_edges=node.GLOBAL.NORMALIZE_EDGES,
-        cross_feed=node.CROSS_FEED,
+        num_iterations=keys.NUM_ITERS,
+        relations=keys.GLOBAL.RELATIONS,
+        bandwidth=keys.GLOBAL.BANDWIDTH,
+        normalize_edges=keys.GLOBAL.NORMALIZE_EDGES,
+        cross_feed=keys.CROSS_FEED,
     )
 
 

@@ -22,7 +22,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCHead
 from torch import Tensor, nn
 
-from ...config.defaults import node, relation_node
+from ...config import node
 from ...config.problems import Problem
 from ...layers import ObjectRelation, Regions
 from ...layers.arguments import one_of
@@ -45,7 +45,7 @@ def has_relations(cfg: CfgNode) -> bool:
 
 def relation_problems(cfg: CfgNode, *, is_c4: bool) -> Iterator[Problem]:
     """What is wrong with `MODEL.RELATION`."""
-    keys, key = relation_node(cfg), "MODEL.RELATION"
+    keys, key = node(cfg, "RELATION"), "MODEL.RELATION"
     counts = keys.NUM_RELATIONS
     if not (len(counts) == 2 and all(isinstance(r, int) and r >= 0 for r in counts)):
         yield Problem(f"{key}.NUM_RELATIONS must be two numbers [r1, r2] >= 0, got {counts}.")
@@ -70,7 +70,7 @@ def same_sampling(cfg: CfgNode, other: str) -> Iterator[Problem]:
         other: node of the mechanism, such as "SGRN".
     """
     for key in ("SAMPLING", "GT_AS_KEYS"):
-        ours, theirs = relation_node(cfg)[key], node(cfg, other)[key]
+        ours, theirs = node(cfg, "RELATION")[key], node(cfg, other)[key]
         if ours != theirs:
             yield Problem(
                 f"MODEL.RELATION.{key} is {ours} and MODEL.{other}.{key} is {theirs}: both see the "
@@ -79,17 +79,17 @@ def same_sampling(cfg: CfgNode, other: str) -> Iterator[Problem]:
 
 
 def _module(cfg: CfgNode, dim: int) -> ObjectRelation:
-    node = relation_node(cfg)
-    return ObjectRelation(dim, **{name: node[name.upper()] for name in ARGUMENTS})
+    keys = node(cfg, "RELATION")
+    return ObjectRelation(dim, **{name: keys[name.upper()] for name in ARGUMENTS})
 
 
 def _arguments(cfg: CfgNode, dim: int) -> dict[str, Any]:
     """Of both classes below, for features of `dim` channels."""
-    node = relation_node(cfg)
+    keys = node(cfg, "RELATION")
     return {
-        "relations": [[_module(cfg, dim) for _ in range(r)] for r in node.NUM_RELATIONS],
-        "sampling": node.SAMPLING,
-        "gt_as_keys": node.GT_AS_KEYS,
+        "relations": [[_module(cfg, dim) for _ in range(r)] for r in keys.NUM_RELATIONS],
+        "sampling": keys.SAMPLING,
+        "gt_as_keys": keys.GT_AS_KEYS,
     }
 
 

@@ -28,7 +28,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from ...config.defaults import duplicate_removal_node, sgrn_node
+from ...config import node
 from ...config.problems import Problem
 from ...layers import SGRN, Regions, semantic_nodes
 from ...layers.arguments import one_of, require
@@ -98,74 +98,74 @@ class SGRNMechanism(Mechanism):
 
     @classmethod
     def is_on(cls, cfg: CfgNode) -> bool:
-        node = sgrn_node(cfg)
-        return bool(node.GRAPH_DIMS or node.REFINE)
+        keys = node(cfg, "SGRN")
+        return bool(keys.GRAPH_DIMS or keys.REFINE)
 
     @classmethod
     def build(cls, cfg: CfgNode, shapes: Shapes) -> Mechanism:
-        node = sgrn_node(cfg)
+        keys = node(cfg, "SGRN")
         if not cls.is_on(cfg):
             return Mechanism()
-        graph = _graph(cfg, shapes.dim) if node.GRAPH_DIMS else None
+        graph = _graph(cfg, shapes.dim) if keys.GRAPH_DIMS else None
         width = ShapeSpec(channels=shapes.dim + (graph.out_dim if graph else 0))
         mechanism = cls(
             predictor=for_many_classes(FastRCNNOutputLayers(cfg, width)),
             graph=graph,
-            box_head=None if node.SHARE_FC else build_box_head(cfg, shapes.pooled),
-            mapping=node.NODE_EMBED,
-            pool_bias=node.POOL_BIAS,
-            detach_pool=node.DETACH_POOL,
-            detach_learner_input=node.DETACH_LEARNER_INPUT,
-            foreground_edges=node.FOREGROUND_EDGES,
-            ensemble=node.TEST_ENSEMBLE,
-            loss_weights=node.LOSS_WEIGHTS,
-            sampling=node.SAMPLING,
-            gt_as_keys=node.GT_AS_KEYS,
+            box_head=None if keys.SHARE_FC else build_box_head(cfg, shapes.pooled),
+            mapping=keys.NODE_EMBED,
+            pool_bias=keys.POOL_BIAS,
+            detach_pool=keys.DETACH_POOL,
+            detach_learner_input=keys.DETACH_LEARNER_INPUT,
+            foreground_edges=keys.FOREGROUND_EDGES,
+            ensemble=keys.TEST_ENSEMBLE,
+            loss_weights=keys.LOSS_WEIGHTS,
+            sampling=keys.SAMPLING,
+            gt_as_keys=keys.GT_AS_KEYS,
         )
-        if node.REFINE:
-            mechanism.resampler = Resampler(cfg, node.SAMPLING)
+        if keys.REFINE:
+            mechanism.resampler = Resampler(cfg, keys.SAMPLING)
         return mechanism
 
     @classmethod
     def problems(cls, cfg: CfgNode, *, is_c4: bool = False) -> Iterator[Problem]:
-        node, key = sgrn_node(cfg), "MODEL.SGRN"
+        keys, key = node(cfg, "SGRN"), "MODEL.SGRN"
         yield from problems_of(
             key,
-            one_of("NODE_EMBED", node.NODE_EMBED, MAPPINGS),
-            one_of("TEST_ENSEMBLE", node.TEST_ENSEMBLE, get_args(TestEnsemble)),
-            one_of("SAMPLING", node.SAMPLING, SAMPLINGS),
+            one_of("NODE_EMBED", keys.NODE_EMBED, MAPPINGS),
+            one_of("TEST_ENSEMBLE", keys.TEST_ENSEMBLE, get_args(TestEnsemble)),
+            one_of("SAMPLING", keys.SAMPLING, SAMPLINGS),
         )
-        if node.GRAPH_DIMS:
+        if keys.GRAPH_DIMS:
             yield from key_problems(partial(_graph, cfg, cfg.MODEL.ROI_BOX_HEAD.FC_DIM), key)
-        if len(node.LOSS_WEIGHTS) != 2 or not all(w >= 0 for w in node.LOSS_WEIGHTS):
+        if len(keys.LOSS_WEIGHTS) != 2 or not all(w >= 0 for w in keys.LOSS_WEIGHTS):
             yield Problem(
                 f"{key}.LOSS_WEIGHTS must be two numbers >= 0, of the base predictor and of the "
-                f"second, got {node.LOSS_WEIGHTS}."
+                f"second, got {keys.LOSS_WEIGHTS}."
             )
-        if not (node.SHARE_FC or node.REFINE):
+        if not (keys.SHARE_FC or keys.REFINE):
             yield Problem(
                 f"{key}.SHARE_FC False gives a second stage a box head of its own, and with "
                 f"{key}.REFINE False there is one stage only: set REFINE True or SHARE_FC True."
             )
-        if is_c4 and not node.SHARE_FC:
+        if is_c4 and not keys.SHARE_FC:
             yield Problem(
                 f"{key}.SHARE_FC False needs a box head of its own for the second stage, and a C4 "
                 "model has none (its features are res5): set it True, or use an FPN model."
             )
-        if node.REFINE and len(cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS) < 2:
+        if keys.REFINE and len(cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS) < 2:
             yield Problem(
                 f"{key}.REFINE takes the IoU of its second stage from "
                 "MODEL.ROI_BOX_CASCADE_HEAD.IOUS[1], got "
                 f"{list(cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS)}."
             )
-        end = duplicate_removal_node(cfg).TEST_METHOD
-        if node.TEST_ENSEMBLE == "union_nms" and end == "learned":
+        end = node(cfg, "DUPLICATE_REMOVAL").TEST_METHOD
+        if keys.TEST_ENSEMBLE == "union_nms" and end == "learned":
             yield Problem(
                 f"{key}.TEST_ENSEMBLE union_nms has the boxes of both stages, of which "
                 "MODEL.DUPLICATE_REMOVAL.TEST_METHOD learned has learned the second alone: set "
                 "TEST_ENSEMBLE to last or mean, or TEST_METHOD to nms or soft_nms."
             )
-        if node.FOREGROUND_EDGES and node.EDGE_NORM == "none":
+        if keys.FOREGROUND_EDGES and keys.EDGE_NORM == "none":
             yield Problem(
                 f"{key}.FOREGROUND_EDGES adds log-probabilities to the scores of edges, which "
                 f"{key}.EDGE_NORM none does not exponentiate: set FOREGROUND_EDGES False, or "
@@ -247,9 +247,9 @@ class SGRNMechanism(Mechanism):
 
 
 def _graph(cfg: CfgNode, dim: int) -> SGRN:
-    node = sgrn_node(cfg)
-    arguments = {name: node[name.upper()] for name in ARGUMENTS}
-    return SGRN(dim, dim + int(node.POOL_BIAS), **arguments)
+    keys = node(cfg, "SGRN")
+    arguments = {name: keys[name.upper()] for name in ARGUMENTS}
+    return SGRN(dim, dim + int(keys.POOL_BIAS), **arguments)
 
 
 @dataclass(frozen=True)

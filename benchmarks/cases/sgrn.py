@@ -12,10 +12,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ...layers.graph import SparseGraph, sum_over_neighbors, top_neighbors
-from ...layers.regions import Regions
-from ...layers.sgrn import polar_coordinates
-from ...layers.spatial_graph_conv import SpatialGraphConv
+from relation_heads.layers.graph import SparseGraph, sum_over_neighbors, top_neighbors
+from relation_heads.layers.regions import Regions
+from relation_heads.layers.sgrn import polar_coordinates
+from relation_heads.layers.spatial_graph_conv import SpatialGraphConv
+
 from ..case import OURS, Case, Target
 from ..computation import ACCURATE, Computation, errors, variants
 

@@ -2,7 +2,7 @@ import time
 
 import torch
 
-from relation_heads.measure import median_seconds, peak_bytes, seconds_in_turns
+from benchmarks.measure import median_seconds, peak_bytes, seconds_in_turns
 
 
 def test_peak_counts_what_exists_at_once():

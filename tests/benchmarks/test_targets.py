@@ -2,8 +2,8 @@
 
 import pytest
 
-from relation_heads.benchmark.cases import find_cases
-from relation_heads.benchmark.run import run_deterministic
+from benchmarks.cases import find_cases
+from benchmarks.run import run_deterministic
 
 CASES, LEFT_OUT = find_cases()
 

@@ -6,7 +6,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from ...layers.context import GlobalContext
+from relation_heads.layers.context import GlobalContext
+
 from ..case import Case, Target
 from ..computation import ACCURATE
 from .common import block_accuracy, block_case

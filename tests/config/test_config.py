@@ -11,7 +11,8 @@ from detectron2.modeling import build_model
 from detectron2.projects.deeplab import add_deeplab_config
 
 from relation_heads.analysis.report import OURS
-from relation_heads.config import add_relation_heads_config, find_config, get_cfg
+from relation_heads.config import add_relation_heads_config, find_config, get_cfg, node
+from relation_heads.config.defaults import NODES
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 AXES = {"heads", "blocks", "data", "schedules"}
@@ -43,6 +44,15 @@ def test_adding_the_config_twice_changes_nothing():
     assert cfg.MODEL.RELATION.NUM_HEADS == 3
 
 
+def test_a_config_of_detectron2_has_the_defaults_of_our_keys():
+    ours, stock = get_cfg(), get_detectron2_cfg()
+    for name in NODES:
+        assert node(stock, name) == node(ours, name) == ours.MODEL[name]
+    ours.MODEL.SGRN.NUM_KERNELS = 3
+    assert node(ours, "SGRN").NUM_KERNELS == 3 != node(stock, "SGRN").NUM_KERNELS
+    assert "SGRN" not in stock.MODEL
+
+
 def test_a_key_of_the_user_is_kept():
     cfg = get_detectron2_cfg()
     add_deeplab_config(cfg)
@@ -54,7 +64,7 @@ def test_a_key_of_the_user_is_kept():
 def test_the_rest_is_detectron2s_default():
     ours, stock = get_cfg(), get_detectron2_cfg()
     ours_alone = ("RELATION", "SGRN", "REASONING", "CONTEXT_BLOCKS", "GLORE_HEAD")
-    for name in (*ours_alone, "DUPLICATE_REMOVAL"):
+    for name in (*ours_alone, "DUPLICATE_REMOVAL", "TRAIN_ONLY"):
         del ours.MODEL[name]
     assert ours != stock
     add_deeplab_config(stock)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from ...layers import soft_nms_per_class
-from ...layers.duplicate_candidates import select_candidates
-from ...layers.duplicate_losses import duplicate_loss, final_scores
-from ...layers.duplicate_removal import DuplicateRemoval
+from relation_heads.layers import soft_nms_per_class
+from relation_heads.layers.duplicate_candidates import select_candidates
+from relation_heads.layers.duplicate_losses import duplicate_loss, final_scores
+from relation_heads.layers.duplicate_removal import DuplicateRemoval
+
 from ..case import OURS, Case, Variant
 
 DIM = 1024

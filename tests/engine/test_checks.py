@@ -10,9 +10,13 @@ pytest.importorskip("detectron2")
 
 import torch
 from detectron2.data.datasets import register_coco_instances
+from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.modeling.roi_heads import StandardROIHeads
 
-from relation_heads.config import check_cfg, checks, get_cfg
-from relation_heads.modeling import roi_heads
+from relation_heads import get_cfg
+from relation_heads.config.problems import Problem
+from relation_heads.engine import checks, dataset_checks
+from relation_heads.engine.checks import check_cfg
 from tests.helpers import (
     registered,
     registered_labels,
@@ -102,13 +106,13 @@ def test_evaluation_on_cityscapes_needs_its_scripts(coco, cfg, monkeypatch):
     with registered_labels(coco, evaluator_type="cityscapes_sem_seg") as name:
         cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
         cfg.merge_from_list(list(SEM_SEG))
-        monkeypatch.setattr(checks, "provide_cityscapes_scripts", lambda: None)
+        monkeypatch.setattr(dataset_checks, "provide_cityscapes_scripts", lambda: None)
         assert problems(cfg) == []
 
         def missing():
             raise ModuleNotFoundError("install it.")
 
-        monkeypatch.setattr(checks, "provide_cityscapes_scripts", missing)
+        monkeypatch.setattr(dataset_checks, "provide_cityscapes_scripts", missing)
         assert_only_problem(cfg, f"{name}: install it.")
         assert_only_problem(cfg, f"{name}: install it.", eval_only=True)
         cfg.DATASETS.TEST = ()
@@ -280,17 +284,39 @@ def test_relation_box_head_in_heads_that_do_not_tell_it_the_regions(cfg):
     assert problems(cfg) == []
 
 
-@pytest.mark.parametrize("freeze", ["base", "all"])
-def test_a_frozen_base_needs_a_trained_detector(cfg, freeze):
-    cfg.MODEL.SGRN.FREEZE = freeze
-    assert problems(cfg) == []  # stock heads do not read the key
-    cfg.MODEL.ROI_HEADS.NAME = "SGRNROIHeads"
-    assert_only_problem(cfg, f"MODEL.SGRN.FREEZE is {freeze}", "give a trained Faster R-CNN")
+@pytest.mark.parametrize("patterns", [["roi_heads.*"], ["roi_heads.box_head.*"]])
+def test_a_model_that_stays_as_it_is_must_be_a_trained_one(cfg, patterns):
+    cfg.MODEL.TRAIN_ONLY = patterns
+    assert_only_problem(cfg, f"MODEL.TRAIN_ONLY is {patterns}", "'' has none", "a trained detector")
     assert problems(cfg, eval_only=True) == []
     cfg.MODEL.WEIGHTS = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
     assert_only_problem(cfg, "R-50.pkl' has none")
+    cfg.MODEL.TRAIN_ONLY = ["proposal_generator.*", *patterns]  # ImageNet has the rest
+    assert problems(cfg) == []
+    cfg.MODEL.TRAIN_ONLY = patterns
     cfg.MODEL.WEIGHTS = "detectron2://COCO-Detection/faster_rcnn_R_50_FPN_1x/x/model_final.pkl"
     assert problems(cfg) == []
+
+
+def test_a_model_without_an_rpn_can_train_on_weights_of_imagenet(cfg):
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.RETINANET.NUM_CLASSES = "RetinaNet", 3
+    cfg.MODEL.TRAIN_ONLY = ["head.*"]
+    assert_only_problem(cfg, "MODEL.TRAIN_ONLY")
+    cfg.MODEL.WEIGHTS = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
+    assert problems(cfg) == []
+
+
+def test_heads_say_what_is_wrong_with_their_own_keys(cfg, caplog, monkeypatch):
+    class ToldHeads(StandardROIHeads):
+        @classmethod
+        def problems(cls, cfg):
+            yield Problem(f"MODEL.ROI_HEADS.NAME {cfg.MODEL.ROI_HEADS.NAME} is one problem.")
+            yield Problem("MODEL.X is odd.", fatal=False)
+
+    monkeypatch.setitem(ROI_HEADS_REGISTRY._obj_map, "ToldHeads", ToldHeads)
+    cfg.MODEL.ROI_HEADS.NAME = "ToldHeads"
+    assert_only_problem(cfg, "MODEL.ROI_HEADS.NAME ToldHeads is one problem.")
+    assert "MODEL.X is odd." in caplog.text
 
 
 def test_given_boxes_need_the_keys_that_belong_to_them(cfg):
@@ -302,16 +328,6 @@ def test_given_boxes_need_the_keys_that_belong_to_them(cfg):
     assert problems(cfg) == []
     cfg.MODEL.MASK_ON = True
     assert_only_problem(cfg, "MODEL.MASK_ON must be False, got True")
-
-
-def test_the_named_heads_are_ours():
-    for name in (
-        checks.RELATION_BOX_HEAD,
-        *checks.RELATION_ROI_HEADS,
-        *checks.SGRN_ROI_HEADS,
-        *checks.REASONING_ROI_HEADS,
-    ):
-        assert hasattr(roi_heads, name)
 
 
 def test_all_problems_are_reported_at_once(cfg):
@@ -368,12 +384,3 @@ def test_augmented_views_are_merged_by_nms(cfg, caplog):
     cfg.TEST.AUG.ENABLED = True
     (warning,) = warnings(caplog, cfg)
     assert "TEST.AUG merges what" in warning and "soft_nms leaves of each view by NMS" in warning
-
-
-def test_a_frozen_detector_must_be_a_trained_one(cfg, tmp_path):
-    keys = ["MODEL.ROI_HEADS.NAME", "DuplicateRemovalROIHeads", "MODEL.DUPLICATE_REMOVAL.LEARN",
-            True, "MODEL.DUPLICATE_REMOVAL.FREEZE", True]  # fmt: skip
-    cfg.merge_from_list(keys)
-    assert_only_problem(cfg, "MODEL.DUPLICATE_REMOVAL.FREEZE is True", "'' has none")
-    cfg.MODEL.WEIGHTS = str(write_json(tmp_path / "model.pth", {}))
-    assert problems(cfg) == []

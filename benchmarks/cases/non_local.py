@@ -6,7 +6,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from ...layers.non_local import Mode, NonLocal
+from relation_heads.layers.non_local import Mode, NonLocal
+
 from ..case import Case, Target
 from ..computation import ACCURATE
 from .common import Size, block_accuracy, block_case

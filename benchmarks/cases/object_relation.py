@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...layers import ObjectRelation, Regions, sinusoidal_embedding
+from relation_heads.layers import ObjectRelation, Regions, sinusoidal_embedding
+
 from ..case import OURS, Case, Target, Variant
 
 DIM, HEADS = 1024, 16

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...layers.glore import GloRe
+from relation_heads.layers.glore import GloRe
+
 from ..case import Case, Target
 from ..computation import ACCURATE
 from .common import block_accuracy, block_case

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...layers.region_crops import coverage_count, inverse_crop_sum
+from relation_heads.layers.region_crops import coverage_count, inverse_crop_sum
+
 from ..case import OURS, Case, Target
 from ..computation import ACCURATE, Computation, errors, variants
 

@@ -10,7 +10,7 @@ from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.data import DatasetCatalog
 
 from relation_heads import get_cfg
-from relation_heads.data.build import build_mapper
+from relation_heads.engine.build import build_mapper
 from tests.helpers import COLOURS, registered_labels, tiny_cfg, tiny_coco
 from tests.modeling.common import SEM_SEG
 

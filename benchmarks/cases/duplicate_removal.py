@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...layers.duplicate_removal import PAIRS_PER_BATCH
-from ...layers.separable_gate import separable_log_gate
+from relation_heads.layers.duplicate_removal import PAIRS_PER_BATCH
+from relation_heads.layers.separable_gate import separable_log_gate
+
 from ..case import OURS, Case, Target, Variant
 from .object_relation import HEADS, make_boxes, plain_embedding, plain_log_gate
 

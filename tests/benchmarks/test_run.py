@@ -4,11 +4,11 @@ import time
 import pytest
 import torch
 
-from relation_heads.benchmark import cases
-from relation_heads.benchmark.case import Case, Target, Variant
-from relation_heads.benchmark.computation import Computation, errors, relative_error, variants
-from relation_heads.benchmark.report import as_json, table
-from relation_heads.benchmark.run import (
+from benchmarks import cases
+from benchmarks.case import Case, Target, Variant
+from benchmarks.computation import Computation, errors, relative_error, variants
+from benchmarks.report import as_json, table
+from benchmarks.run import (
     NOISE,
     Check,
     Cost,
@@ -29,7 +29,7 @@ def quick_peaks(monkeypatch):
         kept = function()
         return 0 if kept is None else kept.nbytes
 
-    monkeypatch.setattr("relation_heads.benchmark.run.peak_bytes", size)
+    monkeypatch.setattr("benchmarks.run.peak_bytes", size)
 
 
 def costing(seconds: float, mib: int):

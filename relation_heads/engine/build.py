@@ -1,4 +1,4 @@
-"""Which mapper a config needs."""
+"""What turns the records of a data set into the input of the model of a config."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.data.transforms import Augmentation, RandomCrop_CategoryAreaConstraint
 
-from ..config.defaults import reasoning_node
-from .mapper import FlipAwareMapper, mirror_classes
-from .region_mapper import RegionClassificationMapper
+from ..data.mapper import FlipAwareMapper, mirror_classes
+from ..data.region_mapper import RegionClassificationMapper
+from ..modeling.given_boxes import classifies_given_boxes
 
 
 def build_mapper(cfg: CfgNode, is_train: bool) -> Callable[[dict[str, Any]], dict] | None:
@@ -27,7 +27,7 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> Callable[[dict[str, Any]], dic
         classes have mirror images or pixels are classified, None where Detectron2's own mapper
         will do.
     """
-    if reasoning_node(cfg).GIVEN_BOXES:
+    if classifies_given_boxes(cfg):
         return RegionClassificationMapper(cfg, is_train)
     if is_train and mirror_classes(cfg.DATASETS.TRAIN):
         return FlipAwareMapper(cfg, is_train=True)

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..measure import Function, peak_bytes, seconds_in_turns
 from .case import OURS, Case
+from .measure import Function, peak_bytes, seconds_in_turns
 
 PASSES = ("forward", "backward")
 MIB = 2**20

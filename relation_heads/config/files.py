@@ -1,0 +1,30 @@
+"""Where configs are looked up by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import detectron2
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Installed, in a checkout, among Detectron2's own.
+CONFIG_ROOTS = (
+    _PACKAGE / "configs",
+    _PACKAGE.parent / "configs",
+    Path(detectron2.__file__).resolve().parent / "model_zoo" / "configs",
+)
+
+
+def find_config(name: str) -> str:
+    """The path of a YAML given as a path, or as a name below our `configs/` or Detectron2's.
+
+    Raises:
+        FileNotFoundError: there is none; lists where it was looked for.
+    """
+    candidates = [Path(name).expanduser(), *(root / name for root in CONFIG_ROOTS)]
+    for path in candidates:
+        if path.is_file():
+            return str(path)
+    raise FileNotFoundError(
+        f"Config file {name!r} was not found; looked for {', '.join(map(str, candidates))}."
+    )

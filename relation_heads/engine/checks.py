@@ -1,0 +1,178 @@
+"""What is wrong with a config, found before anything is built.
+
+Most of these mistakes otherwise cost a training run: a NUM_CLASSES that is too small trains on
+silently (class NUM_CLASSES is the background), a frozen random backbone diverges, annotation ids
+from 0 lower the AP. One function per group of keys yields its problems; all are reported together,
+one sentence each.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+)
+from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY
+
+from ..config import node
+from ..config.problems import Problem, did_you_mean, settle
+from ..modeling import context_backbone
+from ..modeling.context_plugins import parse_plugins
+from ..modeling.given_boxes import roi_heads_class
+from .dataset_checks import NUM_CLASSES, dataset_problems
+from .form_checks import form_problems
+
+logger = logging.getLogger(__name__)
+
+
+def check_cfg(
+    cfg: CfgNode,
+    *,
+    eval_only: bool = False,
+    resume: bool = False,
+    earlier_heads: Sequence[str] = (),
+) -> None:
+    """Checks a config; logs what is only odd.
+
+    Args:
+        cfg: the config, all data sets registered.
+        eval_only: nothing will be trained, so what matters for training alone is not checked.
+        resume: the run goes on from the last checkpoint in `OUTPUT_DIR`, if there is one.
+        earlier_heads: values that `MODEL.ROI_HEADS.NAME` had before it was overridden, see
+            `form_checks.head_names`.
+
+    Raises:
+        ValueError: one line per problem, with the key, its value and what is allowed.
+    """
+    resumes = resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
+    problems = [*_names(cfg), *form_problems(cfg, earlier_heads), *_heads(cfg), *_device(cfg)]
+    problems += [*dataset_problems(cfg, eval_only), *_context_blocks(cfg)]
+    if not resumes:
+        problems += _weights(cfg)
+    if not eval_only:
+        problems += [*_amp(cfg), *_steps(cfg)]
+        problems += [] if resumes else [*_from_scratch(cfg), *_frozen_base(cfg)]
+    settle(problems, "The config cannot work:", logger)
+
+
+def _names(cfg: CfgNode) -> Iterator[Problem]:
+    """Names that select what is built."""
+    yield from _unknown("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY)
+    yield from _unknown("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY)
+    if cfg.MODEL.META_ARCHITECTURE in ("SemanticSegmentor", "PanopticFPN"):
+        name = cfg.MODEL.SEM_SEG_HEAD.NAME
+        yield from _unknown("MODEL.SEM_SEG_HEAD.NAME", name, SEM_SEG_HEADS_REGISTRY)
+    if NUM_CLASSES.get(cfg.MODEL.META_ARCHITECTURE) != "ROI_HEADS":
+        return
+    yield from _unknown("MODEL.ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME, ROI_HEADS_REGISTRY)
+    box_head = cfg.MODEL.ROI_BOX_HEAD.NAME
+    if box_head:  # Res5ROIHeads has none
+        yield from _unknown("MODEL.ROI_BOX_HEAD.NAME", box_head, ROI_BOX_HEAD_REGISTRY)
+
+
+def _unknown(key: str, name: str, registry: Any) -> Iterator[Problem]:
+    if name not in registry:
+        hint = did_you_mean(name, (known for known, _ in registry))
+        yield Problem(f"{key} {name!r} is not registered{hint}")
+
+
+def _heads(cfg: CfgNode) -> Iterator[Problem]:
+    """What the ROI heads say of their own keys, where they say something."""
+    problems = getattr(roi_heads_class(cfg), "problems", None)
+    if problems is not None:
+        yield from problems(cfg)
+
+
+def _context_blocks(cfg: CfgNode) -> Iterator[Problem]:
+    """Plugins that cannot be read, or that nobody reads."""
+    plugins, name = node(cfg, "CONTEXT_BLOCKS").PLUGINS, cfg.MODEL.BACKBONE.NAME
+    try:
+        parse_plugins(plugins)
+    except ValueError as error:
+        yield Problem(str(error))
+    readers = [n for n, b in BACKBONE_REGISTRY if b.__module__ == context_backbone.__name__]
+    if plugins and name not in readers:
+        yield Problem(
+            f"MODEL.CONTEXT_BLOCKS.PLUGINS are given, and MODEL.BACKBONE.NAME {name} does not read "
+            f"them; use one of {', '.join(readers)} (the last with any other builder in "
+            "MODEL.CONTEXT_BLOCKS.BUILDER)."
+        )
+
+
+def _device(cfg: CfgNode) -> Iterator[Problem]:
+    device = cfg.MODEL.DEVICE
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        yield Problem(f"MODEL.DEVICE {device!r} is not a device; use cuda or cpu.")
+        return
+    if kind == "cuda" and not torch.cuda.is_available():
+        yield Problem(f"MODEL.DEVICE is {device}, but there is no GPU here: set MODEL.DEVICE cpu.")
+
+
+def _amp(cfg: CfgNode) -> Iterator[Problem]:
+    if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
+        yield Problem(
+            "SOLVER.AMP.ENABLED is True with MODEL.DEVICE cpu, but Detectron2's mixed precision "
+            "needs a GPU: set SOLVER.AMP.ENABLED False."
+        )
+
+
+def _weights(cfg: CfgNode) -> Iterator[Problem]:
+    weights = cfg.MODEL.WEIGHTS
+    # Others are fetched: https://..., detectron2://...
+    if weights and "://" not in weights and not os.path.isfile(urlparse(weights).path):
+        yield Problem(f"MODEL.WEIGHTS: there is no file {weights} (seen from {os.getcwd()}).")
+
+
+def _from_scratch(cfg: CfgNode) -> Iterator[Problem]:
+    """Parts of the backbone that would stay random. Only ResNets read these keys."""
+    if cfg.MODEL.WEIGHTS or "resnet" not in cfg.MODEL.BACKBONE.NAME:
+        return
+    scratch = "but MODEL.WEIGHTS is empty, so that the backbone starts from random values"
+    if cfg.MODEL.RESNETS.NORM == "FrozenBN":
+        yield Problem(
+            f"MODEL.RESNETS.NORM is FrozenBN, {scratch}: training diverges at once without working "
+            "normalisation; set MODEL.RESNETS.NORM BN or GN, or give pretrained weights."
+        )
+    if cfg.MODEL.BACKBONE.FREEZE_AT > 0:
+        yield Problem(
+            f"MODEL.BACKBONE.FREEZE_AT is {cfg.MODEL.BACKBONE.FREEZE_AT}, {scratch} and its first "
+            "stages would keep them: set MODEL.BACKBONE.FREEZE_AT 0, or give pretrained weights."
+        )
+
+
+def _frozen_base(cfg: CfgNode) -> Iterator[Problem]:
+    """Training something on a detector that stays as it is needs one. ImageNet's weights are those
+    of a backbone: with them the RPN, which every detector with ROI heads has, must train."""
+    patterns, weights = cfg.MODEL.get("TRAIN_ONLY", []), cfg.MODEL.WEIGHTS
+    has_rpn = roi_heads_class(cfg) is not None and cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN"
+    rpn_trains = any(fnmatchcase("proposal_generator.rpn_head.conv.weight", p) for p in patterns)
+    of_backbone = "ImageNetPretrained" in weights and has_rpn and not rpn_trains
+    if patterns and (not weights or of_backbone):
+        yield Problem(
+            f"MODEL.TRAIN_ONLY is {list(patterns)}, which keeps the rest of the model of "
+            f"MODEL.WEIGHTS as it is, but {weights!r} has none: give a trained detector, or set "
+            "MODEL.TRAIN_ONLY []."
+        )
+
+
+def _steps(cfg: CfgNode) -> Iterator[Problem]:
+    late = [step for step in cfg.SOLVER.STEPS if step > cfg.SOLVER.MAX_ITER]
+    if late and cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR":  # the others have no steps
+        yield Problem(
+            f"SOLVER.STEPS {late} come after SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}: the learning "
+            "rate will not drop there.",
+            fatal=False,
+        )

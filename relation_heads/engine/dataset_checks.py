@@ -1,0 +1,125 @@
+"""What is wrong with the data sets of a config: registered, of the same classes, in good order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ..config.problems import Problem, did_you_mean
+from ..data.cityscapes import provide_cityscapes_scripts
+from ..data.coco_format import class_names, read_coco
+from ..data.dataset_format import class_findings, coco_findings
+
+# Meta-architecture -> where it reads its number of classes.
+NUM_CLASSES = {
+    "GeneralizedRCNN": "ROI_HEADS",
+    "PanopticFPN": "ROI_HEADS",
+    "RetinaNet": "RETINANET",
+    "SemanticSegmentor": "SEM_SEG_HEAD",
+}
+# JSON files of training sets above this size are not read: only a few minor problems in them are
+# silent, and COCO's (450 MB) takes longer to read than a start-up should.
+_MAX_TRAIN_JSON_BYTES = 100e6
+
+
+def dataset_problems(cfg: CfgNode, eval_only: bool) -> Iterator[Problem]:
+    """Of `DATASETS.TEST` and, unless nothing is trained, `DATASETS.TRAIN`."""
+    test = list(dict.fromkeys(cfg.DATASETS.TEST))
+    train = [name for name in dict.fromkeys(cfg.DATASETS.TRAIN) if name not in test]
+    known = []
+    for name in train + test:
+        if name in DatasetCatalog:
+            known.append(name)
+        else:
+            hint = did_you_mean(name, DatasetCatalog)
+            yield Problem(f"The data set {name!r} is not registered{hint}")
+    kind = "stuff" if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor" else "thing"
+    classes = {name: names for name in known if (names := _classes(name, kind))}
+    yield from _num_classes(cfg, classes)
+    yield from _same_classes(classes)
+    for name in known:
+        if name in test or not eval_only:
+            yield from _json(name, is_test=name in test)
+    yield from _cityscapes(name for name in known if name in test)
+
+
+def _cityscapes(test: Iterable[str]) -> Iterator[Problem]:
+    """Data sets whose evaluation needs a package of theirs, which is missed after the training."""
+    for name in test:
+        if str(MetadataCatalog.get(name).get("evaluator_type")).startswith("cityscapes"):
+            try:
+                provide_cityscapes_scripts()
+            except ModuleNotFoundError as error:
+                yield Problem(f"{name}: {error}")
+
+
+def _classes(name: str, kind: str) -> list[str]:
+    """Names of the "thing" or "stuff" classes of a data set, empty if they cannot be known before
+    it is loaded."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get(f"{kind}_classes"):
+        return list(metadata.get(f"{kind}_classes"))
+    if kind == "thing" and _is_coco(metadata):
+        try:
+            return class_names(read_coco(metadata.json_file))
+        except ValueError:  # `_json` says why
+            pass
+    return []
+
+
+def _num_classes(cfg: CfgNode, classes: dict[str, list[str]]) -> Iterator[Problem]:
+    node = NUM_CLASSES.get(cfg.MODEL.META_ARCHITECTURE)
+    if not node:
+        return
+    number = cfg.MODEL[node].NUM_CLASSES
+    others = [f"{name} has {len(c)}" for name, c in classes.items() if len(c) != number]
+    if others:
+        yield Problem(
+            f"MODEL.{node}.NUM_CLASSES is {number}, but {', '.join(others)}: the numbers must be "
+            "equal."
+        )
+
+
+def _same_classes(classes: dict[str, list[str]]) -> Iterator[Problem]:
+    """Differences to the first data set. (Lists of other lengths fail `_num_classes` too.)"""
+    for name, other in list(classes.items())[1:]:
+        first, reference = next(iter(classes.items()))
+        if other == reference:
+            continue
+        if len(other) != len(reference):
+            yield Problem(f"{first} has {len(reference)} classes and {name} has {len(other)}.")
+            continue
+        k = next(k for k, (a, b) in enumerate(zip(reference, other, strict=True)) if a != b)
+        yield Problem(f"Class {k} is {reference[k]!r} in {first} and {other[k]!r} in {name}.")
+
+
+def _is_coco(metadata: Any) -> bool:
+    return metadata.get("evaluator_type") in ("coco", "coco_panoptic_seg") and os.path.isfile(
+        metadata.get("json_file", "")
+    )
+
+
+def _json(name: str, *, is_test: bool) -> Iterator[Problem]:
+    """Problems of a JSON file that is there; those of a training set are only odd."""
+    metadata = MetadataCatalog.get(name)
+    if not _is_coco(metadata):
+        return
+    if not is_test and os.path.getsize(metadata.json_file) > _MAX_TRAIN_JSON_BYTES:
+        return
+    try:
+        dataset = read_coco(metadata.json_file)
+    except ValueError as error:
+        yield Problem(f"{name}: {error}")
+        return
+    classes = metadata.get("thing_classes") or None
+    for finding in class_findings(dataset, metadata.json_file, classes):
+        yield Problem(f"{name}: {finding}")
+    # Detectron2 lets COCO 2014's "minival" files pass, which repeat some annotation ids.
+    fatal = is_test and "minival" not in metadata.json_file
+    for finding in coco_findings(dataset):
+        if finding.level != "fact":
+            yield Problem(f"{name}: {finding}", fatal and finding.level == "problem")

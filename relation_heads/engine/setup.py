@@ -1,0 +1,43 @@
+"""From a command line to a checked, frozen config."""
+
+from __future__ import annotations
+
+import argparse
+
+from detectron2.config import CfgNode
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from ..config import find_config, get_cfg
+from ..data.coco_format import register_coco_folder
+from .checks import check_cfg
+from .form_checks import head_names
+
+
+def setup_cfg(args: argparse.Namespace) -> CfgNode:
+    """Registers datasets, merges and checks the config, sets up logging, seed and output folder.
+
+    Args:
+        args: of `tools/train_net.py`; a config given by name becomes a path.
+
+    Raises:
+        FileNotFoundError, KeyError, ValueError: a file, key or value is wrong; says which, and
+            what is allowed.
+    """
+    for name, json_file, images in args.dataset:
+        register_coco_folder(name, json_file, images)
+    cfg = get_cfg()
+    if args.config_file:
+        args.config_file = find_config(args.config_file)
+        cfg.merge_from_file(args.config_file)
+    try:
+        cfg.merge_from_list(args.opts)
+    except AssertionError as error:  # yacs: an unknown key, or a key without a value
+        raise KeyError(f"{error} (config overrides on the command line)") from error
+    heads = head_names(args.config_file, args.opts)
+    check_cfg(cfg, eval_only=args.eval_only, resume=args.resume, earlier_heads=heads)
+    cfg.freeze()
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="relation_heads")
+    return cfg

@@ -1,0 +1,26 @@
+import logging
+
+import pytest
+
+from relation_heads.config.problems import Problem, did_you_mean, settle
+
+logger = logging.getLogger("problems")
+
+
+def test_all_fatal_problems_are_raised_together_and_the_others_logged(caplog):
+    found = [Problem("A."), Problem("B.", fatal=False), Problem("C."), Problem("A.")]
+    with pytest.raises(ValueError) as error:
+        settle(found, "It cannot work:", logger)
+    assert str(error.value).splitlines() == ["It cannot work:", "- A.", "- C."]
+    assert caplog.messages == ["B."]
+
+
+def test_what_is_only_odd_is_no_error(caplog):
+    settle([Problem("B.", fatal=False)], "It cannot work:", logger)
+    settle([], "It cannot work:", logger)
+    assert caplog.messages == ["B."]
+
+
+def test_close_names_are_proposed():
+    assert did_you_mean("Relatoin", ["Other", "Relation"]) == "; did you mean Relation?"
+    assert did_you_mean("xyz", ["Other", "Relation"]) == "."
