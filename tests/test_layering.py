@@ -21,7 +21,7 @@ FLOORS = (
     ("evaluation", "visualization"),
     ("engine",),
     ("analysis",),
-    ("__init__", "d2_env", "doctor"),
+    ("__init__", "command_line", "d2_env", "doctor"),
 )
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 ON_TOP = ("benchmarks", "datasets", "examples", "tests", "tools")

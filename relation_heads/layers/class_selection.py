@@ -21,6 +21,8 @@ import torch
 import torchvision
 from torch import Tensor
 
+from .arguments import at_least, require, within
+
 FIRST, GROWTH = 10, 4  # candidates for each wanted detection, and their factor where these are few
 BLOCK = 64
 
@@ -41,18 +43,19 @@ class Selection(NamedTuple):
     boxes: Tensor
 
 
-def _best_rows(scores: Tensor, score_threshold: float, number: int) -> tuple[Tensor, bool]:
-    """The rows of the `number` highest of (N,) scores above the threshold, by descending rank, and
-    whether these are all above it."""
+def _best_rows(scores: Tensor, score_threshold: float, number: int | None) -> tuple[Tensor, bool]:
+    """The rows of the `number` highest of (N,) scores above the threshold, or of all of these, by
+    descending rank; and whether they are all."""
     above = scores > score_threshold
-    best_of_blocks = scores[: len(scores) // BLOCK * BLOCK].view(-1, BLOCK).amax(dim=1)
-    if number < len(best_of_blocks):
-        # A score that number + 1 blocks reach: what is below is not among the best, and need not
-        # be sorted.
-        above &= scores >= best_of_blocks.topk(number + 1).values[-1]
+    if number is not None:
+        best_of_blocks = scores[: len(scores) // BLOCK * BLOCK].view(-1, BLOCK).amax(dim=1)
+        if number < len(best_of_blocks):
+            # A score that number + 1 blocks reach: what is below is not among the best, and need
+            # not be sorted.
+            above &= scores >= best_of_blocks.topk(number + 1).values[-1]
     rows = above.nonzero()[:, 0]
     order = scores[rows].argsort(descending=True, stable=True)
-    return rows[order[:number]], len(rows) <= number
+    return rows[order[:number]], number is None or len(rows) <= number
 
 
 def nms_per_class(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
@@ -69,11 +72,10 @@ def nms_per_class(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: 
         labels: (M,) int64.
         iou_threshold: a box goes whose IoU with a kept one is above it.
     """
-    if len(boxes) == 0:
-        return labels.new_empty(0)
     place = labels.unique(return_inverse=True)[1]
     corners = boxes.double()
-    pitch = corners.max() - corners.min() + 1
+    ends = torch.cat([corners.flatten(), corners.new_zeros(1)])  # of no boxes, too
+    pitch = ends.max() - ends.min() + 1
     return torchvision.ops.nms(corners + (place * pitch)[:, None], scores.double(), iou_threshold)
 
 
@@ -96,21 +98,29 @@ def select_by_class(
         iou_threshold: of the NMS.
         max_detections: K, or None for all, which computes the boxes of all candidates.
 
+    A trace, which cannot take candidates until there are enough, takes all of them.
+
     Raises:
-        ValueError: the scores are not (R, C), or K is below 0.
+        ArgumentError: a threshold that is no number, or K is below 0.
+        ValueError: the scores are not (R, C).
     """
+    require(
+        within("score_threshold", score_threshold, "[-inf, inf]"),
+        within("iou_threshold", iou_threshold, "[-inf, inf]"),
+        None if max_detections is None else at_least("max_detections", max_detections, 0),
+    )
     if scores.dim() != 2:
         raise ValueError(f"scores must be (R, C), got {tuple(scores.shape)}.")
-    if max_detections is not None and max_detections < 0:
-        raise ValueError(f"max_detections must be at least 0 or None, got {max_detections}.")
     flat = scores.flatten()  # (R C,)
-    number = len(flat) if max_detections is None else FIRST * max(max_detections, 1)
+    number = None
+    if max_detections is not None and not torch.jit.is_tracing():
+        number = FIRST * max(max_detections, 1)
     while True:
         rows, are_all = _best_rows(flat, score_threshold, number)
         region, label = rows // scores.shape[1], rows % scores.shape[1]
         boxes = boxes_of(region, label)
         keep = nms_per_class(boxes, flat[rows], label, iou_threshold)
-        if are_all or len(keep) >= (max_detections or 0):
+        if number is None or are_all or len(keep) >= (max_detections or 0):
             break
         number *= GROWTH
     keep = keep[:max_detections]

@@ -14,11 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .arguments import at_least, require, within
 from .geometry import widen
+from .regions import row_counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +33,8 @@ class Candidates:
         label: (M,) class in [0, C).
         rank: (M,) place among the scores of its image and class, 0 is the highest.
         log_scores: (M,) log s0, with gradient.
-        sizes: candidates of each group (one image and class), none is empty.
+        sizes: candidates of each group (one image and class), none is empty. In a trace, which must
+            not keep the number of groups, one tensor.
         splits: M_b, candidates of each of the B images.
         region_splits: N_b, regions of each of the B images.
         first_n: how many a group may have.
@@ -40,7 +44,7 @@ class Candidates:
     label: Tensor
     rank: Tensor
     log_scores: Tensor
-    sizes: tuple[int, ...]
+    sizes: tuple[int, ...] | Tensor
     splits: tuple[int, ...]
     region_splits: tuple[int, ...]
     first_n: int
@@ -61,7 +65,7 @@ def _places(groups: Tensor) -> Tensor:
     """0, 1, 2, ... within every run of equal numbers: (M,) to (M,)."""
     counts = groups.unique_consecutive(return_counts=True)[1]
     starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
-    return torch.arange(len(groups), device=groups.device) - starts
+    return torch.arange(groups.shape[0], device=groups.device) - starts
 
 
 def _in_best_classes(
@@ -102,31 +106,25 @@ def select_candidates(
         keep_classes: B tensors of classes that come first there: in training those of the objects.
 
     Raises:
-        ValueError: an argument outside these; scores that are no logarithms.
+        ArgumentError: a number outside these.
+        ValueError: a shape that does not fit, scores that are no logarithms. (NaN is no candidate.)
     """
+    require(
+        at_least("first_n", first_n, 1),
+        within("score_threshold", score_threshold, "[0, 1)"),
+        None if max_classes is None else at_least("max_classes", max_classes, 1),
+    )
     splits = tuple(splits)
-    if log_scores.dim() != 2 or log_scores.shape[0] != sum(splits):
-        raise ValueError(
-            f"log_scores must be ({sum(splits)}, C) for these splits, "
-            f"got {tuple(log_scores.shape)}."
-        )
-    if first_n < 1 or (max_classes is not None and max_classes < 1):
-        raise ValueError(
-            f"first_n and max_classes must be at least 1, got {first_n} and {max_classes}."
-        )
-    if not 0 <= score_threshold < 1:
-        raise ValueError(f"score_threshold must be in [0, 1), got {score_threshold}.")
+    scores = widen(log_scores.detach())
+    if not torch.jit.is_tracing():
+        _check_scores(scores, splits)
+    num_classes = scores.shape[1]
     if keep_classes is not None and len(keep_classes) != len(splits):
         raise ValueError(f"keep_classes names {len(keep_classes)} images, splits {len(splits)}.")
-    scores, num_classes = widen(log_scores.detach()), log_scores.shape[1]
-    if not (scores <= 1e-5).all():
-        raise ValueError(
-            f"log_scores must be logarithms of probabilities, at most 0, got {scores.max():.3g}."
-        )
     floor = math.log(score_threshold) if score_threshold > 0 else -math.inf
     region, label = (scores > floor).nonzero(as_tuple=True)  # region by region
     images = torch.arange(len(splits), device=scores.device)
-    image = images.repeat_interleave(torch.tensor(splits, device=scores.device))[region]
+    image = images.repeat_interleave(row_counts(splits, scores.device))[region]
     order = scores[region, label].argsort(descending=True, stable=True)
     order = order[(image * num_classes + label)[order].argsort(stable=True)]
     group = (image * num_classes + label)[order]
@@ -139,13 +137,31 @@ def select_candidates(
         kept &= _in_best_classes(group, scores, image[order], favoured, max_classes)
     order, group = order[kept], group[kept]
     region, label = region[order], label[order]
+    sizes: Any = group.unique_consecutive(return_counts=True)[1]
+    counts: Any = torch.bincount(image[order], minlength=len(splits))
+    if torch.jit.is_tracing():
+        counts = counts.unbind()
+    else:
+        sizes, counts = tuple(sizes.tolist()), tuple(counts.tolist())
     return Candidates(
         region=region,
         label=label,
         rank=_places(group),
         log_scores=widen(log_scores[region, label]),
-        sizes=tuple(group.unique_consecutive(return_counts=True)[1].tolist()),
-        splits=tuple(torch.bincount(image[order], minlength=len(splits)).tolist()),
+        sizes=sizes,
+        splits=counts,
         region_splits=splits,
         first_n=first_n,
     )
+
+
+def _check_scores(scores: Tensor, splits: Sequence[int]) -> None:
+    if scores.dim() != 2 or scores.shape[0] != sum(splits):
+        raise ValueError(
+            f"log_scores must be ({sum(splits)}, C) for these splits, got {tuple(scores.shape)}."
+        )
+    if (scores > 1e-5).any():
+        raise ValueError(
+            "log_scores must be logarithms of probabilities, at most 0, "
+            f"got {scores.nan_to_num(0).max():.3g}."
+        )

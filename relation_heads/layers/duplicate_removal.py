@@ -28,24 +28,22 @@ T thresholds, H heads; G groups of up to n candidates in one batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from .arguments import at_least, multiple_of, one_of, require, within
 from .duplicate_candidates import Candidates
+from .duplicate_gates import PAIRS_PER_BATCH, BoxGates, TableGates, gates_of, recomputed
 from .geometry import EMBED_DIM, sinusoidal_embedding, widen
-from .separable_gate import separable_log_gate
-
-PAIRS_PER_BATCH = 2**16  # pairs of boxes at once; their gates take some 16 MB
 
 Init = Literal["xavier", "normal"]
 
 
-def plan_batches(sizes: Sequence[int]) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+def plan_batches(sizes: Sequence[int] | Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
     """Puts groups of like size together.
 
     Args:
@@ -57,6 +55,8 @@ def plan_batches(sizes: Sequence[int]) -> tuple[list[tuple[Tensor, Tensor]], Ten
         fills more than 3/4 of its row; a batch has at most `PAIRS_PER_BATCH` pairs or one group.
         There is always a batch, at worst an empty one.
     """
+    if isinstance(sizes, Tensor):
+        return one_batch(sizes)
     lengths = torch.tensor(sizes, dtype=torch.long)
     starts = lengths.cumsum(0) - lengths
     by_size = lengths.argsort(descending=True, stable=True)
@@ -76,8 +76,27 @@ def plan_batches(sizes: Sequence[int]) -> tuple[list[tuple[Tensor, Tensor]], Ten
     return batches, slots
 
 
+def one_batch(sizes: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+    """As `plan_batches`, but all groups together, in a form that `torch.jit.trace` follows.
+
+    Args:
+        sizes: (G,) candidates of each group.
+    """
+    starts = sizes.cumsum(0) - sizes
+    is_key = torch.arange(_largest(sizes), device=sizes.device) < sizes[:, None]  # (G, n)
+    rows = starts[:, None] + (is_key.cumsum(1) - 1) * is_key
+    return [(rows, is_key)], is_key.flatten().nonzero()[:, 0]
+
+
+def _largest(sizes: Sequence[int] | Tensor) -> int:
+    """The largest of the sizes, 0 without any; in a trace a tensor."""
+    if isinstance(sizes, Tensor):
+        return torch.cat([sizes, sizes.new_zeros(1)]).amax()  # type: ignore[return-value]
+    return max(sizes, default=0)
+
+
 def group_attention(
-    query: Tensor, key: Tensor, value: Tensor, log_gate: Tensor, is_key: Tensor
+    query: Tensor, key: Tensor, value: Tensor, log_gate: Tensor, is_key: Tensor, key_dim: int
 ) -> Tensor:
     """Eq. 2-3 inside every group; the weights are float32 or wider because the gate is.
 
@@ -87,20 +106,14 @@ def group_attention(
         value: (G, H, n, d_v).
         log_gate: (G, H, n, n), log w_G, see `separable_gate.separable_log_gate`.
         is_key: (G, n) bool, False for padding; every group has a key.
+        key_dim: d_k.
 
     Returns:
         (G, n, H d_v).
     """
-    logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + log_gate
+    logits = query @ key.transpose(-1, -2) / math.sqrt(key_dim) + log_gate
     weights = logits.masked_fill(~is_key[:, None, None], -math.inf).softmax(dim=-1)
     return (weights.to(value.dtype) @ value).transpose(1, 2).flatten(2)
-
-
-def _recomputed(function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
-    """`function(*arguments)`, whose intermediate results are not kept for backward."""
-    if not torch.is_grad_enabled():
-        return function(*arguments)
-    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
 class DuplicateRemoval(nn.Module):
@@ -135,18 +148,23 @@ class DuplicateRemoval(nn.Module):
                 training of this module alone).
 
         Raises:
-            ValueError: an argument outside these.
+            ArgumentError: an argument outside these.
         """
         super().__init__()
-        if init not in get_args(Init):
-            raise ValueError(f"init must be one of {', '.join(get_args(Init))}, got {init!r}.")
-        if num_heads < 1 or embed_dim % num_heads:
-            raise ValueError(f"embed_dim={embed_dim} must be a multiple of num_heads={num_heads}.")
-        if rank_dim < 2 or rank_dim % 2:
-            raise ValueError(f"rank_dim must be even and at least 2, got {rank_dim}.")
+        require(
+            at_least("dim", dim, 1),
+            at_least("num_thresholds", num_thresholds, 1),
+            at_least("num_heads", num_heads, 1),
+            multiple_of("embed_dim", embed_dim, num_heads, "num_heads"),
+            multiple_of("rank_dim", rank_dim, 2),
+            at_least("key_dim", key_dim, 1),
+            one_of("init", init, get_args(Init)),
+            within("logit_bias", logit_bias, "(-inf, inf)"),
+        )
         self.dim = dim
         self.rank_dim = rank_dim
         self.num_heads = num_heads
+        self.key_dim = key_dim
         self.init = init
         self.logit_bias = logit_bias
         self.rank = nn.Linear(rank_dim, embed_dim)  # W_fR
@@ -180,19 +198,10 @@ class DuplicateRemoval(nn.Module):
         Returns:
             (M, T) logits of s1.
         """
-        expected = sum(candidates.region_splits)
-        if features.shape != (expected, self.dim):
-            raise ValueError(
-                f"features must be ({expected}, {self.dim}) for these candidates, "
-                f"got {tuple(features.shape)}."
-            )
-        if boxes.dim() not in (2, 3) or boxes.shape[0] != expected or boxes.shape[-1] != 4:
-            raise ValueError(
-                f"boxes must be ({expected}, 4) or ({expected}, C, 4) for these candidates, "
-                f"got {tuple(boxes.shape)}."
-            )
+        if not torch.jit.is_tracing():
+            self._check(features, boxes, sum(candidates.region_splits))
         appearance = self.appearance(features)  # (N, E)
-        ranks = torch.arange(max(candidates.sizes, default=0), device=features.device)
+        ranks = torch.arange(_largest(candidates.sizes), device=features.device)
         embedded = sinusoidal_embedding(
             ranks[:, None].to(widen(self.rank.weight).dtype), self.rank_dim // 2, scale=1.0
         )  # (n, rank_dim), E_R
@@ -204,78 +213,54 @@ class DuplicateRemoval(nn.Module):
         self, appearance: Tensor, rank: Tensor, boxes: Tensor, candidates: Candidates
     ) -> Tensor:
         """Eq. 2 inside every group, without the residual: (M, E)."""
-        parts = [
+        projections = [
             (layer(appearance), F.linear(rank, layer.weight))  # once per region, once per rank
             for layer in (self.query, self.key, self.value)
         ]
-        gate = self._gate(boxes, candidates)
-
-        def relate(rows: Tensor, is_key: Tensor) -> Tensor:
-            regions, ranks = candidates.region[rows], candidates.rank[rows]  # (G, n)
-            q, k, v = (
-                (F.embedding(regions, by_region) + F.embedding(ranks, by_rank))
-                .unflatten(-1, (self.num_heads, -1))
-                .transpose(1, 2)  # (G, H, n, d)
-                for by_region, by_rank in parts
-            )
-            return group_attention(q, k, v, gate(rows), is_key).flatten(0, 1)  # (G n, E)
-
+        gates = gates_of(candidates, boxes, self.gate.weight, self.gate.bias)
         batches, slots = plan_batches(candidates.sizes)
         outputs = [
-            _recomputed(relate, rows.to(boxes.device), is_key.to(boxes.device))
+            recomputed(
+                self._relate,
+                projections,
+                gates,
+                candidates,
+                rows.to(boxes.device),
+                is_key.to(boxes.device),
+            )
             for rows, is_key in batches
         ]
         return torch.cat(outputs)[slots.to(boxes.device)]
 
-    def _gate(self, boxes: Tensor, candidates: Candidates) -> Callable[[Tensor], Tensor]:
-        """A function from candidates (G, n) to log w_G, (G, H, n, n), of the pairs in each group.
+    def _relate(
+        self,
+        projections: Sequence[tuple[Tensor, Tensor]],
+        gates: BoxGates | TableGates,
+        candidates: Candidates,
+        rows: Tensor,
+        is_key: Tensor,
+    ) -> Tensor:
+        """Eq. 2 for one batch of groups, (G, n) candidates: (G n, E)."""
+        regions, ranks = candidates.region[rows], candidates.rank[rows]  # (G, n)
+        q, k, v = (
+            (F.embedding(regions, by_region) + F.embedding(ranks, by_rank))
+            .unflatten(-1, (self.num_heads, -1))
+            .transpose(1, 2)  # (G, H, n, d)
+            for by_region, by_rank in projections
+        )
+        return group_attention(q, k, v, gates.of(rows), is_key, self.key_dim).flatten(0, 1)
 
-        Where classes share boxes and fewer pairs of regions than of candidates exist, every pair of
-        regions is computed once.
-        """
-        weight, bias = self.gate.weight, self.gate.bias
-        num_pairs = sum(size * size for size in candidates.sizes)
-        if boxes.dim() == 2 and sum(n * n for n in candidates.region_splits) < num_pairs:
-            table = gate_table(boxes, candidates.region_splits, weight, bias)
-            row = pair_rows(candidates.region_splits).to(boxes.device)[candidates.region]
-
-            def gather(rows: Tensor) -> Tensor:
-                pairs = row[rows][:, :, None] + candidates.region[rows][:, None]  # (G, n, n)
-                return F.embedding(pairs, table).movedim(-1, 1)
-
-            return gather
-        own = candidates.boxes(boxes)  # (M, 4)
-
-        def compute(rows: Tensor) -> Tensor:
-            return separable_log_gate(own[rows], own[rows], weight, bias)
-
-        return compute
+    def _check(self, features: Tensor, boxes: Tensor, expected: int) -> None:
+        if features.shape != (expected, self.dim):
+            raise ValueError(
+                f"features must be ({expected}, {self.dim}) for these candidates, "
+                f"got {tuple(features.shape)}."
+            )
+        if boxes.dim() not in (2, 3) or boxes.shape[0] != expected or boxes.shape[-1] != 4:
+            raise ValueError(
+                f"boxes must be ({expected}, 4) or ({expected}, C, 4) for these candidates, "
+                f"got {tuple(boxes.shape)}."
+            )
 
     def extra_repr(self) -> str:
         return f"{self.dim}, num_heads={self.num_heads}, rank_dim={self.rank_dim}"
-
-
-def _row_blocks(boxes: Tensor, splits: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Blocks of queries and all keys of their image, at most `PAIRS_PER_BATCH` pairs or one row."""
-    for image in boxes.detach().split(list(splits)):
-        for queries in image.split(max(PAIRS_PER_BATCH // max(len(image), 1), 1)):
-            yield queries, image
-
-
-def gate_table(boxes: Tensor, splits: Sequence[int], weight: Tensor, bias: Tensor) -> Tensor:
-    """log w_G of all pairs of regions of one image, image by image: (sum of N_b^2, H)."""
-
-    def gate(queries: Tensor, keys: Tensor) -> Tensor:
-        log_gate = separable_log_gate(queries[None], keys[None], weight, bias)
-        return log_gate[0].permute(1, 2, 0).flatten(0, 1)
-
-    return torch.cat([_recomputed(gate, q, k) for q, k in _row_blocks(boxes, splits)])
-
-
-def pair_rows(splits: Sequence[int]) -> Tensor:
-    """(N,): the pair (n, m) of one image is row `pair_rows[n] + m` of `gate_table`."""
-    rows, regions, pairs = [], 0, 0
-    for n in splits:
-        rows.append(torch.arange(n) * n + pairs - regions)
-        regions, pairs = regions + n, pairs + n * n
-    return torch.cat(rows)

@@ -28,8 +28,7 @@ import os
 import warnings
 import zipfile
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,8 +38,17 @@ import torch
 from torch import Tensor
 
 from .arguments import first_few
+from .knowledge_checks import (
+    INVERSE,
+    check_edges,
+    check_embeddings_and_meta,
+    check_names,
+    edges_as_text,
+    refuse,
+    repeated,
+    require_none,
+)
 
-INVERSE = "inv:"
 _VERSION = 1
 # Key of the .npz file: attribute, dtype in the file.
 _NPZ: dict[str, tuple[str, type[np.generic]]] = {
@@ -85,12 +93,14 @@ class KnowledgeGraph:
     def __post_init__(self) -> None:
         for name in ("classes", "relations", "directed"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        _check_names(self)
-        _check_edges(self)
-        _check_embeddings_and_meta(self)
+        check_names(self)
+        check_edges(self)
+        check_embeddings_and_meta(self)
         loops = self.edge_dst == self.edge_src
         if loops.any():
-            warnings.warn(f"Self-loops left out: {first_few(_edges(self, loops))}.", stacklevel=3)
+            warnings.warn(
+                f"Self-loops left out: {first_few(edges_as_text(self, loops))}.", stacklevel=3
+            )
         for name in ("edge_relation", "edge_dst", "edge_src", "edge_weight"):
             dtype = torch.float32 if name == "edge_weight" else torch.int64
             object.__setattr__(self, name, getattr(self, name)[~loops].to(dtype))
@@ -134,7 +144,7 @@ class KnowledgeGraph:
         Args:
             class_names: the same K names; ValueError with what is missing and too many if not.
         """
-        _require("class names", "be unique", _repeated(class_names))
+        require_none("class names", "be unique", repeated(class_names))
         mine, theirs = set(self.classes), set(class_names)
         if mine != theirs:
             missing = first_few([repr(name) for name in class_names if name not in mine])
@@ -198,68 +208,6 @@ def check_suffix(path: str | os.PathLike[str]) -> str:
     return suffix
 
 
-def _require(key: str, rule: str, offenders: Sequence[str]) -> None:
-    if offenders:
-        raise ValueError(f"'{key}' must {rule}, but there is {first_few(offenders)}.")
-
-
-def _repeated(names: Iterable[Any]) -> list[str]:
-    return [repr(name) for name, count in Counter(names).items() if count > 1]
-
-
-def _edges(graph: KnowledgeGraph, rows: Tensor) -> list[str]:
-    columns = (graph.edge_relation, graph.edge_dst, graph.edge_src, graph.edge_weight)
-    return [
-        f"'{graph.classes[dst]} {graph.relations[e]} {graph.classes[src]}' (weight {weight:g})"
-        for e, dst, src, weight in zip(*(c[rows].tolist() for c in columns), strict=True)
-    ]
-
-
-def _check_names(graph: KnowledgeGraph) -> None:
-    for key, names in (("classes", graph.classes), ("relations", graph.relations)):
-        bad = [repr(name) for name in names if not isinstance(name, str) or not name.strip()]
-        _require(key, "hold names", bad)
-        _require(key, "be unique", _repeated(names))
-    _require("classes", "hold names", ["none"] * (not graph.classes))
-    reserved = [repr(name) for name in graph.relations if name.startswith(INVERSE)]
-    _require("relations", f"not begin with {INVERSE!r}, which marks inverses", reserved)
-    wrong = [type(value) for value in graph.directed] != [bool] * len(graph.relations)
-    rule = f"hold true or false for each of the {len(graph.relations)} relations"
-    _require("rel_directed", rule, [str(list(graph.directed))] * wrong)
-
-
-def _check_edges(graph: KnowledgeGraph) -> None:
-    k, weight, shape = len(graph.classes), graph.edge_weight, tuple(graph.edge_weight.shape)
-    _require("edge_weight", "have one dimension", [f"the shape {shape}"] * (len(shape) != 1))
-    sizes = {"edge_rel": len(graph.relations), "edge_dst": k, "edge_src": k}
-    for key, size in sizes.items():
-        indices: Tensor = getattr(graph, _NPZ[key][0])
-        found = [f"{indices.dtype} of the shape {tuple(indices.shape)}"]
-        wrong = indices.is_floating_point() or tuple(indices.shape) != shape
-        _require(key, f"hold integers of the shape {shape}", found * wrong)
-        outside = indices[(indices < 0) | (indices >= size)].tolist()
-        _require(key, f"be in 0..{size - 1}", [str(index) for index in outside])
-    bad = ~(weight.isfinite() & (weight > 0))
-    _require("edge_weight", "be finite and > 0", _edges(graph, bad))
-    directed = torch.tensor(graph.directed, dtype=torch.bool)[graph.edge_relation]
-    ends = torch.stack([graph.edge_dst, graph.edge_src])
-    dst, src = torch.where(directed, ends, ends.sort(0).values)  # undirected: in either order
-    code = (graph.edge_relation * k + dst) * k + src
-    _, place, counts = code.unique(return_inverse=True, return_counts=True)
-    _require("edge_dst", "have each edge once", _edges(graph, counts[place] > 1))
-
-
-def _check_embeddings_and_meta(graph: KnowledgeGraph) -> None:
-    if graph.embeddings is not None:
-        k, vectors, shape = len(graph.classes), graph.embeddings, tuple(graph.embeddings.shape)
-        wrong = vectors.dtype != torch.float32 or len(shape) != 2 or shape[0] != k or 0 in shape
-        found = [f"{vectors.dtype} of the shape {shape}"]
-        _require("embeddings", f"hold float32 of the shape ({k}, d)", found * wrong)
-        rows = (~graph.embeddings.isfinite()).any(1).nonzero().flatten().tolist()
-        _require("embeddings", "be finite", [f"that of {graph.classes[row]!r}" for row in rows])
-    _require("meta", "be an object", [repr(graph.meta)] * (not isinstance(graph.meta, dict)))
-
-
 def _check_keys(where: str, content: Any, required: set[str], optional: set[str]) -> None:
     if not isinstance(content, dict):
         raise ValueError(f"{where} must be an object, not {content!r:.40}.")
@@ -267,6 +215,11 @@ def _check_keys(where: str, content: Any, required: set[str], optional: set[str]
     unknown = first_few([repr(key) for key in content if key not in required | optional])
     if missing or unknown:
         raise ValueError(f"{where} lacks {missing or 'no key'}; unknown: {unknown or 'none'}.")
+
+
+def _check_version(key: str, version: Any) -> None:
+    if version != _VERSION:
+        refuse(key, f"be {_VERSION}", repr(version))
 
 
 def _read_npz(path: str | os.PathLike[str]) -> KnowledgeGraph:
@@ -277,13 +230,12 @@ def _read_npz(path: str | os.PathLike[str]) -> KnowledgeGraph:
     except (ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as e:
         raise ValueError(f"no .npz file, or not one without pickles: {e}.") from None
     _check_keys("it", arrays, {"format_version", *_NPZ} - {"embeddings"}, {"embeddings"})
-    version = arrays.pop("format_version").tolist()
-    _require("format_version", f"be {_VERSION}", [repr(version)] * (version != _VERSION))
+    _check_version("format_version", arrays.pop("format_version").tolist())
     fields: dict[str, Any] = {"meta": meta}
     for key, array in arrays.items():
         name, dtype = _NPZ[key]
-        fits = np.can_cast(array.dtype, dtype, "same_kind")
-        _require(key, f"hold {dtype.__name__}", [str(array.dtype)] * (not fits))
+        if not np.can_cast(array.dtype, dtype, "same_kind"):
+            refuse(key, f"hold {dtype.__name__}", str(array.dtype))
         if dtype in (np.str_, np.bool_):
             fields[name] = array.tolist()
         else:
@@ -298,10 +250,11 @@ def _read_json(path: str | os.PathLike[str]) -> KnowledgeGraph:
     except ValueError as error:  # also what is not UTF-8
         raise ValueError(f"it is not a JSON file: {error}.") from None
     _check_keys("it", content, {"version", "classes", "relations"}, {"meta"})
-    version, classes, relations = content["version"], content["classes"], content["relations"]
-    _require("version", f"be {_VERSION}", [repr(version)] * (version != _VERSION))
+    _check_version("version", content["version"])
+    classes, relations = content["classes"], content["relations"]
     for key in ("classes", "relations"):
-        _require(key, "be a list", [repr(content[key])] * (not isinstance(content[key], list)))
+        if not isinstance(content[key], list):
+            refuse(key, "be a list", repr(content[key]))
     index = {name: k for k, name in enumerate(classes) if isinstance(name, str)}
     edges: list[tuple[int, int, int, float]] = []
     for e, relation in enumerate(relations):
@@ -325,7 +278,7 @@ def _read_edges(e: int, edges: Any, index: dict[str, int]) -> list[tuple[int, in
     edges = edges if isinstance(edges, list) else [edges]
     rule = "hold lists [class, class, weight] with names of 'classes'"
     bad = [_dumps(edge) for edge in edges if not fits(edge)]
-    _require(f"relations[{e}].edges", rule, bad)
+    require_none(f"relations[{e}].edges", rule, bad)
     return [(e, index[dst], index[src], weight) for dst, src, weight in edges]
 
 

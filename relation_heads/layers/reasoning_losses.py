@@ -14,7 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .arguments import Wrong, require, within
 from .reasoning import ReasonedLogits
+
+
+def beta_problem(beta: float) -> Wrong | None:
+    """What is wrong with `beta` of these functions."""
+    return within("beta", beta, "[0, 1]")
 
 
 @torch.no_grad()
@@ -25,7 +31,11 @@ def example_weights(previous: Tensor, labels: Tensor, beta: float = 0.5) -> Tens
         previous: (R, K) logits of the prediction before.
         labels: (R,) in [0, K).
         beta: floor in [0, 1].
+
+    Raises:
+        ArgumentError: another beta.
     """
+    require(beta_problem(beta))
     right = previous.float().softmax(dim=1).gather(1, labels[:, None])[:, 0]  # (R,)
     weights = (1 - right).clamp(min=beta)
     return weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)

@@ -29,7 +29,8 @@ class Regions:
 
     Attributes:
         boxes: (N, 4) x1, y1, x2, y2 in input-image pixels, floating point, without gradient.
-        splits: N_b for each of the B images, in order.
+        splits: N_b for each of the B images, in order. In a trace these and the sizes are
+            0-dimensional tensors, as `Tensor.shape` gives them there; B is a constant.
         image_sizes: (height, width) in pixels of each image.
         is_key: (N,) bool, False for regions that may ask but may not answer: ground-truth boxes
             appended during training exist only then, and keys should be distributed as they are at

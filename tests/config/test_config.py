@@ -86,10 +86,11 @@ def test_every_relational_config_is_its_stock_twin_and_more(leaf):
     stock, ours = (parameters(build_without_memory(cfg)) for cfg in (stock, ours))
     # The second classifier of SGRN reads more than its twin of two stages.
     for name in ("cls_score.weight", "bbox_pred.weight"):
-        stock.pop(f"roi_heads.sgrn.predictor.{name}", None)
+        stock.pop(f"roi_heads.mechanism.predictor.{name}", None)
     assert stock.items() <= ours.items()
-    parts = OURS.search(leaf)[1].replace("learn_nms", "duplicate-removal").split("_")
-    new = [f".{part.replace('-', '_')}" for part in parts]
+    where = {"sgrn": ".mechanism.", "reasoning": ".mechanism.", "learn-nms": ".end."}
+    parts = OURS.search(leaf)[1].replace("learn_nms", "learn-nms").split("_")
+    new = [where.get(part, f".{part}") for part in parts]
     assert all(any(n in name for n in new) for name in ours.keys() - stock.keys())
 
 

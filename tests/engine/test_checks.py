@@ -320,14 +320,12 @@ def test_heads_say_what_is_wrong_with_their_own_keys(cfg, caplog, monkeypatch):
 
 
 def test_given_boxes_need_the_keys_that_belong_to_them(cfg):
-    cfg.MODEL.REASONING.GIVEN_BOXES = True
-    assert len(problems(cfg)) == 2
-    cfg.MODEL.ROI_HEADS.NAME = "ReasoningROIHeads"
-    assert_only_problem(cfg, "MODEL.PROPOSAL_GENERATOR.NAME must be PrecomputedProposals, got RPN")
+    cfg.MODEL.ROI_HEADS.NAME = "RegionClassificationROIHeads"
+    assert_only_problem(cfg, "MODEL.PROPOSAL_GENERATOR.NAME must be PrecomputedProposals", "got RPN")
     cfg.MODEL.PROPOSAL_GENERATOR.NAME = "PrecomputedProposals"
     assert problems(cfg) == []
     cfg.MODEL.MASK_ON = True
-    assert_only_problem(cfg, "MODEL.MASK_ON must be False, got True")
+    assert_only_problem(cfg, "MODEL.MASK_ON must be False", "got True")
 
 
 def test_all_problems_are_reported_at_once(cfg):

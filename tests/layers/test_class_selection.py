@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from relation_heads.layers import class_selection
+from relation_heads.layers.arguments import ArgumentError
 from relation_heads.layers.class_selection import nms_per_class, select_by_class
+from tests.layers.tracing import assert_traces
 
 
 def iou(a, b):
@@ -166,8 +170,23 @@ def test_boxes_outside_the_image_meet_their_class_alone():
     assert nms_per_class(boxes, scores, labels, 0.5).tolist() == [0, 2, 3, 5]
 
 
-def test_wrong_arguments_are_refused():
+def test_a_trace_runs_at_any_number_of_regions():
+    def detect(scores, boxes):
+        return tuple(select(scores, boxes, 0.3, 0.5, 5))
+
+    assert_traces(detect, *(image(n, 4, seed=n) for n in (7, 0, 1, 60)))
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("max_detections", -1), ("iou_threshold", None), ("score_threshold", math.nan)],
+)
+def test_wrong_arguments_are_refused(argument, value):
+    with pytest.raises(ArgumentError) as caught:
+        select(torch.zeros(3, 2), torch.zeros(3, 2, 4), **{argument: value})
+    assert [w.argument for w in caught.value.wrong] == [argument]
+
+
+def test_scores_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"scores must be \(R, C\), got \(3,\)"):
         select(torch.zeros(3), torch.zeros(3, 4))
-    with pytest.raises(ValueError, match="max_detections must be at least 0 or None, got -1"):
-        select(torch.zeros(3, 2), torch.zeros(3, 2, 4), max_detections=-1)

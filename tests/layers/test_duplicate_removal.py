@@ -1,14 +1,20 @@
+import copy
+import math
+import pickle
+
 import pytest
 import torch
 
-from relation_heads.layers import duplicate_removal, sinusoidal_embedding
+from relation_heads.layers import duplicate_gates, duplicate_removal, sinusoidal_embedding
+from relation_heads.layers.arguments import ArgumentError
 from relation_heads.layers.duplicate_candidates import Candidates, select_candidates
+from relation_heads.layers.duplicate_gates import gate_table
 from relation_heads.layers.duplicate_losses import (
     duplicate_loss,
     duplicate_targets,
     final_scores,
 )
-from relation_heads.layers.duplicate_removal import DuplicateRemoval, gate_table
+from relation_heads.layers.duplicate_removal import DuplicateRemoval
 from tests.layers.reference_duplicate_removal import (
     CLASSES,
     DIM,
@@ -17,6 +23,7 @@ from tests.layers.reference_duplicate_removal import (
     make,
     random_boxes,
 )
+from tests.layers.tracing import assert_traces
 
 
 def per_class(boxes: torch.Tensor, classes: int = CLASSES) -> torch.Tensor:
@@ -77,7 +84,7 @@ def test_both_ways_to_the_gate_are_compared(class_specific, monkeypatch):
     """Pairs of regions are computed once where they are fewer and the classes share boxes."""
     tables = []
     monkeypatch.setattr(
-        duplicate_removal, "gate_table", lambda *a: tables.append(gate_table(*a)) or tables[-1]
+        duplicate_gates, "gate_table", lambda *a: tables.append(gate_table(*a)) or tables[-1]
     )
     for splits, first_n, threshold in CASES:
         features, boxes, scores = inputs(*splits)
@@ -254,9 +261,9 @@ def test_weights_are_float32_under_autocast(monkeypatch):
     """The gate, its logarithm and the softmax, on both ways to the gate."""
     seen, attention = [], duplicate_removal.group_attention
 
-    def spy(query, key, value, log_gate, is_key):
+    def spy(query, key, value, log_gate, *rest):
         seen.append(log_gate.detach())
-        return attention(query, key, value, log_gate, is_key)
+        return attention(query, key, value, log_gate, *rest)
 
     monkeypatch.setattr(duplicate_removal, "group_attention", spy)
     module, (features, boxes, log_scores) = make(), inputs(12)
@@ -284,16 +291,25 @@ def test_inits():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("argument", "value"),
     [
-        (dict(init="zero"), "init must be one of xavier, normal, got 'zero'"),
-        (dict(num_heads=3), "embed_dim=8 must be a multiple of num_heads=3"),
-        (dict(rank_dim=7), "rank_dim must be even and at least 2, got 7"),
+        ("init", "zero"),
+        ("embed_dim", 9),
+        *(("rank_dim", wrong) for wrong in (7, 0, None)),
+        *((name, 0) for name in ("num_thresholds", "key_dim")),
+        *(("logit_bias", wrong) for wrong in (math.nan, math.inf, None)),
     ],
 )
-def test_wrong_arguments_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        make(**arguments)
+def test_wrong_arguments_are_named(argument, value):
+    with pytest.raises(ArgumentError) as caught:
+        make(**{argument: value})
+    assert [(w.argument, w.value) for w in caught.value.wrong] == [(argument, value)]
+
+
+def test_all_wrong_arguments_are_named_at_once():
+    with pytest.raises(ArgumentError) as caught:
+        make(num_heads=3, rank_dim=7)
+    assert [w.argument for w in caught.value.wrong] == ["embed_dim", "rank_dim"]
 
 
 def test_wrong_inputs_are_named():
@@ -303,3 +319,50 @@ def test_wrong_inputs_are_named():
         module(features[:2], boxes, candidates)
     with pytest.raises(ValueError, match=r"boxes must be \(3, 4\) or \(3, C, 4\) .* got \(2, 4\)"):
         module(features, boxes[:2], candidates)
+
+
+@pytest.mark.parametrize("class_specific", [False, True])
+def test_a_trace_runs_at_other_numbers_of_regions_and_candidates(class_specific):
+    module = make().double().requires_grad_(False)
+    options = {"first_n": 20, "score_threshold": 0.15, "max_classes": 3}
+
+    def end_of_head(features, boxes, log_scores, first, second):
+        splits = [first.shape[0], second.shape[0]]
+        candidates = select_candidates(log_scores, splits, **options)
+        scores = final_scores(candidates, module(features, boxes, candidates))
+        return candidates.region, candidates.label, *candidates.split(scores)
+
+    def case(*counts):
+        features, boxes, log_scores = (x.double() for x in inputs(*counts))
+        if class_specific:
+            boxes = per_class(boxes)
+        return features, boxes, log_scores, *(torch.zeros(n) for n in counts)
+
+    cases = [case(6, 4), case(0, 1), case(0, 0), case(1, 0), case(30, 50)]
+    assert len(select_candidates(cases[-1][2], [30, 50], **options).sizes) == 6
+    assert_traces(end_of_head, *cases)
+
+
+def test_features_and_boxes_of_an_image_that_are_not_finite_stay_there():
+    module, (features, boxes, log_scores) = make(), inputs(6, 4)
+    for threshold in (0.0, 0.3):
+        candidates = select_candidates(log_scores, [6, 4], score_threshold=threshold)
+        expected = candidates.split(module(features, boxes, candidates))[0]
+        bad, lost = features.clone(), boxes.clone()
+        bad[6:], lost[6:] = torch.nan, torch.inf
+        logits = module(bad, lost, candidates)
+        torch.testing.assert_close(candidates.split(logits)[0], expected)
+        nothing = [torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.long)] * 2
+        objects = [lost[6:7], torch.rand(2, 4)], [torch.zeros(1).long(), torch.zeros(2).long()]
+        for gt in (nothing, objects):
+            targets = duplicate_targets(candidates, lost, *gt)
+            assert not targets.any() and duplicate_loss(candidates, logits, targets).isnan()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_module_can_be_copied_and_pickled(copied):
+    module, (features, boxes, log_scores) = make(), inputs(6, 4)
+    candidates = select_candidates(log_scores, [6, 4])
+    expected = module(features, boxes, candidates)
+    expected.sum().backward()
+    assert torch.equal(copied(module)(features, boxes, candidates), expected)

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from benchmarks.measure import peak_bytes
-from relation_heads.layers import duplicate_removal
+from relation_heads.layers import duplicate_gates, duplicate_removal
 from relation_heads.layers.duplicate_candidates import select_candidates
+from relation_heads.layers.duplicate_gates import gate_table, pair_rows
 from relation_heads.layers.duplicate_losses import duplicate_loss
-from relation_heads.layers.duplicate_removal import gate_table, pair_rows, plan_batches
+from relation_heads.layers.duplicate_removal import plan_batches
 from relation_heads.layers.geometry import log_gate, pair_embedding
 from tests.layers.reference_duplicate_removal import dense_logits, inputs, make, random_boxes
 
@@ -21,6 +22,7 @@ def test_the_size_of_batches_changes_nothing(pairs, monkeypatch):
         expected = module(features, boxes, candidates)
         with monkeypatch.context() as patch:
             patch.setattr(duplicate_removal, "PAIRS_PER_BATCH", pairs)
+            patch.setattr(duplicate_gates, "PAIRS_PER_BATCH", pairs)
             torch.testing.assert_close(module(features, boxes, candidates), expected)
 
 
@@ -42,7 +44,7 @@ def test_batches_hold_every_candidate_once(sizes, monkeypatch):
 
 
 def test_gate_table(monkeypatch):
-    monkeypatch.setattr(duplicate_removal, "PAIRS_PER_BATCH", 12)
+    monkeypatch.setattr(duplicate_gates, "PAIRS_PER_BATCH", 12)
     splits, boxes = (5, 0, 3), random_boxes(8).double()
     weight, bias = torch.randn(2, 64).double(), torch.randn(2).double()
     table, rows = gate_table(boxes, splits, weight, bias), pair_rows(splits)
@@ -93,6 +95,7 @@ def test_training_keeps_no_tensor_of_all_pairs(class_specific, monkeypatch):
     """Twice the classes are twice the pairs; what a step holds at most grows by the candidates
     alone."""
     monkeypatch.setattr(duplicate_removal, "PAIRS_PER_BATCH", 1600)
+    monkeypatch.setattr(duplicate_gates, "PAIRS_PER_BATCH", 1600)
     module = make()
     features, boxes, log_scores = inputs(40, classes=40)
     if class_specific:

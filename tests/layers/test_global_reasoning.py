@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from relation_heads.layers import Regions
+from relation_heads.layers.arguments import ArgumentError
 from relation_heads.layers.global_reasoning import GlobalReasoning
 from relation_heads.layers.region_edges import spatial_edges
 
@@ -26,8 +27,7 @@ def make(num_relations=3, num_stacks=2, graphs=(), **kwargs):
         num_stacks=num_stacks,
         knowledge=graphs,
         num_classes=C,
-        embedding_channels=3,
-        **kwargs,
+        **{"embedding_channels": 3, **kwargs},
     ).double()
 
 
@@ -167,3 +167,24 @@ def test_autocast_is_finite_and_close(dtype):
         actual = module.reason(memory, regions, edges, p)
     actual.sum().backward()
     assert (actual - expected).norm() < 0.03 * expected.norm()
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        *(("num_stacks", wrong) for wrong in (0, -1, None)),
+        *(("num_relations", wrong) for wrong in (-1, None)),
+        ("embedding_channels", 0),
+    ],
+)
+def test_wrong_arguments(argument, value):
+    with pytest.raises(ArgumentError) as caught:
+        make(**{argument: value})
+    assert [(w.argument, w.value) for w in caught.value.wrong] == [(argument, value)]
+
+
+def test_all_wrong_arguments_are_named_at_once():
+    with pytest.raises(ArgumentError) as caught:
+        GlobalReasoning(0, feature_channels=0, num_logits=0, update_logits=0, knowledge=knowledge())
+    names = [w.argument for w in caught.value.wrong]
+    assert names == ["channels", "feature_channels", "num_logits", "update_logits", "num_classes"]

@@ -1,4 +1,6 @@
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -180,6 +182,35 @@ def test_wrong_arguments():
             bandwidth=math.nan,
         )
     assert [w.argument for w in caught.value.wrong] == ["num_iterations", "relations", "bandwidth"]
+
+
+@pytest.mark.parametrize("paths", PATHS)
+def test_grids_may_be_rounded_down(paths):
+    # Boxes then reach beyond the last cell: here by 1.5 cells
+    module, x = make(paths), make_inputs()
+    x["boxes_in_cells"] = x["boxes_in_cells"] + 1.5
+    assert module(**x).final.isfinite().all()
+    with pytest.raises(ValueError, match=r"between \(1, 1\) and the padded size \(4, 6\)"):
+        make("local")(**{**x, "grid_sizes": [(5, 6), (3, 5)]})
+
+
+@pytest.mark.parametrize("paths", PATHS)
+def test_what_is_not_finite_raises_nothing_and_stays_in_its_image(paths):
+    module, x = make(paths, knowledge=[torch.rand(K - 1, K - 1)]), make_inputs()
+    expected = module(**x).final[:4]
+    x["maps"][1], x["features"][4:], x["boxes_in_cells"][5:] = torch.nan, torch.inf, torch.inf
+    x["logits"][6:], x["assignment"][6:], x["weights"][6:] = torch.nan, torch.nan, torch.nan
+    x["regions"].boxes[4:] = torch.nan
+    out = module(**x)
+    assert torch.equal(out.final[:4], expected) and not out.final[6].isfinite().any()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_module_can_be_copied_and_pickled(copied):
+    module, x = make(knowledge=[torch.rand(K - 1, K - 1).to_sparse()]), make_inputs()
+    expected = module(**x)
+    expected.final.sum().backward()
+    assert torch.equal(copied(module)(**x).final, expected.final)
 
 
 # ---- traces ----

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from relation_heads.layers.arguments import ArgumentError
 from relation_heads.layers.reasoning_losses import example_weights, reweighted_loss
 
 LOGITS = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 3.0, 0.0]])
@@ -57,3 +58,10 @@ def test_no_regions():
 def test_half_precision_is_computed_in_float32():
     loss = reweighted_loss([LOGITS.half()], LOGITS.half(), LABELS)
     assert loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize("beta", [-0.1, 1.1, math.nan, None])
+def test_wrong_beta(beta):
+    with pytest.raises(ArgumentError) as caught:
+        reweighted_loss([LOGITS], LOGITS, LABELS, beta)
+    assert [w.argument for w in caught.value.wrong] == ["beta"]
