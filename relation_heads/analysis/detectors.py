@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..engine.freeze import freeze_below_roi_heads
+from ..engine.freeze import train_only
 from .counting import Count, Shapes, kept_bytes, multiply_adds
 from .roi_heads import Regions, count_roi_heads
 
@@ -65,8 +65,7 @@ def build_shapes(cfg: CfgNode) -> Any:
     try:
         with torch.device("meta"):
             model = build_model(cfg)
-            if getattr(getattr(model, "roi_heads", None), "freeze", "none") == "all":
-                freeze_below_roi_heads(model)
+            train_only(model, cfg.MODEL.get("TRAIN_ONLY", []))
     except (AssertionError, KeyError) as error:
         raise ValueError(f"The model cannot be built: {error.args[0]}") from error
     return model

@@ -125,9 +125,6 @@ def _sgrn() -> CN:
     node.REFINE = False
     # Whether the second stage embeds its boxes with the first one's box head.
     node.SHARE_FC = True
-    # What a training leaves as it is: "none", "base" (box head and base predictor, whose losses are
-    # then left out), "all" (the backbone and the RPN too, whose losses are logged, without effect).
-    node.FREEZE = "none"
     # Detections: of the "last" stage, of the "mean" of both stages' logits, or of the NMS over both
     # ("union_nms", released code).
     node.TEST_ENSEMBLE = "last"
@@ -229,8 +226,9 @@ def _duplicate_removal() -> CN:
     node.SOFT_NMS_SIGMA = 0.5
     # Whether the head has the network of Hu et al. (2018), which is trained with the detector.
     node.LEARN = False
-    # Train that network alone, on the detector of MODEL.WEIGHTS as it is (released 3-epoch model).
-    node.FREEZE = False
+    # The bias of its logits at the start: -3 (released, trained with the detector), or 0 (released,
+    # trained alone, see MODEL.TRAIN_ONLY).
+    node.LOGIT_BIAS = -3.0
     # Boxes of a class that the network looks at, those of highest score (released: 100, FPN 150).
     node.FIRST_N = 100
     # In training: lowest score of such a box. 0 is the released code, which has no limit.

@@ -26,12 +26,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..evaluation import build_evaluator
-from ..modeling.roi_heads.detections import EndOfHead
-from ..modeling.roi_heads.sgrn import SGRNReasoning
 from .build import build_mapper
 from .checkpoint import ReportingCheckpointer
 from .federated import provide_class_image_count
-from .freeze import freeze_all_but_duplicate_removal, freeze_below_roi_heads, train_only
+from .freeze import train_only
 from .nan_report import RememberBatch, divergence_report
 from .optimizer import build_optimizer
 
@@ -90,11 +88,6 @@ class RelationTrainer(DefaultTrainer):
         if cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS:
             provide_class_image_count(cfg.DATASETS.TRAIN)
         model = super().build_model(cfg)
-        heads = getattr(model, "roi_heads", None)
-        if isinstance(heads, SGRNReasoning) and heads.freeze == "all":
-            freeze_below_roi_heads(model)
-        if isinstance(heads, EndOfHead) and heads.removal.freeze:
-            freeze_all_but_duplicate_removal(model)
         train_only(model, cfg.MODEL.get("TRAIN_ONLY", []))
         return model
 
