@@ -34,17 +34,18 @@ from detectron2.modeling.roi_heads import (
 
 from ..config.defaults import NODES, node
 from ..config.problems import Problem
-from ..modeling import RelationBoxHead
+from ..modeling import ContextRes5ROIHeads, RelationBoxHead
 from ..modeling.given_boxes import roi_heads_class
+from ..modeling.roi_heads.heads import Relational
 
 # Form -> the beginning of its names.
 PREFIXES = {"FPN": "", "C4": "Res5", "Cascade": "Cascade"}
-# Node of keys -> the middle of the names of the heads that read it; the first is proposed.
+# Node of keys -> the middle of the names of the heads that are proposed for it.
 MECHANISMS = {
-    "RELATION": ("Relation",),
-    "SGRN": ("SGRN",),
-    "REASONING": ("Reasoning", "RegionClassification"),
-    "DUPLICATE_REMOVAL": ("DuplicateRemoval",),
+    "RELATION": "Relation",
+    "SGRN": "SGRN",
+    "REASONING": "Reasoning",
+    "DUPLICATE_REMOVAL": "DuplicateRemoval",
 }
 
 
@@ -62,7 +63,7 @@ def form_of(heads: type) -> str | None:
 
 def is_relational(heads: type) -> bool:
     """Whether the heads are of this package, or derive from such."""
-    return any(c.__module__.split(".")[0] == "relation_heads" for c in heads.__mro__)
+    return issubclass(heads, (Relational, ContextRes5ROIHeads))
 
 
 def in_form(name: str, form: str) -> str | None:
@@ -71,19 +72,9 @@ def in_form(name: str, form: str) -> str | None:
     return other if other in ROI_HEADS_REGISTRY else None
 
 
-def reads(heads: type | None) -> set[str]:
-    """Which nodes of `NODES` a class of ROI heads reads: its attribute `reads`, else its name."""
-    if heads is None:
-        return set()
-    if hasattr(heads, "reads"):
-        return set(heads.reads)
-    found = {
-        key
-        for key, words in MECHANISMS.items()
-        for name in (f"{p}{word}ROIHeads" for word in words for p in PREFIXES.values())
-        if name in ROI_HEADS_REGISTRY and issubclass(heads, ROI_HEADS_REGISTRY.get(name))
-    }
-    return found | {"DUPLICATE_REMOVAL"} if found else found  # all have that end
+def reads(cfg: CfgNode, heads: type | None) -> set[str]:
+    """Which nodes of `NODES` a class of ROI heads reads."""
+    return heads.reads(cfg) if heads and issubclass(heads, Relational) else set()
 
 
 def head_names(config_file: str, opts: Sequence[Any]) -> list[str]:
@@ -166,6 +157,11 @@ def _wrong_form(cfg: CfgNode, form: str | None) -> Iterator[Problem]:
             f"(NAME '', NUM_FC 0) as in a C4 model: {_proposal(name, 'C4')}, or give it a head "
             "(NAME FastRCNNConvFCHead, NUM_FC 2)."
         )
+    elif form == "C4" and cfg.MODEL.KEYPOINT_ON:
+        yield Problem(
+            f"MODEL.KEYPOINT_ON is True, and MODEL.ROI_HEADS.NAME {name} has no keypoint branch, as "
+            "no C4 heads of Detectron2: set it False, or take an FPN config."
+        )
     elif form == "Cascade" and not box_head.CLS_AGNOSTIC_BBOX_REG:
         yield Problem(
             f"MODEL.ROI_HEADS.NAME {name} moves every box once per stage, for all classes: set "
@@ -200,7 +196,7 @@ def _not_told(cfg: CfgNode, heads: type) -> Iterator[Problem]:
         return
     relates = ROI_BOX_HEAD_REGISTRY.get(box_head)
     if isinstance(relates, type) and issubclass(relates, RelationBoxHead):
-        if "RELATION" not in reads(heads):
+        if not issubclass(heads, Relational):
             other = _reader("RELATION", form_of(heads))
             yield Problem(
                 f"MODEL.ROI_BOX_HEAD.NAME {box_head} must be told the regions, and "
@@ -211,8 +207,7 @@ def _not_told(cfg: CfgNode, heads: type) -> Iterator[Problem]:
 
 def _reader(key: str, form: str | None) -> str:
     """Registered heads that read a node, in a form where they exist, else in FPN's."""
-    name = f"{PREFIXES.get(form or 'FPN', '')}{MECHANISMS[key][0]}ROIHeads"
-    return name if name in ROI_HEADS_REGISTRY else f"{MECHANISMS[key][0]}ROIHeads"
+    return f"{PREFIXES.get(form or 'FPN', '')}{MECHANISMS[key]}ROIHeads"
 
 
 def _unread(cfg: CfgNode) -> Iterator[Problem]:
@@ -220,7 +215,7 @@ def _unread(cfg: CfgNode) -> Iterator[Problem]:
     heads = roi_heads_class(cfg)
     for key in MECHANISMS:
         changes = _changes(node(cfg, key), NODES[key]())
-        if not changes or key in reads(heads):
+        if not changes or key in reads(cfg, heads):
             continue
         other = _reader(key, form_of(heads) if heads else None)
         who = f"MODEL.ROI_HEADS.NAME {cfg.MODEL.ROI_HEADS.NAME}"

@@ -321,7 +321,9 @@ def test_heads_say_what_is_wrong_with_their_own_keys(cfg, caplog, monkeypatch):
 
 def test_given_boxes_need_the_keys_that_belong_to_them(cfg):
     cfg.MODEL.ROI_HEADS.NAME = "RegionClassificationROIHeads"
-    assert_only_problem(cfg, "MODEL.PROPOSAL_GENERATOR.NAME must be PrecomputedProposals", "got RPN")
+    assert_only_problem(
+        cfg, "MODEL.PROPOSAL_GENERATOR.NAME must be PrecomputedProposals", "got RPN"
+    )
     cfg.MODEL.PROPOSAL_GENERATOR.NAME = "PrecomputedProposals"
     assert problems(cfg) == []
     cfg.MODEL.MASK_ON = True

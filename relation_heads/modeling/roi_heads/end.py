@@ -41,6 +41,8 @@ Found = tuple[list[Instances], list[Tensor]]  # detections of each image, rows t
 class End(ListensToRegions, nn.Module):
     """NMS, Soft-NMS or what a network has learned."""
 
+    key = "DUPLICATE_REMOVAL"  # its node of the config
+
     def __init__(
         self,
         *,

@@ -40,6 +40,8 @@ class GivenBoxes(Classified):
 class EveryBox(End):
     """Ends region classification: no box is suppressed."""
 
+    key = ""
+
     @classmethod
     def build(cls, cfg: CfgNode, dim: int) -> End:
         return cls()

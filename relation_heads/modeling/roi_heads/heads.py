@@ -92,6 +92,12 @@ class Relational(RegionSampling):
         yield from cls.end_class.problems(cfg)
 
     @classmethod
+    def reads(cls, cfg: CfgNode) -> set[str]:
+        """Names of the nodes of this package's keys that these heads read."""
+        nodes = {cls.mechanism_class.key, cls.end_class.key}
+        return nodes | {"RELATION"} if has_relations(cfg) else nodes
+
+    @classmethod
     def _adapted(cls, cfg: CfgNode, args: dict[str, Any]) -> dict[str, Any]:
         """Arguments of Detectron2's heads that change."""
         return {"box_predictor": for_many_classes(args["box_predictor"])}

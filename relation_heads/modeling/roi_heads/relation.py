@@ -206,6 +206,11 @@ class WithRelations:
         return super().from_config(_with_relations(cfg), input_shape)
 
     @classmethod
+    def reads(cls, cfg: CfgNode) -> set[str]:
+        """Names of the nodes of this package's keys that these heads read."""
+        return super().reads(_with_relations(cfg))
+
+    @classmethod
     def problems(cls, cfg: CfgNode) -> Iterator[Problem]:
         """What is wrong with the keys that these heads read."""
         adapted = _with_relations(cfg)
