@@ -43,6 +43,7 @@ except ModuleNotFoundError as error:
     sys.exit(relation_heads.DETECTRON2_HELP)
 
 import torch
+from detectron2.config import CfgNode
 
 from relation_heads.analysis.sweep import registered_heads, stock_configs, sweep, table
 from relation_heads.engine.checks import check_cfg
@@ -65,7 +66,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def provenance(args: argparse.Namespace, seconds: float) -> dict[str, Any]:
+def check(cfg: CfgNode, path: str, opts: list[Any]) -> None:
+    """What a run with this YAML and these overrides checks."""
+    check_cfg(cfg)
+
+
+def provenance(args: argparse.Namespace) -> dict[str, Any]:
     """What a reader needs to repeat the run."""
     root = Path(__file__).resolve().parents[1]
     git = subprocess.run(
@@ -76,7 +82,6 @@ def provenance(args: argparse.Namespace, seconds: float) -> dict[str, Any]:
         "commit": git.stdout.strip() or "unknown",
         "command": shlex.join(["tools/sweep_stock_configs.py", *sys.argv[1:]]),
         "seed": args.seed,
-        "seconds": round(seconds, 1),
         "machine": f"{platform.platform()}, {os.cpu_count()} cores, "
         f"{torch.backends.cpu.get_cpu_capability()}",
         "versions": {
@@ -96,13 +101,13 @@ def main(args: argparse.Namespace) -> int:
         importlib.import_module(module)
     heads = args.heads or registered_heads()
     configs = [c for c in stock_configs() if not args.configs or any(p in c for p in args.configs)]
-    start, cells = time.perf_counter(), []
-    for cell in sweep(configs, heads, check_cfg, tenth=args.tenth, seed=args.seed):
+    content, start, cells = provenance(args), time.perf_counter(), []
+    for cell in sweep(configs, heads, check, tenth=args.tenth, seed=args.seed):
         cells.append(cell)
         print(f"{cell.config} {cell.head}: {cell.result} {cell.reason}", file=sys.stderr)
     print(table(cells))
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    content = provenance(args, time.perf_counter() - start)
+    content["seconds"] = round(time.perf_counter() - start, 1)
     content["cells"] = [asdict(cell) for cell in cells]
     args.output.write_text(json.dumps(content, indent=1))
     print(f"\nWritten to {args.output}.")

@@ -4,6 +4,8 @@ import pytest
 
 pytest.importorskip("detectron2")
 
+from pathlib import Path
+
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import StandardROIHeads
 
@@ -89,7 +91,9 @@ def _heads(monkeypatch):
 def says(*problems):
     """A check that has these problems with every head but the stock ones."""
 
-    def check(cfg):
+    def check(cfg, path, opts):
+        assert Path(path).is_file()
+        assert opts in ([], ["MODEL.ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME])
         found = ["A file is missing."]  # a problem of the stock config too
         if cfg.MODEL.ROI_HEADS.NAME not in ("StandardROIHeads", "Res5ROIHeads"):
             found += problems
@@ -124,6 +128,11 @@ def test_what_a_head_does_wrongly_is_named(head, reason):
     assert cell.result == "FAILED" and cell.reason.startswith(reason) and not cell.compared
 
 
+def test_where_the_stock_model_needs_objects_ours_may_too():
+    cell = one("Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml", "NeedsObjects")
+    assert (cell.result, cell.reason) == ("ok", "")
+
+
 def test_a_head_that_is_not_built_fails():
     cell = one(RETINANET, "Same")
     assert cell.result == "FAILED" and "built without the head" in cell.reason
@@ -136,7 +145,7 @@ def test_one_sentence_refuses_and_nothing_is_built(monkeypatch):
 
 
 def test_a_check_may_raise_its_sentence_without_a_title():
-    def check(cfg):
+    def check(cfg, path, opts):
         if cfg.MODEL.ROI_HEADS.NAME == "Same":
             raise ValueError("It does not fit.")
 
