@@ -159,8 +159,8 @@ def _wrong_form(cfg: CfgNode, form: str | None) -> Iterator[Problem]:
         )
     elif form == "C4" and cfg.MODEL.KEYPOINT_ON:
         yield Problem(
-            f"MODEL.KEYPOINT_ON is True, and MODEL.ROI_HEADS.NAME {name} has no keypoint branch, as "
-            "no C4 heads of Detectron2: set it False, or take an FPN config."
+            f"MODEL.KEYPOINT_ON is True, and MODEL.ROI_HEADS.NAME {name} has no keypoint branch, "
+            "like all C4 heads of Detectron2: set it False, or take an FPN config."
         )
     elif form == "Cascade" and not box_head.CLS_AGNOSTIC_BBOX_REG:
         yield Problem(
