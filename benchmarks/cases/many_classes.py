@@ -15,7 +15,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from relation_heads.modeling.roi_heads.many_classes import for_many_classes
+from relation_heads.modeling.many_classes import for_many_classes
 
 from ..case import OURS, Case, Target, Variant
 

@@ -12,7 +12,7 @@ from detectron2.data.transforms import Augmentation, RandomCrop_CategoryAreaCons
 
 from ..data.mapper import FlipAwareMapper, mirror_classes
 from ..data.region_mapper import RegionClassificationMapper
-from ..modeling.given_boxes import classifies_given_boxes
+from ..modeling.registered import classifies_given_boxes
 
 
 def build_mapper(cfg: CfgNode, is_train: bool) -> Callable[[dict[str, Any]], dict] | None:

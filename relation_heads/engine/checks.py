@@ -29,7 +29,7 @@ from ..config import node
 from ..config.problems import Problem, did_you_mean, settle
 from ..modeling import context_backbone
 from ..modeling.context_plugins import parse_plugins
-from ..modeling.given_boxes import roi_heads_class
+from ..modeling.registered import roi_heads_class
 from .dataset_checks import NUM_CLASSES, dataset_problems
 from .form_checks import form_problems
 
@@ -57,7 +57,7 @@ def check_cfg(
     """
     resumes = resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
     problems = [*_names(cfg), *form_problems(cfg, earlier_heads), *_heads(cfg), *_device(cfg)]
-    problems += [*dataset_problems(cfg, eval_only), *_context_blocks(cfg)]
+    problems += [*dataset_problems(cfg, eval_only), *_context_blocks(cfg), *_end_of_head(cfg)]
     if not resumes:
         problems += _weights(cfg)
     if not eval_only:
@@ -107,6 +107,27 @@ def _context_blocks(cfg: CfgNode) -> Iterator[Problem]:
             f"MODEL.CONTEXT_BLOCKS.PLUGINS are given, and MODEL.BACKBONE.NAME {name} does not read "
             f"them; use one of {', '.join(readers)} (the last with any other builder in "
             "MODEL.CONTEXT_BLOCKS.BUILDER)."
+        )
+
+
+def _end_of_head(cfg: CfgNode) -> Iterator[Problem]:
+    """Another end than NMS that lowers scores: what else looks at scores or merges boxes."""
+    method = node(cfg, "DUPLICATE_REMOVAL").TEST_METHOD
+    if method == "nms":
+        return
+    threshold = cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST
+    if threshold >= 0.05:
+        yield Problem(
+            f"MODEL.DUPLICATE_REMOVAL.TEST_METHOD {method} lowers scores, and "
+            f"MODEL.ROI_HEADS.SCORE_THRESH_TEST {threshold} then drops true detections: 0.001 is "
+            "usual.",
+            fatal=False,
+        )
+    if cfg.TEST.AUG.ENABLED:
+        yield Problem(
+            f"TEST.AUG merges what MODEL.DUPLICATE_REMOVAL.TEST_METHOD {method} leaves of each "
+            "view by NMS at MODEL.ROI_HEADS.NMS_THRESH_TEST.",
+            fatal=False,
         )
 
 

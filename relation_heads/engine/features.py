@@ -25,7 +25,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..config import find_config, get_cfg
-from ..modeling.roi_heads import (
+from ..modeling import (
     CascadeDuplicateRemovalROIHeads,
     ContextRes5ROIHeads,
     DuplicateRemovalROIHeads,

@@ -35,7 +35,7 @@ from detectron2.modeling.roi_heads import (
 from ..config.defaults import NODES, node
 from ..config.problems import Problem
 from ..modeling import ContextRes5ROIHeads, RelationBoxHead
-from ..modeling.given_boxes import roi_heads_class
+from ..modeling.registered import roi_heads_class
 from ..modeling.roi_heads.heads import Relational
 
 # Form -> the beginning of its names.

@@ -26,7 +26,7 @@ from detectron2.evaluation import (
 )
 
 from ..data.cityscapes import provide_cityscapes_scripts
-from ..modeling.given_boxes import classifies_given_boxes
+from ..modeling.registered import classifies_given_boxes
 from .grouped_coco import GroupedCOCOEvaluator
 from .region_classification import RegionClassificationEvaluator
 from .sparse_coco import MAX_DETS

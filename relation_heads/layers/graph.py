@@ -34,6 +34,17 @@ class SparseGraph:
         """(N, T) bool, False for empty places."""
         return self.scores != -torch.inf
 
+    def weights(self, regions: Regions) -> list[Tensor]:
+        """Of each image (R, R): softmax of the scores over the neighbours of a row, 0 elsewhere."""
+        dense: list[Tensor] = []
+        for scores, neighbors in zip(
+            regions.split(self.scores), regions.split(self.neighbors), strict=True
+        ):
+            rows = neighbors - sum(len(d) for d in dense)  # from all images' numbers
+            weights = scores.softmax(dim=1)  # 0 in empty places, which name the row itself
+            dense.append(weights.new_zeros(len(rows), len(rows)).scatter_add(1, rows, weights))
+        return dense
+
 
 def top_neighbors(
     latent: Tensor, regions: Regions, num_neighbors: int, key_bias: Tensor | None = None

@@ -23,6 +23,9 @@ def row_counts(splits: Sequence[int], device: torch.device | None = None) -> Ten
     return torch.tensor(splits, dtype=torch.long, device=device)
 
 
+MIN_FOREGROUND = 1e-6
+
+
 @dataclass(frozen=True, eq=False)
 class Regions:
     """The regions of a batch of images; row n of every field belongs to row n of the features.
@@ -104,3 +107,12 @@ class Regions:
         if self.is_key is None:
             return self.split(rows)
         return [r[k] for r, k in zip(self.split(rows), self.split(self.is_key), strict=True)]
+
+
+def foreground_probability(probabilities: Tensor) -> Tensor:
+    """1 - p(background), (N,), with a floor so that it has a logarithm.
+
+    Args:
+        probabilities: (N, C + 1), background last.
+    """
+    return (1 - probabilities[:, -1]).clamp(min=MIN_FOREGROUND)

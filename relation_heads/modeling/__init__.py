@@ -2,9 +2,24 @@
 
 from . import context_backbone  # noqa: F401  (registers)
 from .c5_backbone import C5Backbone
+from .context_res5 import ContextRes5ROIHeads
 from .glore_head import GloReFCNHead
+from .region_classification import RegionClassificationROIHeads, Res5RegionClassificationROIHeads
 from .roi_heads import *  # noqa: F403  (their __all__)
 from .roi_heads import __all__ as _roi_heads
 from .shallow_backbone import ShallowBackbone
+from .watch import Listened, Seen, watch, watched
 
-__all__ = ["C5Backbone", "GloReFCNHead", "ShallowBackbone", *_roi_heads]
+__all__ = [
+    "C5Backbone",
+    "ContextRes5ROIHeads",
+    "GloReFCNHead",
+    "Listened",
+    "RegionClassificationROIHeads",
+    "Res5RegionClassificationROIHeads",
+    "Seen",
+    "ShallowBackbone",
+    "watch",
+    "watched",
+    *_roi_heads,
+]

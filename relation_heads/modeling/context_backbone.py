@@ -29,7 +29,7 @@ from detectron2.modeling.roi_heads import Res5ROIHeads
 from ..config import node
 from .context_blocks import add_context_blocks, residual_stages
 from .context_plugins import parse_plugins
-from .roi_heads.context import ContextRes5
+from .context_res5 import ContextRes5
 
 
 @BACKBONE_REGISTRY.register()

@@ -12,7 +12,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ..layers import SGRN, ObjectRelation
-from ..modeling.roi_heads import watch
+from ..modeling import watch
 from .relations import draw_detections, draw_relations, side_by_side, upscale
 
 SAME_OBJECT = 0.3  # IoU above which two proposals are drawn as one object

@@ -17,13 +17,13 @@ from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from relation_heads.modeling.roi_heads import many_classes
-from relation_heads.modeling.roi_heads.many_classes import (
+from relation_heads.modeling.many_classes import (
     MANY_CLASSES,
     ManyBoxesOutputLayers,
     ManyClassesOutputLayers,
     for_many_classes,
 )
+from relation_heads.modeling.roi_heads import many_classes
 from tests.modeling.common import (
     C4,
     C4_REASONING,

@@ -16,8 +16,8 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from relation_heads.modeling.many_classes import ManyBoxesOutputLayers
 from relation_heads.modeling.roi_heads import Mechanism
-from relation_heads.modeling.roi_heads.many_classes import ManyBoxesOutputLayers
 from relation_heads.modeling.roi_heads.seam import Classified, classify
 from tests.modeling.common import NUM_CLASSES, scattered
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from relation_heads.layers import ObjectRelation
-from relation_heads.modeling.roi_heads import watch, watched
+from relation_heads.modeling import watch, watched
 from tests.modeling.common import (
     C4_REASONING,
     C4_RELATION,

@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from ...config import node
 from ...config.problems import Problem
 from ...layers import soft_nms_per_class
-from ...layers.arguments import above, at_least, one_of, require
+from ...layers.arguments import above, at_least, numbers, one_of, require
 from ...layers.duplicate_candidates import Candidates, select_candidates
 from ...layers.duplicate_losses import duplicate_loss, duplicate_targets, final_scores
 from ...layers.duplicate_removal import DuplicateRemoval
 from ..keys import key_problems, problems_of
-from .many_classes import ManyClassesOutputLayers
+from ..many_classes import ManyClassesOutputLayers
+from ..watch import watched
 from .seam import Classified, ListensToRegions, Losses
-from .watch import watched
 
 Method = Literal["nms", "soft_nms", "learned"]
 Decay = Literal["gaussian", "linear"]
@@ -95,7 +95,7 @@ class End(ListensToRegions, nn.Module):
 
     @classmethod
     def problems(cls, cfg: CfgNode) -> Iterator[Problem]:
-        """What is wrong with `MODEL.DUPLICATE_REMOVAL`, and what is only odd."""
+        """What is wrong with `MODEL.DUPLICATE_REMOVAL`."""
         keys, key = node(cfg, "DUPLICATE_REMOVAL"), "MODEL.DUPLICATE_REMOVAL"
         yield from problems_of(
             key,
@@ -107,30 +107,15 @@ class End(ListensToRegions, nn.Module):
             at_least("SCORE_THRESH_TRAIN", keys.SCORE_THRESH_TRAIN, 0),
             at_least("POSITIVE_WEIGHT", keys.POSITIVE_WEIGHT, 0),
             at_least("LOSS_WEIGHT", keys.LOSS_WEIGHT, 0),
+            numbers("THRESHOLDS", keys.THRESHOLDS, "(0, 1)"),
         )
         if keys.TEST_METHOD == "learned" and not keys.LEARN:
             yield Problem(
                 f"{key}.TEST_METHOD learned is for the network that {key}.LEARN True puts at the "
                 "end of the head."
             )
-        if not keys.THRESHOLDS or not all(0 < eta < 1 for eta in keys.THRESHOLDS):
-            yield Problem(f"{key}.THRESHOLDS must be in (0, 1), got {keys.THRESHOLDS}.")
-        elif keys.LEARN:
+        if keys.LEARN:
             yield from key_problems(partial(_network, cfg, 1024), key)
-        if keys.TEST_METHOD in ("soft_nms", "learned"):
-            if cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST >= 0.05:
-                yield Problem(
-                    f"{key}.TEST_METHOD {keys.TEST_METHOD} lowers scores, and "
-                    f"MODEL.ROI_HEADS.SCORE_THRESH_TEST {cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST} "
-                    "then drops true detections: 0.001 is usual.",
-                    fatal=False,
-                )
-            if cfg.TEST.AUG.ENABLED:
-                yield Problem(
-                    f"TEST.AUG merges what {key}.TEST_METHOD {keys.TEST_METHOD} leaves of each "
-                    "view by NMS at MODEL.ROI_HEADS.NMS_THRESH_TEST.",
-                    fatal=False,
-                )
 
     def losses(self, last: Classified, targets: list[Instances]) -> Losses:
         """`loss_duplicates` of all regions but appended ground truth; {} without the network.

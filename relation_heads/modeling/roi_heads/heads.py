@@ -27,9 +27,10 @@ from torch import Tensor, nn
 
 from ...config import node
 from ...config.problems import Problem, raise_fatal
-from .context import ContextRes5
+from ..context_res5 import ContextRes5
+from ..many_classes import for_many_classes
+from ..watch import watched
 from .end import End
-from .many_classes import for_many_classes
 from .refine import refined_proposals
 from .relation import PooledRelations, has_relations, relation_problems, same_sampling
 from .sampling import RegionSampling
@@ -43,7 +44,6 @@ from .seam import (
     classify,
     regions_of,
 )
-from .watch import watched
 
 
 class Relational(RegionSampling):
@@ -106,14 +106,17 @@ class Relational(RegionSampling):
     def _shapes(
         cls, cfg: CfgNode, args: dict[str, Any], input_shape: dict[str, ShapeSpec]
     ) -> Shapes:
-        features = cfg.MODEL.ROI_HEADS.IN_FEATURES
-        size = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
+        features, pooled = cfg.MODEL.ROI_HEADS.IN_FEATURES, None
+        if "res5" not in args:  # which C4 models have in place of a box head
+            size = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
+            pooled = ShapeSpec(input_shape[features[0]].channels, height=size, width=size)
+        predictor = args.get("box_predictor") or args["box_predictors"][-1]
         return Shapes(
-            dim=args["box_predictor"].cls_score.in_features,
+            dim=predictor.cls_score.in_features,
             num_logits=cfg.MODEL.ROI_HEADS.NUM_CLASSES + 1,
             maps=input_shape,
             in_features=features,
-            pooled=ShapeSpec(channels=input_shape[features[0]].channels, height=size, width=size),
+            pooled=pooled,
         )
 
     def _box_heads(self) -> list[nn.Module]:
@@ -183,12 +186,6 @@ class Res5RelationalROIHeads(Relational, _BoxHeadAfterRes5):
         head = PooledRelations(cfg, dim) if has_relations(cfg) else None
         return {**super()._adapted(cfg, args), "box_head": head}
 
-    @classmethod
-    def _shapes(
-        cls, cfg: CfgNode, args: dict[str, Any], input_shape: dict[str, ShapeSpec]
-    ) -> Shapes:
-        return replace(super()._shapes(cfg, args, input_shape), pooled=None)
-
     def _res5(self, maps: Maps, proposals: list[Instances]) -> Tensor:
         """(N, D, h, w) of the proposals."""
         return self._shared_roi_transform(
@@ -233,13 +230,6 @@ class CascadeRelationalROIHeads(Relational, CascadeROIHeads):
     @classmethod
     def _adapted(cls, cfg: CfgNode, args: dict[str, Any]) -> dict[str, Any]:
         return {"box_predictors": [for_many_classes(p) for p in args["box_predictors"]]}
-
-    @classmethod
-    def _shapes(
-        cls, cfg: CfgNode, args: dict[str, Any], input_shape: dict[str, ShapeSpec]
-    ) -> Shapes:
-        last = {"box_predictor": args["box_predictors"][-1]}
-        return super()._shapes(cfg, last, input_shape)
 
     def _box_heads(self) -> list[nn.Module]:
         return list(self.box_head)

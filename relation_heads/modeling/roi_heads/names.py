@@ -51,15 +51,11 @@ class SGRNROIHeads(RelationalROIHeads):
 
 @ROI_HEADS_REGISTRY.register()
 class Res5SGRNROIHeads(Res5RelationalROIHeads):
-    """The same for C4."""
-
     mechanism_class = SGRNMechanism
 
 
 @ROI_HEADS_REGISTRY.register()
 class CascadeSGRNROIHeads(CascadeRelationalROIHeads):
-    """The same for Cascade R-CNN, after the last stage."""
-
     mechanism_class = SGRNMechanism
 
 
@@ -72,13 +68,9 @@ class ReasoningROIHeads(RelationalROIHeads):
 
 @ROI_HEADS_REGISTRY.register()
 class Res5ReasoningROIHeads(Res5RelationalROIHeads):
-    """The same for C4."""
-
     mechanism_class = ReasoningMechanism
 
 
 @ROI_HEADS_REGISTRY.register()
 class CascadeReasoningROIHeads(CascadeRelationalROIHeads):
-    """The same for Cascade R-CNN, after the last stage."""
-
     mechanism_class = ReasoningMechanism

@@ -20,24 +20,22 @@ from functools import partial
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 from torch import Tensor
 
 from ...config import node
 from ...config.problems import Problem
-from ...layers.arguments import above, at_least, each_of, one_of, within
-from ...layers.global_reasoning import GlobalReasoning
-from ...layers.knowledge_graph import KnowledgeGraph
+from ...layers.arguments import above, at_least, each_of, numbers, one_of, within
 from ...layers.reasoning import IterativeReasoning, ReasonedLogits
 from ...layers.reasoning_losses import reasoning_losses
 from ...layers.region_crops import boxes_in_cells
 from ...layers.region_edges import RELATIONS
-from ...layers.spatial_memory import SpatialMemory
+from ...layers.regions import foreground_probability
 from ..keys import key_problems, problems_of
+from ..reasoner import class_graph, global_reasoning, reasoner, spatial_memory
+from ..watch import watched
 from .sampling import SAMPLINGS
-from .seam import Classified, Embed, Losses, Maps, Mechanism, Shapes, foreground_probability
-from .watch import watched
+from .seam import Classified, Embed, Losses, Maps, Mechanism, Shapes
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +89,7 @@ class ReasoningMechanism(Mechanism):
         keys = node(cfg, "REASONING")
         name = in_feature(keys.LOCAL.IN_FEATURE, shapes)
         return cls(
-            reasoner=_reasoner(
+            reasoner=reasoner(
                 cfg,
                 class_graph(cfg),
                 mid_channels=shapes.maps[name].channels,
@@ -117,16 +115,12 @@ class ReasoningMechanism(Mechanism):
             key,
             wrong_modules,
             one_of("SAMPLING", keys.SAMPLING, SAMPLINGS),
+            numbers("LOSS_WEIGHTS", keys.LOSS_WEIGHTS, "[0, inf)", 3),
             each_of("GLOBAL.RELATIONS", keys.GLOBAL.RELATIONS, RELATIONS),
             at_least("NUM_ITERS", keys.NUM_ITERS, 1),
             within("BETA", keys.BETA, "[0, 1]"),
             above("GLOBAL.BANDWIDTH", keys.GLOBAL.BANDWIDTH, 0),
         )
-        if len(keys.LOSS_WEIGHTS) != 3 or not all(w >= 0 for w in keys.LOSS_WEIGHTS):
-            yield Problem(
-                f"{key}.LOSS_WEIGHTS must be three numbers >= 0, of the local, the global and the "
-                f"final prediction, got {keys.LOSS_WEIGHTS}."
-            )
         if not keys.MODULES or wrong_modules:
             return
         if cfg.MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE:
@@ -136,10 +130,10 @@ class ReasoningMechanism(Mechanism):
         known = prediction_names(keys.MODULES, keys.NUM_ITERS)
         yield from problems_of(key, one_of("TEST_PREDICTION", keys.TEST_PREDICTION, known))
         if "local" in keys.MODULES:
-            memory = partial(_memory, cfg, mid_channels=8, num_logits=2, fed=2)
+            memory = partial(spatial_memory, cfg, mid_channels=8, num_logits=2, fed=2)
             yield from key_problems(memory, f"{key}.LOCAL")
         if "global" in keys.MODULES:
-            graph = partial(_graph, cfg, None, feature_channels=8, num_logits=2, fed=2)
+            graph = partial(global_reasoning, cfg, None, feature_channels=8, num_logits=2, fed=2)
             yield from key_problems(graph, f"{key}.GLOBAL")
 
     def forward(
@@ -206,98 +200,6 @@ def in_feature(asked: str, shapes: Shapes) -> str:
             f"MODEL.REASONING.LOCAL.IN_FEATURE must be one of {allowed}, got {name!r}."
         )
     return name
-
-
-def class_graph(cfg: CfgNode) -> KnowledgeGraph | None:
-    """The graph in `MODEL.REASONING.GLOBAL.GRAPH_FILE`, in the order of the data set's classes."""
-    keys = node(cfg, "REASONING")
-    if "global" not in keys.MODULES:
-        return None
-    path = keys.GLOBAL.GRAPH_FILE
-    if not path:
-        logger.info(
-            "MODEL.REASONING.GLOBAL.GRAPH_FILE is empty: the global module reasons over spatial "
-            "edges between regions only."
-        )
-        return None
-    graph = KnowledgeGraph.load(path)
-    names = None
-    if cfg.DATASETS.TRAIN:
-        names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
-    if names:
-        graph = graph.reordered(names)
-    if len(graph.classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-        raise ValueError(
-            f"{path} has {len(graph.classes)} classes, MODEL.ROI_HEADS.NUM_CLASSES is "
-            f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}: they must be equal."
-        )
-    logger.info(graph.describe())
-    return graph
-
-
-def _memory(cfg: CfgNode, *, mid_channels: int, num_logits: int, fed: int) -> SpatialMemory:
-    keys = node(cfg, "REASONING").LOCAL
-    return SpatialMemory(
-        mid_channels=mid_channels,
-        num_logits=num_logits,
-        high_channels=fed,
-        channels=keys.CHANNELS,
-        crop_size=keys.CROP_SIZE,
-        init_size=tuple(keys.INIT_SIZE),
-        fc_dim=keys.FC_DIM,
-        num_fc=keys.NUM_FC,
-        init=keys.INIT,
-    )
-
-
-def _graph(
-    cfg: CfgNode,
-    graph: KnowledgeGraph | None,
-    *,
-    feature_channels: int,
-    num_logits: int,
-    fed: int,
-) -> GlobalReasoning:
-    keys = node(cfg, "REASONING").GLOBAL
-    return GlobalReasoning(
-        keys.CHANNELS,
-        feature_channels=feature_channels,
-        num_logits=num_logits,
-        update_logits=fed,
-        num_relations=len(keys.RELATIONS),
-        num_stacks=keys.NUM_STACKS,
-        knowledge=[a for _, a in graph.adjacencies()] if graph else (),
-        num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
-        embeddings=graph.embeddings if graph else None,
-        embedding_channels=keys.EMBEDDING_DIM,
-    )
-
-
-def _reasoner(
-    cfg: CfgNode,
-    graph: KnowledgeGraph | None,
-    *,
-    mid_channels: int,
-    feature_channels: int,
-    num_logits: int,
-) -> IterativeReasoning:
-    keys = node(cfg, "REASONING")
-    modules = set(keys.MODULES)
-    logits = {
-        "num_logits": num_logits,
-        "fed": num_logits * (2 if keys.CROSS_FEED and len(modules) == 2 else 1),
-    }
-    return IterativeReasoning(
-        memory=_memory(cfg, mid_channels=mid_channels, **logits) if "local" in modules else None,
-        graph=_graph(cfg, graph, feature_channels=feature_channels, **logits)
-        if "global" in modules
-        else None,
-        num_iterations=keys.NUM_ITERS,
-        relations=keys.GLOBAL.RELATIONS,
-        bandwidth=keys.GLOBAL.BANDWIDTH,
-        normalize_edges=keys.GLOBAL.NORMALIZE_EDGES,
-        cross_feed=keys.CROSS_FEED,
-    )
 
 
 def prediction_names(modules: Sequence[str], num_iterations: int) -> list[str]:

@@ -27,9 +27,9 @@ from ...config.problems import Problem
 from ...layers import ObjectRelation, Regions
 from ...layers.arguments import one_of
 from ..keys import key_problems, problems_of
+from ..watch import Listened, watched
 from .sampling import SAMPLINGS
 from .seam import ListensToRegions
-from .watch import Listened, watched
 
 ARGUMENTS = ("num_heads", "key_dim", "geometry", "normalize_by", "init", "implementation")
 

@@ -32,7 +32,6 @@ Maps = dict[str, Tensor]  # of the backbone, by name
 # Logits (N, C + 1), and what the predictor makes N rows of boxes from: deltas (N, 4) or (N, 4 C),
 # or features (N, D), see `many_classes`.
 Predictions = tuple[Tensor, Tensor]
-MIN_FOREGROUND = 1e-6
 Embed = Callable[..., Tensor]  # (proposals, box_head=None) to x (N, D), pooled from the same maps
 
 
@@ -40,15 +39,6 @@ def count(instances: Instances) -> int:
     """R, which stays a symbol in a trace, as len() does not."""
     boxes = instances.proposal_boxes.tensor
     return boxes.shape[0]
-
-
-def foreground_probability(probabilities: Tensor) -> Tensor:
-    """1 - p(background), (N,), with a floor so that it has a logarithm.
-
-    Args:
-        probabilities: (N, C + 1), background last.
-    """
-    return (1 - probabilities[:, -1]).clamp(min=MIN_FOREGROUND)
 
 
 def regions_of(proposals: Sequence[Instances]) -> Regions:

@@ -30,11 +30,13 @@ from torch import Tensor, nn
 
 from ...config import node
 from ...config.problems import Problem
-from ...layers import SGRN, Regions, semantic_nodes
-from ...layers.arguments import one_of, require
+from ...layers import SGRN, semantic_nodes
+from ...layers.arguments import numbers, one_of, require
+from ...layers.regions import foreground_probability
 from ...layers.sgrn import CHOICES, MAPPINGS, Mapping
 from ..keys import key_problems, problems_of
-from .many_classes import for_many_classes
+from ..many_classes import for_many_classes
+from ..watch import Listened, watched
 from .refine import Resampler, best_foreground_boxes, refined_proposals
 from .sampling import SAMPLINGS
 from .seam import (
@@ -45,9 +47,7 @@ from .seam import (
     Mechanism,
     Predictions,
     Shapes,
-    foreground_probability,
 )
-from .watch import Listened, watched
 
 TestEnsemble = Literal["last", "mean", "union_nms"]
 ARGUMENTS = ("latent_dim", "graph_dims", "num_kernels", "num_neighbors", "dropout", *CHOICES)
@@ -134,14 +134,10 @@ class SGRNMechanism(Mechanism):
             one_of("NODE_EMBED", keys.NODE_EMBED, MAPPINGS),
             one_of("TEST_ENSEMBLE", keys.TEST_ENSEMBLE, get_args(TestEnsemble)),
             one_of("SAMPLING", keys.SAMPLING, SAMPLINGS),
+            numbers("LOSS_WEIGHTS", keys.LOSS_WEIGHTS, "[0, inf)", 2),
         )
         if keys.GRAPH_DIMS:
             yield from key_problems(partial(_graph, cfg, cfg.MODEL.ROI_BOX_HEAD.FC_DIM), key)
-        if len(keys.LOSS_WEIGHTS) != 2 or not all(w >= 0 for w in keys.LOSS_WEIGHTS):
-            yield Problem(
-                f"{key}.LOSS_WEIGHTS must be two numbers >= 0, of the base predictor and of the "
-                f"second, got {keys.LOSS_WEIGHTS}."
-            )
         if not (keys.SHARE_FC or keys.REFINE):
             yield Problem(
                 f"{key}.SHARE_FC False gives a second stage a box head of its own, and with "
@@ -178,7 +174,11 @@ class SGRNMechanism(Mechanism):
         """See `Mechanism.forward`."""
         last = self._second(base, embed, targets)
         if self.training:
-            return last, self._losses(base, last)
+            losses = {}
+            for stage, weight in zip((base, last), self.loss_weights, strict=True):
+                if weight:
+                    losses.update({n: value * weight for n, value in stage.losses().items()})
+            return last, losses
         if self.ensemble == "mean":  # of the logits, as in Reasoning-RCNN
             last = last.with_logits((base.logits + last.logits) / 2)
         elif self.ensemble == "union_nms":
@@ -218,32 +218,12 @@ class SGRNMechanism(Mechanism):
         if self.foreground_edges:
             key_bias = foreground_probability(logits.detach().float().softmax(dim=1)).log()  # (N,)
         f = x.detach() if self.detach_learner_input else x
-        self._show(f, regions, key_bias)
+        seen = watched()
+        if seen:
+            weights = self.graph.graph(f, regions, key_bias).weights(regions)
+            seen.listened.append(Listened(self.graph, regions, [w[None] for w in weights]))
         h = self.graph(f, nodes, regions, key_bias)  # (N, E)
         return self.predictor(torch.cat([x, h.to(x.dtype)], dim=1))
-
-    def _show(self, f: Tensor, regions: Regions, key_bias: Tensor | None) -> None:
-        """To whoever watches: softmax of the edge scores over the neighbours, 0 elsewhere."""
-        seen = watched()
-        if not seen:
-            return
-        graph = self.graph.graph(f, regions, key_bias)
-        dense = []
-        for scores, neighbors in zip(
-            regions.split(graph.scores), regions.split(graph.neighbors), strict=True
-        ):
-            rows = neighbors - sum(len(d[0]) for d in dense)  # from all images' numbers
-            weights = scores.softmax(dim=1)  # (R, T), 0 in empty places, which name the row itself
-            dense.append(weights.new_zeros(1, len(rows), len(rows)))
-            dense[-1][0].scatter_add_(1, rows, weights)
-        seen.listened.append(Listened(self.graph, regions, dense))
-
-    def _losses(self, base: Classified, last: Classified) -> Losses:
-        losses = {}
-        for stage, weight in zip((base, last), self.loss_weights, strict=True):
-            if weight:
-                losses.update({n: value * weight for n, value in stage.losses().items()})
-        return losses
 
 
 def _graph(cfg: CfgNode, dim: int) -> SGRN:

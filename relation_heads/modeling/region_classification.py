@@ -19,11 +19,11 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from detectron2.structures import ImageList, Instances
 
-from ...config.problems import Problem
-from .end import End
-from .heads import RelationalROIHeads, Res5RelationalROIHeads
-from .reasoning import ReasoningMechanism
-from .seam import Classified, Losses, Maps, Shapes
+from ..config.problems import Problem
+from .roi_heads.end import End
+from .roi_heads.heads import RelationalROIHeads, Res5RelationalROIHeads
+from .roi_heads.reasoning import ReasoningMechanism
+from .roi_heads.seam import Classified, Losses, Maps, Shapes
 
 
 @dataclass(frozen=True, eq=False)

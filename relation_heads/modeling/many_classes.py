@@ -27,8 +27,8 @@ from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ...layers.class_selection import select_by_class
-from ...layers.linear import linear_by_channel, pad_rows
+from ..layers.class_selection import select_by_class
+from ..layers.linear import linear_by_channel, pad_rows
 
 MANY_CLASSES = 300  # predictors of more classes change
 ROWS = 512  # boxes that gather their weights at once

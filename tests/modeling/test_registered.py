@@ -6,7 +6,7 @@ from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import Res5ROIHeads, StandardROIHeads
 
-from relation_heads.modeling.given_boxes import classifies_given_boxes, roi_heads_class
+from relation_heads.modeling.registered import classifies_given_boxes, roi_heads_class
 
 
 def cfg(*opts):

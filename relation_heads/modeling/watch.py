@@ -18,12 +18,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from ...layers import Regions
-from .seam import Classified
+from ..layers import Regions
+
+if TYPE_CHECKING:
+    from .roi_heads.seam import Classified
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,113 @@
+"""The layers of iterative reasoning from the keys of `MODEL.REASONING`."""
+
+from __future__ import annotations
+
+import logging
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from ..config import node
+from ..layers.global_reasoning import GlobalReasoning
+from ..layers.knowledge_graph import KnowledgeGraph
+from ..layers.reasoning import IterativeReasoning
+from ..layers.spatial_memory import SpatialMemory
+
+logger = logging.getLogger(__name__)
+
+
+def class_graph(cfg: CfgNode) -> KnowledgeGraph | None:
+    """The graph in `MODEL.REASONING.GLOBAL.GRAPH_FILE`, in the order of the data set's classes."""
+    keys = node(cfg, "REASONING")
+    if "global" not in keys.MODULES:
+        return None
+    path = keys.GLOBAL.GRAPH_FILE
+    if not path:
+        logger.info(
+            "MODEL.REASONING.GLOBAL.GRAPH_FILE is empty: the global module reasons over spatial "
+            "edges between regions only."
+        )
+        return None
+    graph = KnowledgeGraph.load(path)
+    names = None
+    if cfg.DATASETS.TRAIN:
+        names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
+    if names:
+        graph = graph.reordered(names)
+    if len(graph.classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        raise ValueError(
+            f"{path} has {len(graph.classes)} classes, MODEL.ROI_HEADS.NUM_CLASSES is "
+            f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}: they must be equal."
+        )
+    logger.info(graph.describe())
+    return graph
+
+
+def spatial_memory(cfg: CfgNode, *, mid_channels: int, num_logits: int, fed: int) -> SpatialMemory:
+    keys = node(cfg, "REASONING").LOCAL
+    return SpatialMemory(
+        mid_channels=mid_channels,
+        num_logits=num_logits,
+        high_channels=fed,
+        channels=keys.CHANNELS,
+        crop_size=keys.CROP_SIZE,
+        init_size=tuple(keys.INIT_SIZE),
+        fc_dim=keys.FC_DIM,
+        num_fc=keys.NUM_FC,
+        init=keys.INIT,
+    )
+
+
+def global_reasoning(
+    cfg: CfgNode,
+    graph: KnowledgeGraph | None,
+    *,
+    feature_channels: int,
+    num_logits: int,
+    fed: int,
+) -> GlobalReasoning:
+    keys = node(cfg, "REASONING").GLOBAL
+    return GlobalReasoning(
+        keys.CHANNELS,
+        feature_channels=feature_channels,
+        num_logits=num_logits,
+        update_logits=fed,
+        num_relations=len(keys.RELATIONS),
+        num_stacks=keys.NUM_STACKS,
+        knowledge=[a for _, a in graph.adjacencies()] if graph else (),
+        num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+        embeddings=graph.embeddings if graph else None,
+        embedding_channels=keys.EMBEDDING_DIM,
+    )
+
+
+def reasoner(
+    cfg: CfgNode,
+    graph: KnowledgeGraph | None,
+    *,
+    mid_channels: int,
+    feature_channels: int,
+    num_logits: int,
+) -> IterativeReasoning:
+    keys = node(cfg, "REASONING")
+    modules = set(keys.MODULES)
+    logits = {
+        "num_logits": num_logits,
+        "fed": num_logits * (2 if keys.CROSS_FEED and len(modules) == 2 else 1),
+    }
+    memory = regions_and_classes = None
+    if "local" in modules:
+        memory = spatial_memory(cfg, mid_channels=mid_channels, **logits)
+    if "global" in modules:
+        regions_and_classes = global_reasoning(
+            cfg, graph, feature_channels=feature_channels, **logits
+        )
+    return IterativeReasoning(
+        memory=memory,
+        graph=regions_and_classes,
+        num_iterations=keys.NUM_ITERS,
+        relations=keys.GLOBAL.RELATIONS,
+        bandwidth=keys.GLOBAL.BANDWIDTH,
+        normalize_edges=keys.GLOBAL.NORMALIZE_EDGES,
+        cross_feed=keys.CROSS_FEED,
+    )
