@@ -320,7 +320,8 @@ def _one_line(error: Exception) -> str:
 
 
 def table(cells: Sequence[Cell]) -> str:
-    """Markdown: configs down, heads across; sentences are numbered and follow once each."""
+    """Markdown: configs down, heads across; sentences are numbered and follow once each, with `...`
+    for the name of the mechanism."""
     heads = sorted({cell.head for cell in cells})
     by_place = {(cell.config, cell.head): cell for cell in cells}
     numbers: dict[str, int] = {}
@@ -330,7 +331,8 @@ def table(cells: Sequence[Cell]) -> str:
         for head in heads:
             cell = by_place.get((config, head))
             if cell and cell.reason:
-                number = numbers.setdefault(cell.reason, len(numbers) + 1)
+                reason = cell.reason.replace(f"{mechanism_of(cell.head)}ROIHeads", "...ROIHeads")
+                number = numbers.setdefault(reason, len(numbers) + 1)
                 row.append(f"{cell.result} [{number}]")
             else:
                 row.append(cell.result if cell else "")

@@ -207,16 +207,17 @@ def test_every_tenth_cell_depends_on_the_seed_alone():
 
 
 def test_sentences_of_the_table_are_numbered_and_follow_once():
+    relation = "Res5RelationROIHeads"
     cells = [
-        Cell("a.yaml", "X", "ok", compared=("detections",)),
-        Cell("a.yaml", "Y", "refused", "No."),
-        Cell("b.yaml", "X", "FAILED", "Broken."),
-        Cell("b.yaml", "Y", "refused", "No."),
+        Cell("a.yaml", "SGRNROIHeads", "ok", compared=("detections",)),
+        Cell("a.yaml", "Res5SGRNROIHeads", "refused", "Res5SGRNROIHeads: set SGRNROIHeads."),
+        Cell("b.yaml", "Res5SGRNROIHeads", "FAILED", "Broken."),
+        Cell("b.yaml", relation, "refused", f"{relation}: set RelationROIHeads."),
     ]
     lines = table(cells).splitlines()
-    assert lines[0] == "| | X | Y |"
-    assert lines[2:4] == ["| a | ok | refused [1] |", "| b | FAILED [2] | refused [1] |"]
-    assert lines[5:7] == ["[1] No.", "[2] Broken."]
+    assert lines[0] == "| | Res5RelationROIHeads | Res5SGRNROIHeads | SGRNROIHeads |"
+    assert lines[2:4] == ["| a |  | refused [1] | ok |", "| b | refused [1] | FAILED [2] |  |"]
+    assert lines[5:7] == ["[1] Res5...ROIHeads: set ...ROIHeads.", "[2] Broken."]
     assert lines[-1] == (
         "1 ok, 2 refused, 1 FAILED of 4 cells; 1 were compared with the stock model."
     )
