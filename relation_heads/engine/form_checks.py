@@ -68,18 +68,22 @@ def is_relational(heads: type) -> bool:
 
 def in_form(name: str, form: str) -> str | None:
     """The registered heads of the same mechanism in another form, None if there are none."""
-    other = PREFIXES[form] + re.sub("^(Res5|Cascade)", "", name)
+    other = PREFIXES[form] + re.sub("^(Res5|Cascade|ContextRes5)", "", name)
+    other = "StandardROIHeads" if other == "ROIHeads" else other  # without a mechanism
     return other if other in ROI_HEADS_REGISTRY else None
 
 
 def reads(cfg: CfgNode, heads: type | None) -> set[str]:
-    """Which nodes of `NODES` a class of ROI heads reads."""
-    return heads.reads(cfg) if heads and issubclass(heads, Relational) else set()
+    """Which nodes of `NODES` a class of ROI heads reads, if it says so."""
+    return heads.reads(cfg) if hasattr(heads, "reads") else set()
 
 
 def head_names(config_file: str, opts: Sequence[Any]) -> list[str]:
-    """The values that `MODEL.ROI_HEADS.NAME` takes: in the files that a config is based on, in
-    itself, in the overrides.
+    """What a merged config does not show: the ROI heads that its YAML is made for.
+
+    These are Cascade heads in any of the files that it is based on. And an override of
+    `MODEL.ROI_HEADS.NAME` alone does not make a Cascade R-CNN of another config, so that then the
+    last name in the files counts as well; who means it overrides CLS_AGNOSTIC_BBOX_REG too.
 
     Args:
         config_file: a YAML that can be merged; "" for none.
@@ -96,8 +100,12 @@ def head_names(config_file: str, opts: Sequence[Any]) -> list[str]:
 
     if config_file:
         Noted.load_yaml_with_base(config_file, allow_unsafe=True)
-    names += [v for k, v in zip(opts[::2], opts[1::2], strict=False) if k == "MODEL.ROI_HEADS.NAME"]
-    return [name for name in names if name]
+    names = [name for name in names if name and name in ROI_HEADS_REGISTRY]
+    made_for = [n for n in names if form_of(ROI_HEADS_REGISTRY.get(n)) == "Cascade"]
+    keys = opts[::2]
+    if "MODEL.ROI_HEADS.NAME" in keys and "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG" not in keys:
+        made_for += names[-1:]
+    return made_for
 
 
 def form_problems(cfg: CfgNode, earlier_heads: Sequence[str] = ()) -> Iterator[Problem]:
@@ -119,7 +127,7 @@ def form_problems(cfg: CfgNode, earlier_heads: Sequence[str] = ()) -> Iterator[P
                 "MODEL.META_ARCHITECTURE is GeneralizedRCNN."
             )
             return
-        lost = list(_lost_cascade(name, form_of(heads), earlier_heads))
+        lost = list(_other_stages(name, form_of(heads), earlier_heads))
         yield from lost or _wrong_form(cfg, form_of(heads))
         yield from _rotated(cfg)
     yield from _not_told(cfg, heads)
@@ -176,17 +184,22 @@ def _proposal(name: str, form: str) -> str:
     return f"set MODEL.ROI_HEADS.NAME {other}"
 
 
-def _lost_cascade(name: str, form: str | None, earlier: Sequence[str]) -> Iterator[Problem]:
-    """A Cascade YAML whose heads were overridden: the merged config does not show it."""
-    lost = [n for n in earlier if n in ROI_HEADS_REGISTRY
-            and form_of(ROI_HEADS_REGISTRY.get(n)) == "Cascade"]  # fmt: skip
-    if lost and form != "Cascade":
-        other = in_form(name, "Cascade")
-        remedy = f"set MODEL.ROI_HEADS.NAME {other}" if other else "take a Faster R-CNN config"
+def _other_stages(name: str, form: str | None, earlier: Sequence[str]) -> Iterator[Problem]:
+    """A Cascade YAML whose heads were overridden by heads of one stage, or the reverse."""
+    for made_for in earlier[::-1]:
+        was = form_of(ROI_HEADS_REGISTRY.get(made_for))
+        if was == form or "Cascade" not in (was, form) or was is None:
+            continue
+        other = in_form(name, was)
+        remedy = f"set MODEL.ROI_HEADS.NAME {other}" if other else "take a config of that form"
+        if form == "Cascade":
+            remedy += ", or for a Cascade R-CNN set MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True"
         yield Problem(
-            f"This is a config of {lost[-1]}, and MODEL.ROI_HEADS.NAME {name} has one stage: the "
-            f"others would be lost; {remedy}."
+            f"This is a config of {made_for}, and MODEL.ROI_HEADS.NAME {name} has "
+            f"{'several stages' if form == 'Cascade' else 'one stage'}: weights of its box heads "
+            f"would be lost; {remedy}."
         )
+        return
 
 
 def _not_told(cfg: CfgNode, heads: type) -> Iterator[Problem]:

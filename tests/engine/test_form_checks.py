@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("detectron2")
 
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
+from detectron2.modeling.roi_heads import StandardROIHeads
 
 from relation_heads import get_cfg
 from relation_heads.config import find_config
@@ -47,13 +47,6 @@ def stock(name, *opts):
 def assert_only_problem(found, *parts):
     assert len(found) == 1, found
     assert all(part in found[0] for part in parts), found
-
-
-@pytest.fixture
-def cascade_heads(monkeypatch):
-    """SGRN heads in Cascade form, whose names are registered."""
-    heads = type("CascadeSGRNROIHeads", (CascadeROIHeads,), {"__module__": "relation_heads.x"})
-    monkeypatch.setitem(ROI_HEADS_REGISTRY._obj_map, "CascadeSGRNROIHeads", heads)
 
 
 # ---- what works ----
@@ -144,7 +137,7 @@ def test_a_form_that_does_not_exist_is_not_proposed(monkeypatch):
     assert "set MODEL.ROI_HEADS.NAME" not in found and "FastRCNNConvFCHead" in found
 
 
-def test_a_cascade_that_would_be_lost(cascade_heads):
+def test_a_cascade_that_would_be_lost():
     for heads in ("SGRNROIHeads", "Res5SGRNROIHeads"):
         assert_only_problem(
             stock(CASCADE_YAML, HEADS, heads),
@@ -153,10 +146,13 @@ def test_a_cascade_that_would_be_lost(cascade_heads):
         )  # fmt: skip
     assert stock(CASCADE_YAML, HEADS, "CascadeSGRNROIHeads") == []
     assert stock(CASCADE_YAML, HEADS, "StandardROIHeads") == []  # Detectron2's own business
-    assert_only_problem(
-        stock(FPN_YAML, HEADS, "CascadeSGRNROIHeads"),
-        "set MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True",
-    )
+    agnostic = "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG"
+    for yaml in (FPN_YAML, "Misc/mask_rcnn_R_50_FPN_1x_cls_agnostic.yaml"):
+        assert_only_problem(
+            stock(yaml, HEADS, "CascadeSGRNROIHeads"),
+            "This is a config of StandardROIHeads", f"{HEADS} SGRNROIHeads", f"set {agnostic} True",
+        )  # fmt: skip
+        assert stock(yaml, HEADS, "CascadeSGRNROIHeads", agnostic, True) == []
     assert_only_problem(
         stock(C4_YAML, HEADS, "CascadeSGRNROIHeads"), f"set {HEADS} Res5SGRNROIHeads"
     )
@@ -169,11 +165,12 @@ def test_a_cascade_is_seen_in_the_bases_of_a_config(tmp_path):
     middle.write_text(f"_BASE_: {find_config(CASCADE_YAML)}\n")
     leaf.write_text("_BASE_: [other.yaml, middle.yaml]\nMODEL: {ROI_HEADS: {NAME: SGRNROIHeads}}\n")
     names = head_names(str(leaf), ["SEED", 1, HEADS, "RelationROIHeads"])
-    assert names == ["StandardROIHeads", *["CascadeROIHeads"] * 2, "SGRNROIHeads",
-                     "RelationROIHeads"]  # fmt: skip
+    assert names == [*["CascadeROIHeads"] * 2, "SGRNROIHeads"]  # the last is overridden
     cfg = get_cfg()
     cfg.merge_from_file(str(leaf))
-    assert_only_problem(problems(cfg, names[:-1]), "This is a config of CascadeROIHeads")
+    assert_only_problem(
+        problems(cfg, head_names(str(leaf), [])), "This is a config of CascadeROIHeads"
+    )
     assert head_names("", []) == []
 
 
@@ -209,7 +206,8 @@ def test_every_relational_head_reads_the_end_of_the_head():
 
 
 def test_heads_of_somebody_else_may_say_what_they_read(monkeypatch):
-    heads = type("OwnROIHeads", (StandardROIHeads,), {"reads": ("SGRN",)})
+    reads = classmethod(lambda cls, cfg: {"SGRN"})
+    heads = type("OwnROIHeads", (StandardROIHeads,), {"reads": reads})
     monkeypatch.setitem(ROI_HEADS_REGISTRY._obj_map, "OwnROIHeads", heads)
     keys = (HEADS, "OwnROIHeads", "MODEL.SGRN.REFINE", True)
     assert stock(FPN_YAML, *keys) == []

@@ -193,24 +193,25 @@ class End(ListensToRegions, nn.Module):
         finite = boxes.flatten(1).isfinite().all(dim=1) & log_scores.isfinite().all(dim=1)
         boxes, log_scores, x = boxes[finite], log_scores[finite], last.x[finite]
         kept = last.regions.split(finite)
+        counts = [k.sum() if torch.jit.is_tracing() else int(k.sum()) for k in kept]
         candidates = select_candidates(
             log_scores,
-            [int(k.sum()) for k in kept],
+            counts,
             first_n=self.first_n,
             score_threshold=predictor.test_score_thresh,
             max_classes=self.max_classes,
         )
         scores = final_scores(candidates, self.network(x, boxes, candidates))
         found, origin, start = [], [], 0
-        numbers = torch.arange(len(candidates), device=x.device)
-        for rows, p, k in zip(candidates.split(numbers), last.proposals, kept, strict=True):
+        numbers = candidates.split(torch.arange(candidates.region.shape[0], device=x.device))
+        for rows, p, k, count in zip(numbers, last.proposals, kept, counts, strict=True):
             rows = rows[scores[rows] > predictor.test_score_thresh]
             order = scores[rows].argsort(descending=True, stable=True)
             rows = rows[order[:limit] if limit >= 0 else order]
             region, label = candidates.region[rows], candidates.label[rows]
             found.append(_instances(p.image_size, boxes, region, label, scores[rows]))
             origin.append(k.nonzero()[:, 0][region - start])
-            start += int(k.sum())
+            start += count
         return found, origin
 
 

@@ -1,0 +1,80 @@
+"""The sweep over stock configs as a table and a file, with what is needed to repeat it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import detectron2
+import torch
+from detectron2.config import CfgNode
+
+import relation_heads
+
+from ..engine.checks import check_cfg
+from ..engine.form_checks import head_names
+from .sweep import registered_heads, stock_configs, sweep, table
+
+
+def check(cfg: CfgNode, path: str, opts: list[Any]) -> None:
+    """What a run with this YAML and these overrides checks."""
+    check_cfg(cfg, earlier_heads=head_names(path, opts))
+
+
+def provenance(args: argparse.Namespace) -> dict[str, Any]:
+    """What a reader needs to repeat the run."""
+    root = Path(__file__).resolve().parents[2]
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+        cwd=root, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return {
+        "commit": git.stdout.strip() or "unknown",
+        "command": shlex.join(["tools/sweep_stock_configs.py", *sys.argv[1:]]),
+        "seed": args.seed,
+        "machine": f"{platform.platform()}, {os.cpu_count()} cores, "
+        f"{torch.backends.cpu.get_cpu_capability()}",
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "detectron2": detectron2.__version__,
+            "relation_heads": relation_heads.__version__,
+        },
+    }
+
+
+def sweep_and_write(args: argparse.Namespace) -> int:
+    """What `tools/sweep_stock_configs.py` does with its arguments.
+
+    Returns:
+        the number of cells that failed.
+    """
+    logging.disable(logging.WARNING)  # of every model that is built
+    warnings.filterwarnings("ignore")
+    for module in args.modules:
+        importlib.import_module(module)
+    heads = args.heads or registered_heads()
+    configs = [c for c in stock_configs() if not args.configs or any(p in c for p in args.configs)]
+    content, start, cells = provenance(args), time.perf_counter(), []
+    for cell in sweep(configs, heads, check, tenth=args.tenth, seed=args.seed):
+        cells.append(cell)
+        print(f"{cell.config} {cell.head}: {cell.result} {cell.reason}", file=sys.stderr)
+    print(table(cells))
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    content["seconds"] = round(time.perf_counter() - start, 1)
+    content["cells"] = [asdict(cell) for cell in cells]
+    args.output.write_text(json.dumps(content, indent=1))
+    print(f"\nWritten to {args.output}.")
+    return sum(cell.result == "FAILED" for cell in cells)
