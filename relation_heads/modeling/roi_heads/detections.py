@@ -109,7 +109,7 @@ class EndOfHead:
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         args = super().from_config(cfg, input_shape)
-        args["box_predictor"] = for_many_classes(args["box_predictor"])
+        args["box_predictor"] = for_many_classes(args["box_predictor"], cfg)
         removal, node = Removal.from_config(cfg), duplicate_removal_node(cfg)
         network = None
         if node.LEARN:

@@ -14,7 +14,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, ROIHeads
 from detectron2.structures import Boxes, Instances
@@ -25,7 +24,7 @@ from ...layers import SGRN, Regions, semantic_nodes
 from ...layers.sgrn import CHOICES, MAPPINGS, Mapping
 from .base import SAMPLINGS, RegionSampling, foreground_probability
 from .detections import Predictions
-from .many_classes import for_many_classes
+from .many_classes import box_predictor
 
 Freeze = Literal["none", "base", "all"]
 TestEnsemble = Literal["last", "mean", "union_nms"]
@@ -154,7 +153,7 @@ class SGRNStage(nn.Module):
         channels = dim + (graph.out_dim if graph else 0)
         return {
             "graph": graph,
-            "predictor": for_many_classes(FastRCNNOutputLayers(cfg, ShapeSpec(channels=channels))),
+            "predictor": box_predictor(cfg, channels),
             "mapping": node.NODE_EMBED,
             "pool_bias": node.POOL_BIAS,
             "detach_pool": node.DETACH_POOL,
