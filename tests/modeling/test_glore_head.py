@@ -235,7 +235,10 @@ def test_a_config_of_detectron2_has_the_defaults():
         ({"in_features": ["res4", "res5"]}, r"reads one feature map.*got \['res4', 'res5'\]"),
         ({"num_units": -1}, "NUM_UNITS must be at least 0, got -1"),
         ({"num_nodes": 0}, "num_nodes must be at least 1, got 0"),
-        ({"norm": "FrozenBN"}, "norm must be of a kind whose weight, 0 at first, is trained, got .FrozenBatchNorm2d."),
+        (
+            {"norm": "FrozenBN"},
+            "norm must be of a kind whose weight, 0 at first, is trained, got .FrozenBatchNorm2d.",
+        ),
     ],
 )
 def test_bad_arguments_are_one_sentence(kwargs, sentence):
