@@ -9,6 +9,9 @@ export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
 ARGS ?=
 SETUP := { tools/setup_env.sh && . build/env.sh; } || exit 1
+# Tests of numbers, whose bounds must not be those of one CPU; the trainings have no such bounds.
+LAYERS := tests/layers --ignore-glob='*_learns.py' --deselect \
+	tests/layers/test_triton_gate.py::test_all_of_this_in_the_interpreter
 WITHOUT = printf '\n%s\n%s\n' "Detectron2 is missing: $$WITHOUT_DETECTRON2" \
 	"To get it, mend that and run \`make setup\`; tools/setup_env.sh --help lists the ways."
 
@@ -27,6 +30,8 @@ test:  ## set up, then run the tests; ARGS="-k sgrn" is passed on
 	@$(SETUP); \
 	workers=; if "$$PY" -c 'import xdist' 2>/dev/null; then workers="-n 2"; fi; \
 	code=0; "$$PY" -m pytest $$workers $(ARGS) || code=$$?; \
+	if [ -z '$(subst ','\'',$(ARGS))' ]; then echo "The layers once more, as on a CPU without AVX:"; \
+	ATEN_CPU_CAPABILITY=default "$$PY" -m pytest $$workers $(LAYERS) || code=$$?; fi; \
 	if [ -n "$$WITHOUT_DETECTRON2" ]; then $(WITHOUT); fi; exit $$code
 
 lint:  ## ruff and mypy

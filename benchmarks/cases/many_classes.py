@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,7 +14,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from relation_heads.modeling.many_classes import for_many_classes
+from relation_heads.modeling.many_classes import ManyBoxesOutputLayers
 
 from ..case import OURS, Case, Target, Variant
 
@@ -27,13 +26,17 @@ PIXELS = 1e-3  # boxes that differ by less are the same: float32 products of oth
 def _predictors(device: str, **options: float) -> dict[str, nn.Module]:
     """Ours and Detectron2's with the same parameters."""
     torch.manual_seed(0)
-    stock = FastRCNNOutputLayers(
-        ShapeSpec(channels=CHANNELS),
-        box2box_transform=Box2BoxTransform((10.0, 10.0, 5.0, 5.0)),
-        num_classes=CLASSES,
-        **options,
-    ).to(device)
-    return {OURS: for_many_classes(copy.deepcopy(stock)), STOCK: stock}
+    stock, ours = (
+        form(
+            ShapeSpec(channels=CHANNELS),
+            box2box_transform=Box2BoxTransform((10.0, 10.0, 5.0, 5.0)),
+            num_classes=CLASSES,
+            **options,
+        ).to(device)
+        for form in (FastRCNNOutputLayers, ManyBoxesOutputLayers)
+    )
+    ours.load_state_dict(stock.state_dict())
+    return {OURS: ours, STOCK: stock}
 
 
 def _proposals(count: int, seed: int, device: str) -> Instances:

@@ -70,8 +70,9 @@ def _relation() -> CN:
     # at test time).
     node.GT_AS_KEYS = False
     # How the same function is computed: "simple" (all pairs at once), "fused" (block by block, in
-    # less time and memory), "triton" (the gate of all pairs by a kernel), or "auto": triton on a
-    # GPU where it works, else fused above some 180 regions; simple below and in torch.jit.trace.
+    # less time and memory), "triton" (the gate of all pairs by a kernel, which no GPU has run yet;
+    # an error where it cannot run), or "auto": fused above some 180 regions, else simple. In
+    # torch.jit.trace all of them are simple.
     node.IMPLEMENTATION = "auto"
     return node
 

@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .arguments import Wrong, one_of, require
 from .geometry import widen
 
 Pooling = Literal["attention", "average"]
@@ -57,14 +58,11 @@ def attention_pool(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return torch.bmm(rows, weights.transpose(1, 2)).view(n, c, 1, 1)
 
 
-def _hidden_channels(channels: int, ratio: float, least: int, why: str = "") -> int:
-    hidden = int(channels * ratio)
-    if hidden < least:
-        raise ValueError(
-            f"int(channels * ratio) must be at least {least}{why}, "
-            f"got {hidden} for channels={channels} and ratio={ratio:g}."
-        )
-    return hidden
+def _enough(channels: int, ratio: float, least: int, why: str = "") -> Wrong | None:
+    """int(C ratio) hidden channels are at least `least`."""
+    if ratio > 0 and int(channels * ratio) >= least:
+        return None
+    return Wrong("ratio", f"at least {least} / channels = {least}/{channels}{why}", ratio)
 
 
 class GlobalContext(nn.Module):
@@ -94,14 +92,17 @@ class GlobalContext(nn.Module):
                 as the identity.
 
         Raises:
-            ValueError: an argument outside these.
+            ArgumentError: arguments outside these.
         """
         super().__init__()
-        if pooling not in POOLINGS:
-            raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}.")
-        if tuple(fusions) not in FUSION_CHOICES:
-            raise ValueError(f"fusions must be ('add',), ('mul',) or both, got {fusions!r}.")
-        hidden = _hidden_channels(channels, ratio, 2, ", since a LayerNorm of one channel is 0")
+        require(
+            _enough(channels, ratio, 2, ", since a LayerNorm of one channel is 0"),
+            one_of("pooling", pooling, POOLINGS),
+            None
+            if tuple(fusions) in FUSION_CHOICES
+            else Wrong("fusions", "add, mul or both", fusions),
+        )
+        hidden = int(channels * ratio)
         self.identity_init = identity_init
         self.conv_mask = nn.Conv2d(channels, 1, 1) if pooling == "attention" else None
         self.channel_add_conv = _transform(channels, hidden) if "add" in fusions else None
@@ -153,10 +154,11 @@ class SqueezeExcitation(nn.Module):
             identity_init: the factor is 2 sigmoid with W_2 = 0 at first, the identity.
 
         Raises:
-            ValueError: too small a ratio.
+            ArgumentError: too small a ratio.
         """
         super().__init__()
-        hidden = _hidden_channels(channels, ratio, 1)
+        require(_enough(channels, ratio, 1))
+        hidden = int(channels * ratio)
         self.identity_init = identity_init
         self.fc1 = nn.Conv2d(channels, hidden, 1)  # W_1
         self.fc2 = nn.Conv2d(hidden, channels, 1)  # W_2

@@ -12,13 +12,14 @@ the gradient do of o, with the e of a row = do / Z, as in FlashAttention (Dao et
 
 and dv_m = sum_n a g e_n. Kept for backward are queries, keys, values, o and the Z of each row, all
 linear in the number of regions; the gate (see `separable_gate`) and the softmax are computed again,
-block by block. dg jumps at the floor, so that a single gate that rounds to its other side can be
-worth a thousandth of the gradient of W_G: those in doubt, one in 10^4, are decided in float64.
+block by block. dg jumps at the floor, so that a gate that rounds to its other side changes the
+gradient of W_G; in float32 that is less than the embedding of all pairs is wrong by.
+
+What it pays at N = 1000 on a CPU, against plain PyTorch on all pairs: forward and backward in half
+the time and a tenth of the memory (`docs/performance.md`).
 
 Shapes: Nq queries and Nk keys of one image, H heads of d_k and d_v channels; blocks of b queries.
-Keys and values are (H, d, Nk) here, so that rows are long. Where Nk is a multiple of 8 all rows
-begin where a register does, which is faster by up to a fifth: spare keys at the end, which are not
-heard, can make it one.
+Keys and values are (H, d, Nk) here, so that rows are long (`linear_by_channel`).
 """
 
 from __future__ import annotations
@@ -28,15 +29,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .geometry import MIN_GATE, NormalizeBy, pair_embedding, widen
+from .geometry import MIN_GATE, NormalizeBy, widen
 from .separable_gate import (
     NUM_OFFSET_CHANNELS,
-    NUM_WAVELENGTHS,
-    frequencies,
     gate,
     key_factors,
     offset_channels,
@@ -48,8 +46,6 @@ from .separable_gate import (
 # 48 forward and 80 backward, so that a block has 100 and 60 queries.
 NUMBERS_PER_KEY = 4800
 ROWS_ON_GPU = 512  # not measured; a block is some 25 kernels, and many more backward
-ROUNDING = 1e-6  # in float32 a sine or cosine of z d is wrong by less than z times this, b by |b|
-PAIRS = 1024  # that are computed in float64 at once
 
 
 def _blocks(
@@ -76,8 +72,7 @@ def _blocks(
 
 
 class _FusedRelation(torch.autograd.Function):
-    """(H, Nq, d_k), (H, d_k, Nk), (H, d_v, Nk), W_xy, U, V, both boxes, W_G with its bias for the
-    gates in doubt, and how many keys are heard, to (H, Nq, d_v)."""
+    """(H, Nq, d_k), (H, d_k, Nk), (H, d_v, Nk), W_xy, U, V and both boxes to (H, Nq, d_v)."""
 
     @staticmethod
     def forward(
@@ -90,9 +85,6 @@ class _FusedRelation(torch.autograd.Function):
         v: Tensor,
         query_boxes: Tensor,
         key_boxes: Tensor,
-        gate_weight: Tensor,
-        gate_bias: Tensor,
-        num_keys: int,
         geometry: dict[str, Any],
     ) -> Tensor:
         scale = 1 / math.sqrt(query.shape[-1])
@@ -105,25 +97,23 @@ class _FusedRelation(torch.autograd.Function):
             gate(channels, weight, u[:, :, rows], v, g[None]).clamp_(min=MIN_GATE)
             a = numbers[:heads]  # (H, b, Nk), in the place of the channels
             torch.bmm(query[:, rows] * scale, key, out=a)
-            a[..., num_keys:] = -math.inf
             gated = torch.softmax(a, dim=-1, out=a).mul_(g)
             torch.sum(gated, dim=-1, keepdim=True, out=total[:, rows])
             torch.div(gated @ value.mT, total[:, rows], out=out[:, rows])
-        boxes, layer = (query_boxes, key_boxes), (gate_weight, gate_bias)
-        ctx.save_for_backward(query, key, value, weight, u, v, *boxes, *layer, out, total)
-        ctx.num_keys, ctx.geometry = num_keys, geometry
+        boxes = query_boxes, key_boxes
+        ctx.save_for_backward(query, key, value, weight, u, v, *boxes, out, total)
+        ctx.geometry = geometry
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         with torch.autocast(grad.device.type, enabled=False):
-            gradients = _gradients(ctx.num_keys, ctx.geometry, grad, *ctx.saved_tensors)
-        return *gradients, *[None] * 7
+            gradients = _gradients(ctx.geometry, grad, *ctx.saved_tensors)
+        return *gradients, None, None, None, None
 
 
 def _gradients(
-    num_keys: int,
     geometry: dict[str, Any],
     grad: Tensor,
     query: Tensor,
@@ -134,8 +124,6 @@ def _gradients(
     v: Tensor,
     query_boxes: Tensor,
     key_boxes: Tensor,
-    gate_weight: Tensor,
-    gate_bias: Tensor,
     out: Tensor,
     total: Tensor,
 ) -> tuple[Tensor, ...]:
@@ -144,20 +132,13 @@ def _gradients(
     d_query, d_key, d_value, d_weight, d_u = (
         torch.zeros_like(x) for x in (query, key, value, weight, u)
     )
-    doubt = _doubt(gate_weight, gate_bias)
-    asking, answering = query_boxes[0].double(), key_boxes[0].double()
-    layer = gate_weight.double(), gate_bias.double()
     sizes = [NUM_OFFSET_CHANNELS] + [len(query)] * 3
     for rows, numbers in _blocks(query_boxes, key_boxes, geometry, sum(sizes)):
         channels, g, a, d_g = numbers.split(sizes)  # (32, b, Nk), (H, b, Nk) each
-        gate(channels[None], weight, u[:, :, rows], v, g[None])
-        if g.dtype != torch.float64:
-            _decide(g, doubt, asking[rows], answering, *layer, geometry, memory=a)
-        g.clamp_(min=MIN_GATE)
+        gate(channels[None], weight, u[:, :, rows], v, g[None]).clamp_(min=MIN_GATE)
         q, e = query[:, rows] * scale, grad[:, rows] / total[:, rows]
         delta = (e * out[:, rows]).sum(dim=-1, keepdim=True)
-        torch.bmm(q, key, out=a)[..., num_keys:] = -math.inf
-        torch.softmax(a, dim=-1, out=a)
+        torch.softmax(torch.bmm(q, key, out=a), dim=-1, out=a)
         torch.bmm(e, value, out=d_g).sub_(delta).mul_(a)
         d_value.baddbmm_(e.mT, a.mul_(g))
         d_logits = torch.mul(d_g, g, out=a)
@@ -169,33 +150,10 @@ def _gradients(
     return d_query, d_key, d_value, d_weight, d_u
 
 
-def _doubt(weight: Tensor, bias: Tensor) -> Tensor:
-    """Below which |w_G| may be on either side of the floor, of (H, 64) W_G: (H, 1)."""
-    z = frequencies(weight.device).to(weight.dtype)
-    by_phase = weight.abs().unflatten(1, (-1, NUM_WAVELENGTHS)).sum(dim=1) @ z  # (H,)
-    return (MIN_GATE + ROUNDING * (by_phase + bias.abs()))[:, None]
-
-
-def _decide(
-    g: Tensor,
-    doubt: Tensor,
-    query_boxes: Tensor,
-    key_boxes: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    geometry: dict[str, Any],
-    memory: Tensor,
-) -> None:
-    """Replaces the w_G in doubt, of (H, b, Nk), by the same in float64, the dtype of weights and
-    boxes; `memory` is as g, and is written."""
-    size = torch.abs(g, out=memory)
-    head, n = (size.amin(dim=2) < doubt).nonzero().unbind(1)  # rows that have such gates: few
-    for some in (size[head, n] < doubt[head]).nonzero().split(PAIRS):
-        row, m = some.unbind(1)
-        head_of, n_of = head[row], n[row]
-        embedding = pair_embedding(query_boxes[n_of, None], key_boxes[m, None], **geometry)
-        exact = (embedding[:, 0, 0] * weight[head_of]).sum(dim=1) + bias[head_of]  # (P,)
-        g[head_of, n_of, m] = exact.to(g.dtype)
+def linear_by_channel(layer: nn.Linear, x: Tensor) -> Tensor:
+    """`layer(x)`, (N, D) to (N, E), as the transpose of a contiguous (E, N), of which every head
+    takes E / H rows without a copy; no hook of the layer is called."""
+    return torch.addmm(layer.bias[:, None], layer.weight, x.T).T
 
 
 def fused_relation(
@@ -216,9 +174,8 @@ def fused_relation(
 
     Args:
         query: (Nq, H, d_k).
-        key: (Nk, H, d_k), or more rows; those without a box are not heard. With adjacent keys, as
-            of `linear_by_channel`, it is not copied.
-        value: as long as `key`, (., H, d_v).
+        key: (Nk, H, d_k). With adjacent keys, as of `linear_by_channel`, it is not copied.
+        value: (Nk, H, d_v).
         query_boxes: (Nq, 4) pixels.
         key_boxes: (Nk, 4).
         weight: (H, 64) W_G.
@@ -227,29 +184,20 @@ def fused_relation(
 
     Returns:
         (Nq, H, d_v), the type of `value`; zeros without keys.
-
-    Raises:
-        ValueError: fewer keys than boxes of them.
     """
-    num_keys = len(key_boxes)
-    if len(key) < num_keys:
-        raise ValueError(f"{num_keys} key boxes need as many keys, got {len(key)}.")
-    if not num_keys:
-        key, value = key[:0], value[:0]
     dtype = torch.promote_types(widen(query).dtype, widen(query_boxes).dtype)
     with torch.autocast(query.device.type, enabled=False):
         q = query.to(dtype).transpose(0, 1)
         k, v = (x.to(dtype).permute(1, 2, 0) for x in (key, value))
         k, v = (x if x.stride(2) == 1 else x.contiguous() for x in (k, v))
-        boxes = query_boxes, F.pad(key_boxes, (0, 0, 0, len(key) - num_keys))
-        asking, answering = (b.detach().to(dtype)[None] for b in boxes)
+        asking, answering = (b.detach().to(dtype)[None] for b in (query_boxes, key_boxes))
         weight, bias = weight.to(dtype), bias.to(dtype)
         out: Tensor = _FusedRelation.apply(
             *(q, k, v, offset_weight(weight)),
             query_factors(key_factors(asking), weight, bias),
             key_factors(answering),
-            *(asking, answering, weight.detach(), bias.detach()),
-            num_keys,
+            asking,
+            answering,
             dict(signed=signed, normalize_by=normalize_by),
         )
     return out.transpose(0, 1).to(value.dtype)

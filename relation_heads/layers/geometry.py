@@ -11,14 +11,17 @@ phases reach 691 rad, where one bfloat16 step is larger than a period.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .arguments import one_of, require
+
 NormalizeBy = Literal["query", "key"]
 Angle = Literal["atan2", "arctan"]
+NORMALIZE_BY: tuple[str, ...] = get_args(NormalizeBy)
 
 # Displacements below 1e-3 box sizes are one class of "same place" (released code).
 MIN_DISPLACEMENT = 1e-3
@@ -46,16 +49,13 @@ def displacement(query_boxes: Tensor, key_boxes: Tensor, normalize_by: Normalize
             numbers), "key" as in the paper's text.
 
     Raises:
-        ValueError: `normalize_by` is neither.
+        ArgumentError: `normalize_by` is neither.
     """
     # (x1_m - x1_n) + (x2_m - x2_n) rounds far less than a difference of rounded centres.
     q, k = query_boxes[..., :, None, :], key_boxes[..., None, :, :]
     doubled = (k[..., :2] - q[..., :2]) + (k[..., 2:] - q[..., 2:])  # (..., Nq, Nk, 2)
-    if normalize_by == "query":
-        return doubled / (2 * box_sizes(q))
-    if normalize_by == "key":
-        return doubled / (2 * box_sizes(k))
-    raise ValueError(f"normalize_by must be 'query' or 'key', got {normalize_by!r}.")
+    require(one_of("normalize_by", normalize_by, NORMALIZE_BY))
+    return doubled / (2 * box_sizes(q if normalize_by == "query" else k))
 
 
 def log_size_ratio(query_boxes: Tensor, key_boxes: Tensor) -> Tensor:
@@ -162,11 +162,7 @@ def polar(offsets: Tensor, angle: Angle = "atan2") -> Tensor:
         angle: "atan2", in (-pi, pi], or "arctan" of y / x, as the SGRN paper writes it (Xu et al.
             2019), in [-pi/2, pi/2]: that cannot tell left from right. The angle of no offset is 0.
     """
+    require(one_of("angle", angle, get_args(Angle)))
     x, y = offsets.unbind(-1)
-    if angle == "atan2":
-        theta = torch.atan2(y, x)
-    elif angle == "arctan":
-        theta = torch.atan(y / x).nan_to_num(0.0)
-    else:
-        raise ValueError(f"angle must be 'atan2' or 'arctan', got {angle!r}.")
+    theta = torch.atan2(y, x) if angle == "atan2" else torch.atan(y / x).nan_to_num(0.0)
     return torch.stack([torch.hypot(x, y), theta], dim=-1)

@@ -31,7 +31,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .arguments import at_least, one_of, require
 from .geometry import widen
+from .glore import learns
 
 Mode = Literal["embedded_gaussian", "dot_product"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -158,30 +160,23 @@ class NonLocal(nn.Module):
                 weight starts at 0 instead of W_z.
 
         Raises:
-            ValueError: an argument outside these, or a norm without a trainable weight.
+            ArgumentError: arguments outside these, or a norm whose weight is not trained.
         """
         super().__init__()
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}.")
         inner_channels = channels // 2 if inner_channels is None else inner_channels
-        if inner_channels < 1:
-            raise ValueError(
-                f"inner_channels must be at least 1, got {inner_channels} for {channels} channels."
-            )
+        last = None if norm is None or channels < 1 else norm(channels)
+        require(
+            at_least("channels", channels, 1),
+            at_least("inner_channels", inner_channels, 1),
+            one_of("mode", mode, MODES),
+            learns(last),
+        )
         self.mode, self.sub_sample = mode, sub_sample
         self.g = nn.Conv2d(channels, inner_channels, 1)
         self.theta = nn.Conv2d(channels, inner_channels, 1)
         self.phi = nn.Conv2d(channels, inner_channels, 1)
         self.conv_out = nn.Conv2d(inner_channels, channels, 1)  # W_z
-        self.norm = None if norm is None else norm(channels)
-        weight = getattr(self.norm, "weight", None)
-        if self.norm is not None and not (
-            isinstance(weight, nn.Parameter) and weight.requires_grad
-        ):
-            raise ValueError(
-                "The norm of a NonLocal block needs a trainable weight, since it starts at 0 and "
-                f"would stay there; {type(self.norm).__name__} has none."
-            )
+        self.norm = last
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -30,11 +30,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import triton_gate
-from .fused_relation import fused_relation
-from .geometry import EMBED_DIM, NormalizeBy, box_embedding, log_gate, pair_embedding
-from .linear import linear_by_channel, pad_rows
+from .arguments import Wrong, at_least, multiple_of, one_of, require
+from .fused_relation import fused_relation, linear_by_channel
+from .geometry import (
+    EMBED_DIM,
+    NORMALIZE_BY,
+    NormalizeBy,
+    box_embedding,
+    log_gate,
+    pair_embedding,
+)
 from .regions import Regions
+from .triton_gate import triton_relation
 
 Geometry = Literal["none", "unary", "relation", "signed"]
 Init = Literal["zero", "xavier", "normal"]
@@ -98,26 +105,27 @@ class ObjectRelation(nn.Module):
                 short schedules) or "normal" (N(0, 0.01), as released). Biases are 0.
             implementation: how `forward` computes the same function: "simple" (all pairs at once,
                 `relation_weights`), "fused" (blocks of queries, `fused_relation`), "triton" (the
-                gate of all pairs by a kernel, `triton_gate.triton_relation`) or "auto": "simple"
-                under `torch.jit.trace`, "triton" where the kernel runs, else "fused" for images of
-                more than FEW_PAIRS pairs. Without a gate "fused" and "triton" are torch's own
-                attention.
+                gate of all pairs by a kernel, `triton_gate.triton_relation`; no GPU has run it yet)
+                or "auto": "fused" for images of more than FEW_PAIRS pairs, else "simple". Without a
+                gate "fused" and "triton" are torch's own attention. Under `torch.jit.trace` all of
+                them are "simple", since blocks would be of one number of regions.
 
         Raises:
-            ValueError: an argument outside these.
+            ArgumentError: arguments outside these, all of them at once.
         """
         super().__init__()
-        for name, value, allowed in (
-            ("geometry", geometry, GEOMETRIES),
-            ("init", init, INITS),
-            ("implementation", implementation, IMPLEMENTATIONS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
-        if num_heads < 1 or dim % num_heads:
-            raise ValueError(f"dim={dim} must be a multiple of num_heads={num_heads}.")
-        if geometry == "unary" and dim % 8:
-            raise ValueError(f"geometry='unary' needs dim to be a multiple of 8, got {dim}.")
+        require(
+            multiple_of("dim", dim, num_heads, "num_heads"),
+            Wrong("dim", "a multiple of 8 for geometry='unary'", dim)
+            if geometry == "unary" and dim % 8
+            else None,
+            at_least("num_heads", num_heads, 1),
+            at_least("key_dim", key_dim, 1),
+            one_of("geometry", geometry, GEOMETRIES),
+            one_of("normalize_by", normalize_by, NORMALIZE_BY),
+            one_of("init", init, INITS),
+            one_of("implementation", implementation, IMPLEMENTATIONS),
+        )
         self.dim = dim
         self.num_heads = num_heads
         self.geometry = geometry
@@ -175,16 +183,11 @@ class ObjectRelation(nn.Module):
     ) -> Tensor:
         """Eq. 2 for one image: (Nq, H, d_k) and what enters W_K, W_V (Nk, D) to (Nq, H, d_v)."""
         implementation: str = self.implementation
-        if implementation == "auto":
-            implementation = "fused"
-            if torch.jit.is_tracing():
-                implementation = "simple"
-            elif triton_gate.available(query_boxes):
-                implementation = "triton"
-            elif len(query) * len(keys) <= FEW_PAIRS:
-                implementation = "simple"
+        if torch.jit.is_tracing():
+            implementation = "simple"
+        elif implementation == "auto":
+            implementation = "fused" if len(query) * len(keys) > FEW_PAIRS else "simple"
         if implementation == "fused" and self.has_gate:
-            keys = pad_rows(keys)
             projected = [linear_by_channel(layer, keys) for layer in (self.key, self.value)]
         else:
             projected = [self.key(keys), self.value(keys)]
@@ -195,7 +198,7 @@ class ObjectRelation(nn.Module):
         if not self.has_gate:
             q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))  # (1, H, N, d)
             return F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1)  # 0 without keys
-        relate = fused_relation if implementation == "fused" else triton_gate.triton_relation
+        relate = fused_relation if implementation == "fused" else triton_relation
         return relate(
             *(query, key, value, query_boxes, key_boxes, self.gate.weight, self.gate.bias),
             signed=self.geometry == "signed",

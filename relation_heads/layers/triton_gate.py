@@ -7,9 +7,9 @@ Source: Hu et al., "Relation Networks for Object Detection", CVPR 2018, eq. 5:
 equal to `geometry.log_gate(pair_embedding(...), W_G, b_G)`, but E_G, 64 channels
 for every pair, is never in memory. On a GPU that traffic is most of the module's time.
 
-The kernel (`triton_gate_kernel`) needs Triton and a GPU, or TRITON_INTERPRET=1, which runs it on
-the CPU for tests. Everywhere else, and after a kernel that failed to compile or to start, the same
-functions use the plain layers over blocks of queries: they always work.
+The kernel (`triton_gate_kernel`) needs Triton, a GPU and float32 boxes, or TRITON_INTERPRET=1,
+which runs it on the CPU for tests. Tests compile it for a GPU, but no GPU has run it yet: nothing
+chooses it but `implementation="triton"`, and where it cannot run, that is an error.
 
 The backward pass is that of the plain layers, a block of queries at a time, with everything
 recomputed: only boxes and weights are kept. Its 64 H sums over all pairs are a matrix product, and
@@ -21,9 +21,7 @@ Shapes: Nq queries, Nk keys, H heads; boxes (., 4) x1, y1, x2, y2 in pixels.
 from __future__ import annotations
 
 import functools
-import logging
 import math
-import os
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -33,24 +31,24 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .arguments import one_of, require
 from .geometry import (
     EMBED_DIM,
     MIN_DISPLACEMENT,
     MIN_GATE,
+    NORMALIZE_BY,
     NormalizeBy,
     box_sizes,
     log_gate,
     pair_embedding,
-    widen,
 )
 from .separable_gate import frequencies
 
 ROW_ALIGNMENT = 16  # elements; CUDA's memory-efficient attention copies masks with other rows
-BLOCK_BYTES = 2**25  # of a block's embedding, where the plain layers compute; in all 4 times that
+BLOCK_BYTES = 2**25  # of a block's embedding, in the backward pass; in all 4 times that
+_NEEDS = "implementation='triton' needs Triton and boxes of float32 on a GPU"
+_INSTEAD = "implementation='fused' computes the same everywhere."
 PROGRAM_QUERIES, PROGRAM_KEYS = 4, 64  # of one program at up to 32 heads: two pairs per thread
-
-_log = logging.getLogger(__name__)
-_kernel_failed = False
 
 
 def triton_log_gate(
@@ -61,8 +59,9 @@ def triton_log_gate(
     *,
     signed: bool,
     normalize_by: NormalizeBy,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """log(max(w_G, 1e-6)) of all pairs, float32 (float64 for float64 boxes): (H, Nq, Nk).
+    """log(max(w_G, 1e-6)) of all pairs, computed in float32: (H, Nq, Nk).
 
     Differentiable in `weight` and `bias` (once), not in the boxes. Rows are 16 elements aligned, so
     the result is a view whose rows may lie apart; what lies between them is 0.
@@ -74,12 +73,17 @@ def triton_log_gate(
         bias: (H,) b_G.
         signed: which geometry, see `geometry.relative_geometry`.
         normalize_by: see `geometry.displacement`.
+        dtype: of the result.
 
     Raises:
         ValueError: `normalize_by` is neither "query" nor "key".
+        RuntimeError: the kernel cannot run for these boxes.
     """
-    dtype = widen(query_boxes).dtype
-    return _gate(query_boxes, key_boxes, weight, bias, signed, normalize_by, dtype)
+    require(one_of("normalize_by", normalize_by, NORMALIZE_BY))
+    kernel = kernel_for(query_boxes)
+    boxes = query_boxes.float(), key_boxes.float()
+    parameters = weight.float(), bias.float()
+    return _LogGate.apply(kernel, *boxes, *parameters, signed, normalize_by, dtype)
 
 
 def triton_relation(
@@ -106,67 +110,37 @@ def triton_relation(
     """
     if not len(key):
         return query.new_zeros(len(query), *value.shape[1:])
-    gate = _gate(query_boxes, key_boxes, weight, bias, signed, normalize_by, query.dtype)
+    form: dict[str, Any] = dict(signed=signed, normalize_by=normalize_by, dtype=query.dtype)
+    gate = triton_log_gate(query_boxes, key_boxes, weight, bias, **form)
     query, key, value = (x.transpose(0, 1)[None] for x in (query, key, value))  # (1, H, N, d)
     attended = F.scaled_dot_product_attention(query, key, value, attn_mask=gate[None])
     return attended[0].transpose(0, 1)  # (Nq, H, d_v)
 
 
-def available(boxes: Tensor) -> bool:
-    """Whether the kernel computes the gate for boxes like these; if not, the plain layers do.
+def kernel_for(boxes: Tensor) -> ModuleType:
+    """The module with the kernel.
 
-    It does for CUDA tensors (or any with TRITON_INTERPRET=1) of float32 or narrower, if Triton can
-    be imported and the kernel has not failed in this process.
+    Raises:
+        RuntimeError: it cannot run for boxes like these; says why.
     """
-    if _kernel_failed or boxes.dtype == torch.float64:
-        return False
-    if not (boxes.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
-        return False  # without importing Triton
-    kernel = _kernel()
-    return kernel is not None and (boxes.is_cuda or kernel.INTERPRETED)
-
-
-def _kernel() -> ModuleType | None:
-    """The module with the kernel, or None where Triton cannot be imported."""
     try:
         from . import triton_gate_kernel
-    except Exception as error:
-        _give_up(error)
-        return None
+    except ImportError as error:
+        raise RuntimeError(f"{_NEEDS}, and importing Triton fails: {error}. {_INSTEAD}") from error
+    if boxes.dtype == torch.float64:
+        raise RuntimeError(f"{_NEEDS}, and the boxes are float64. {_INSTEAD}")
+    if not (boxes.is_cuda or triton_gate_kernel.INTERPRETED):
+        raise RuntimeError(f"{_NEEDS}, and the boxes are on {boxes.device}. {_INSTEAD}")
     return triton_gate_kernel
 
 
-def _give_up(error: Exception) -> None:
-    """From now on, in this process, the plain layers compute."""
-    global _kernel_failed
-    _kernel_failed = True
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    _log.warning("No Triton kernel for the geometric gate, the plain layers compute it: %s", reason)
-
-
-def _gate(
-    query_boxes: Tensor,
-    key_boxes: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    signed: bool,
-    normalize_by: NormalizeBy,
-    dtype: torch.dtype,
-) -> Tensor:
-    """`triton_log_gate`, computed in float32 or wider and stored as `dtype`."""
-    if normalize_by not in ("query", "key"):
-        raise ValueError(f"normalize_by must be 'query' or 'key', got {normalize_by!r}.")
-    query_boxes, key_boxes = widen(query_boxes), widen(key_boxes)
-    weight, bias = weight.to(query_boxes.dtype), bias.to(query_boxes.dtype)
-    return _LogGate.apply(query_boxes, key_boxes, weight, bias, signed, normalize_by, dtype)
-
-
 class _LogGate(torch.autograd.Function):
-    """The kernel, where there is one, with the backward pass of the plain layers."""
+    """The kernel, with the backward pass of the plain layers."""
 
     @staticmethod
     def forward(
         ctx: Any,
+        kernel: ModuleType,
         query_boxes: Tensor,
         key_boxes: Tensor,
         weight: Tensor,
@@ -178,9 +152,8 @@ class _LogGate(torch.autograd.Function):
         ctx.save_for_backward(query_boxes, key_boxes, weight, bias)
         ctx.geometry = {"signed": signed, "normalize_by": normalize_by}
         out = _aligned_rows(len(weight), len(query_boxes), len(key_boxes), weight, dtype)
-        arguments = (out, query_boxes, key_boxes, weight, bias)
-        if not (available(query_boxes) and _fill_by_kernel(*arguments, **ctx.geometry)):
-            _fill_by_layers(*arguments, **ctx.geometry)
+        if out.numel():
+            _fill(kernel, out, query_boxes, key_boxes, weight, bias, **ctx.geometry)
         return out
 
     @staticmethod
@@ -197,7 +170,7 @@ class _LogGate(torch.autograd.Function):
                 parts = torch.autograd.grad(gate, parameters, grad[:, rows].to(gate.dtype))
             for total, part in zip(totals, parts, strict=True):
                 total += part
-        return None, None, *totals, None, None, None
+        return None, None, None, *totals, None, None, None
 
 
 def _aligned_rows(heads: int, rows: int, columns: int, like: Tensor, dtype: torch.dtype) -> Tensor:
@@ -215,7 +188,8 @@ def _blocks(query_boxes: Tensor, key_boxes: Tensor) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, len(query_boxes), size))
 
 
-def _fill_by_layers(
+def _fill(
+    kernel: ModuleType,
     out: Tensor,
     query_boxes: Tensor,
     key_boxes: Tensor,
@@ -225,28 +199,8 @@ def _fill_by_layers(
     signed: bool,
     normalize_by: NormalizeBy,
 ) -> None:
-    """Writes the log gate into `out` (H, Nq, Nk), a block of queries at a time."""
-    for rows in _blocks(query_boxes, key_boxes):
-        embedding = pair_embedding(
-            query_boxes[rows], key_boxes, signed=signed, normalize_by=normalize_by
-        )
-        out[:, rows] = log_gate(embedding, weight, bias)
-
-
-def _fill_by_kernel(
-    out: Tensor,
-    query_boxes: Tensor,
-    key_boxes: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    *,
-    signed: bool,
-    normalize_by: NormalizeBy,
-) -> bool:
-    """Writes the log gate into `out` (H, Nq, Nk); False if the kernel failed."""
+    """Writes the log gate into `out` (H, Nq, Nk), which is not empty."""
     heads, num_queries, num_keys = out.shape
-    if not out.numel():
-        return True
     padded = 2 ** math.ceil(math.log2(heads))
     rows = max(1, min(PROGRAM_QUERIES, 128 // padded))  # gates stay in registers
     grid = (-(-num_queries // rows), -(-num_keys // PROGRAM_KEYS))
@@ -256,8 +210,6 @@ def _fill_by_kernel(
         F.pad(bias, (0, padded - heads)),
         _turns(out.device),
     )
-    kernel = _kernel()
-    assert kernel is not None
     try:
         with torch.cuda.device_of(out):  # Triton starts kernels on the current device
             kernel.log_gate_kernel[grid](
@@ -276,10 +228,11 @@ def _fill_by_kernel(
                 BN=PROGRAM_KEYS,
                 enable_fp_fusion=True,
             )
-    except Exception as error:  # compilers fail in many ways
-        _give_up(error)
-        return False
-    return True
+    except Exception as error:  # compilers fail in many ways; which one follows as the cause
+        raise RuntimeError(
+            f"The kernel of implementation='triton' failed on {out.device} with "
+            f"{type(error).__name__}. {_INSTEAD}"
+        ) from error
 
 
 @functools.cache

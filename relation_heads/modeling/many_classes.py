@@ -23,12 +23,13 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ..layers.class_selection import select_by_class
-from ..layers.linear import linear_by_channel, pad_rows
 
 MANY_CLASSES = 300  # predictors of more classes change
 ROWS = 512  # boxes that gather their weights at once
@@ -44,15 +45,7 @@ class ManyClassesOutputLayers(FastRCNNOutputLayers):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, ...) features of the regions to logits (N, C + 1) and deltas (N, 4 or 4 C)."""
         x = x.flatten(1)
-        return self._logits(x), self.bbox_pred(x)
-
-    def _logits(self, x: Tensor) -> Tensor:
-        """Of (N, D) features: (N, C + 1)."""
-        padded = pad_rows(x)
-        logits = linear_by_channel(self.cls_score, padded)
-        if padded is not x:  # a slice of all rows would have a gradient of its own, and its time
-            logits = logits[: len(x)]
-        return logits.contiguous()
+        return self.cls_score(x), self.bbox_pred(x)
 
     @torch.no_grad()
     def inference(
@@ -123,7 +116,7 @@ class ManyBoxesOutputLayers(ManyClassesOutputLayers):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, ...) features of the regions to logits (N, C + 1) and the features (N, D)."""
         x = x.flatten(1)
-        return self._logits(x), x
+        return self.cls_score(x), x
 
     def _deltas(self, x: Tensor, labels: Tensor) -> Tensor:
         """(M, D) features and (M,) classes to deltas (M, 4)."""
@@ -187,9 +180,33 @@ def _largest(values: Tensor) -> Tensor:
     return torch.stack(values.aminmax()).abs().amax()
 
 
-def for_many_classes(predictor: nn.Module) -> nn.Module:
-    """The predictor; a stock one of more than MANY_CLASSES classes changes its class in place."""
-    if type(predictor) is FastRCNNOutputLayers and predictor.num_classes > MANY_CLASSES:
-        is_shared = predictor.bbox_pred.out_features == 4  # one box for all classes
-        predictor.__class__ = ManyClassesOutputLayers if is_shared else ManyBoxesOutputLayers
-    return predictor
+def box_predictor(cfg: CfgNode, channels: int) -> FastRCNNOutputLayers:
+    """Detectron2's predictor of (N, `channels`) features, or above MANY_CLASSES classes the one of
+    this file that fits."""
+    return _fitting_class(cfg)(cfg, ShapeSpec(channels=channels))
+
+
+def for_many_classes(predictor: nn.Module, cfg: CfgNode) -> nn.Module:
+    """What `box_predictor` builds, with the weights of a predictor that Detectron2 built already.
+
+    The predictor itself up to MANY_CLASSES classes, and if it is not Detectron2's. The state of
+    the random generator stays, so that all that is built later starts as it does in a stock model.
+
+    Args:
+        predictor: built from `cfg`.
+        cfg: of the model.
+    """
+    if type(predictor) is not FastRCNNOutputLayers or predictor.num_classes <= MANY_CLASSES:
+        return predictor
+    with torch.random.fork_rng(devices=[]):
+        ours = box_predictor(cfg, predictor.cls_score.in_features)
+    ours.load_state_dict(predictor.state_dict())
+    ours.box2box_transform = predictor.box2box_transform  # every stage of a Cascade has its own
+    return ours
+
+
+def _fitting_class(cfg: CfgNode) -> type[FastRCNNOutputLayers]:
+    if cfg.MODEL.ROI_HEADS.NUM_CLASSES <= MANY_CLASSES:
+        return FastRCNNOutputLayers
+    is_shared = cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG  # one box for all classes
+    return ManyClassesOutputLayers if is_shared else ManyBoxesOutputLayers

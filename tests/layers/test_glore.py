@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from relation_heads.layers.arguments import ArgumentError
 from relation_heads.layers.glore import GloRe, PreActivationGloRe
 from tests.layers.reference_glore import (
     NaiveGloRe,
@@ -285,22 +286,26 @@ class FrozenNorm(nn.Module):
     ],
 )
 def test_a_norm_that_cannot_learn_is_an_error(norm):
-    with pytest.raises(ValueError, match=r"needs a weight that is trained, which \w+ has not"):
+    with pytest.raises(ArgumentError) as caught:
         GloRe(channels=16, norm=norm)
+    assert [(w.argument, w.value) for w in caught.value.wrong] == [
+        ("norm", type(norm(16)).__name__)
+    ]
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "wrong"),
     [
-        ({"dims": 4}, "dims of a GloRe unit must be 1, 2 or 3, got 4"),
-        ({"channels": 3}, "num_nodes of a GloRe unit must be at least 1, got 0"),
-        ({"num_nodes": 0}, "num_nodes of a GloRe unit must be at least 1, got 0"),
-        ({"stride": 0}, "stride of a GloRe unit must be at least 1, got 0"),
+        ({"dims": 4}, {"dims": 4}),
+        ({"channels": 3}, {"num_nodes": 0}),
+        ({"num_nodes": 0, "stride": 0, "dims": 0}, {"num_nodes": 0, "stride": 0, "dims": 0}),
+        ({"channels": 0, "norm": official_norm}, {"channels": 0, "num_nodes": 0}),
     ],
 )
-def test_wrong_arguments(options, message):
-    with pytest.raises(ValueError, match=message):
+def test_wrong_arguments(options, wrong):
+    with pytest.raises(ArgumentError) as caught:
         GloRe(**{"channels": 16, **options})
+    assert {w.argument: w.value for w in caught.value.wrong} == wrong
 
 
 @pytest.mark.parametrize("kind", UNITS)

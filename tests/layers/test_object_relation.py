@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from relation_heads.layers import ObjectRelation, Regions
+from relation_heads.layers.arguments import ArgumentError
 from relation_heads.layers.object_relation import GEOMETRIES, relation_weights
 from tests.layers.reference_object_relation import relate_image
 
@@ -216,16 +217,21 @@ def test_relation_weights_of_large_logits_are_finite():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "named"),
     [
-        (dict(geometry="polar"), "geometry must be one of none, unary, relation, signed"),
-        (dict(init="ones"), "init must be one of zero, xavier, normal"),
-        (dict(num_heads=5), "dim=16 must be a multiple of num_heads=5"),
+        (dict(dim=16, num_heads=5), {"dim": 16}),
+        (dict(dim=16, num_heads=0), {"dim": 16, "num_heads": 0}),
+        (dict(dim=12, num_heads=4, geometry="unary"), {"dim": 12}),
+        (dict(dim=16, num_heads=4, geometry="polar", init="ones"), None),
+        (dict(dim=16, num_heads=4, key_dim=0, normalize_by="both", implementation="fast"), None),
     ],
 )
-def test_wrong_arguments_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        ObjectRelation(DIM, **{"num_heads": 4, **arguments})
+def test_wrong_arguments_are_named(arguments, named):
+    """`named` is None where all but the first two are wrong."""
+    with pytest.raises(ArgumentError) as caught:
+        ObjectRelation(**arguments)
+    named = dict(list(arguments.items())[2:]) if named is None else named
+    assert {w.argument: w.value for w in caught.value.wrong} == named
 
 
 def test_wrong_features_are_named():

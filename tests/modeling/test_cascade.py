@@ -291,3 +291,13 @@ def test_learned_removal_takes_the_scores_of_the_mean_however_small():
     assert all(g.isfinite().all() for g in gradients(heads).values())
     found = head_detections(heads)
     assert all(len(d) > 0 and (d.pred_classes != 0).any() for d in found)
+
+
+def test_predictors_of_thousands_of_classes_keep_the_box_weights_of_their_stage():
+    heads = build_heads(*NOTHING, "MODEL.ROI_HEADS.NUM_CLASSES", 301)
+    weights = [p.box2box_transform.weights for p in heads.box_predictor]
+    assert [tuple(w) for w in weights] == [
+        (10.0, 10.0, 5.0, 5.0),
+        (20.0, 20.0, 10.0, 10.0),
+        (30.0, 30.0, 15.0, 15.0),
+    ]

@@ -234,8 +234,11 @@ def test_a_config_of_detectron2_has_the_defaults():
         ({"in_features": ["p2"]}, r"IN_FEATURES must be one of res4, res5, got \['p2'\]"),
         ({"in_features": ["res4", "res5"]}, r"reads one feature map.*got \['res4', 'res5'\]"),
         ({"num_units": -1}, "NUM_UNITS must be at least 0, got -1"),
-        ({"num_nodes": 0}, "num_nodes .* must be at least 1, got 0"),
-        ({"norm": "FrozenBN"}, "norm of a GloRe unit needs a weight that is trained"),
+        ({"num_nodes": 0}, "num_nodes must be at least 1, got 0"),
+        (
+            {"norm": "FrozenBN"},
+            "norm must be of a kind whose weight, 0 at first, is trained, got .FrozenBatchNorm2d.",
+        ),
     ],
 )
 def test_bad_arguments_are_one_sentence(kwargs, sentence):

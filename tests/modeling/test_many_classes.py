@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 
 pytest.importorskip("detectron2")
 
 import torch
 import torchvision
+from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
@@ -21,6 +20,7 @@ from relation_heads.modeling.many_classes import (
     MANY_CLASSES,
     ManyBoxesOutputLayers,
     ManyClassesOutputLayers,
+    box_predictor,
     for_many_classes,
 )
 from relation_heads.modeling.roi_heads import many_classes
@@ -169,23 +169,61 @@ def test_the_number_of_classes_decides(agnostic):
         assert {type(p) for p in predictors(heads)} == {expected}
 
 
+@pytest.mark.parametrize("count", [MANY_CLASSES, MANY_CLASSES + 1])
+@boxes
+def test_a_predictor_that_is_built_already(count, agnostic):
+    cfg = get_cfg()
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = count
+    cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = agnostic
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.125
+    stock = FastRCNNOutputLayers(cfg, ShapeSpec(channels=CHANNELS))
+    nn.init.normal_(stock.cls_score.bias)
+    before = torch.get_rng_state()
+    found = for_many_classes(stock, cfg)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (found is stock) == (count <= MANY_CLASSES)
+    assert type(found) is type(box_predictor(cfg, CHANNELS))
+    assert (found.test_score_thresh, found.num_classes) == (0.125, count)
+    for (name, ours), theirs in zip(
+        found.state_dict().items(), stock.state_dict().values(), strict=True
+    ):
+        assert torch.equal(ours, theirs), name
+
+
+def test_a_predictor_of_somebody_else_stays():
+    class Mine(FastRCNNOutputLayers):
+        pass
+
+    cfg = get_cfg()
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = CLASSES
+    for mine in (Mine(cfg, ShapeSpec(channels=CHANNELS)), nn.Linear(3, 4)):
+        assert for_many_classes(mine, cfg) is mine
+
+
 # ---- the predictor ----
 
 
 def outputs(agnostic=False, **options):
     """Ours and Detectron2's with the same parameters; few scores of the first are far from 0."""
     torch.manual_seed(0)
-    stock = FastRCNNOutputLayers(
-        ShapeSpec(channels=CHANNELS),
-        box2box_transform=Box2BoxTransform((10.0, 10.0, 5.0, 5.0)),
-        num_classes=CLASSES,
-        cls_agnostic_bbox_reg=agnostic,
-        **{"test_topk_per_image": 20, **options},
+    stock, ours = (
+        form(
+            ShapeSpec(channels=CHANNELS),
+            box2box_transform=Box2BoxTransform((10.0, 10.0, 5.0, 5.0)),
+            num_classes=CLASSES,
+            cls_agnostic_bbox_reg=agnostic,
+            **{"test_topk_per_image": 20, **options},
+        )
+        for form in (
+            FastRCNNOutputLayers,
+            ManyClassesOutputLayers if agnostic else ManyBoxesOutputLayers,
+        )
     )
     nn.init.normal_(stock.cls_score.weight, std=0.7)
     nn.init.normal_(stock.bbox_pred.weight, std=0.3)
     nn.init.normal_(stock.bbox_pred.bias, std=0.3)
-    return for_many_classes(copy.deepcopy(stock)), stock
+    ours.load_state_dict(stock.state_dict())
+    return ours, stock
 
 
 def regions(counts=(30, 25), *, foreground=0.5):

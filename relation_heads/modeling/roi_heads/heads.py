@@ -100,7 +100,7 @@ class Relational(RegionSampling):
     @classmethod
     def _adapted(cls, cfg: CfgNode, args: dict[str, Any]) -> dict[str, Any]:
         """Arguments of Detectron2's heads that change."""
-        return {"box_predictor": for_many_classes(args["box_predictor"])}
+        return {"box_predictor": for_many_classes(args["box_predictor"], cfg)}
 
     @classmethod
     def _shapes(
@@ -229,7 +229,7 @@ class CascadeRelationalROIHeads(Relational, CascadeROIHeads):
 
     @classmethod
     def _adapted(cls, cfg: CfgNode, args: dict[str, Any]) -> dict[str, Any]:
-        return {"box_predictors": [for_many_classes(p) for p in args["box_predictors"]]}
+        return {"box_predictors": [for_many_classes(p, cfg) for p in args["box_predictors"]]}
 
     def _box_heads(self) -> list[nn.Module]:
         return list(self.box_head)

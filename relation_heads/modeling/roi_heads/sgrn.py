@@ -22,7 +22,6 @@ from typing import Literal, get_args
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, build_box_head
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
@@ -35,7 +34,7 @@ from ...layers.arguments import numbers, one_of, require
 from ...layers.regions import foreground_probability
 from ...layers.sgrn import CHOICES, MAPPINGS, Mapping
 from ..keys import key_problems, problems_of
-from ..many_classes import for_many_classes
+from ..many_classes import box_predictor
 from ..watch import Listened, watched
 from .refine import Resampler, best_foreground_boxes, refined_proposals
 from .sampling import SAMPLINGS
@@ -107,9 +106,9 @@ class SGRNMechanism(Mechanism):
         if not cls.is_on(cfg):
             return Mechanism()
         graph = _graph(cfg, shapes.dim) if keys.GRAPH_DIMS else None
-        width = ShapeSpec(channels=shapes.dim + (graph.out_dim if graph else 0))
+        channels = shapes.dim + (graph.out_dim if graph else 0)
         mechanism = cls(
-            predictor=for_many_classes(FastRCNNOutputLayers(cfg, width)),
+            predictor=box_predictor(cfg, channels),
             graph=graph,
             box_head=None if keys.SHARE_FC else build_box_head(cfg, shapes.pooled),
             mapping=keys.NODE_EMBED,
