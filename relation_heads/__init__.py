@@ -6,13 +6,10 @@ the plain PyTorch part, `relation_heads.layers`, works alone.
 
 from importlib.util import find_spec
 
+from .command_line import DETECTRON2_HELP
+
 __version__ = "0.1.0"
 
-DETECTRON2_HELP = (
-    "relation_heads needs Detectron2 for its heads, configs and tools, and it is not installed. It "
-    "is not on the package index; after torch, install it with: pip install --no-build-isolation "
-    "'git+https://github.com/facebookresearch/detectron2.git' (relation_heads.layers works alone)."
-)
 
 if find_spec("detectron2") is not None:
     from . import modeling  # noqa: F401  (registers)

@@ -14,6 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+DETECTRON2_HELP = (
+    "relation_heads needs Detectron2 for its heads, configs and tools, and it is not installed. It "
+    "is not on the package index; after torch, install it with: pip install --no-build-isolation "
+    "'git+https://github.com/facebookresearch/detectron2.git' (relation_heads.layers works alone)."
+)
 _ROOT = Path(__file__).resolve().parents[1]
 _OURS = tuple(_ROOT / name for name in ("relation_heads", "tools", "datasets"))
 
@@ -50,8 +55,6 @@ def explain(error: Exception) -> str | None:
 
 def not_installed(package: str) -> str:
     """What to do about a package that cannot be imported."""
-    from . import DETECTRON2_HELP
-
     missing = f"{package} is not installed in {sys.executable}"
     venv = _ROOT / ".venv"
     if (venv / "bin" / "python").is_file() and Path(sys.prefix).resolve() != venv:

@@ -21,8 +21,6 @@ import detectron2
 import torch
 from detectron2.config import CfgNode
 
-import relation_heads
-
 from ..engine.checks import check_cfg
 from ..engine.form_checks import head_names
 from .sweep import registered_heads, stock_configs, sweep, table
@@ -50,7 +48,6 @@ def provenance(args: argparse.Namespace) -> dict[str, Any]:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "detectron2": detectron2.__version__,
-            "relation_heads": relation_heads.__version__,
         },
     }
 

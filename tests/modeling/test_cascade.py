@@ -59,7 +59,7 @@ HEADS = {
     "reasoning": (
         CASCADE_REASONING,
         ("loss_cls_local", "loss_cls_global", "loss_cls_final"),
-        ("mechanism.reasoner.local.", "mechanism.reasoner.globally."),
+        ("mechanism.reasoner.memory.", "mechanism.reasoner.graph."),
     ),
 }
 heads_ = pytest.mark.parametrize(("keys", "new_losses", "new"), HEADS.values(), ids=HEADS)

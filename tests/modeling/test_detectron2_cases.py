@@ -28,7 +28,6 @@ from detectron2.structures import BitMasks, Boxes, ImageList, Instances, Keypoin
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from relation_heads.engine.checks import check_cfg
 from tests.modeling.common import (
     KEYPOINT,
     MASK,
@@ -45,7 +44,16 @@ from tests.modeling.common import (
     without_threshold,
 )
 from tests.modeling.matrix import STRICT
-from tests.modeling.matrix_cells import ENDS, FORMS, MECHANISMS, Cell, heads_name, opts, stock_opts
+from tests.modeling.matrix_cells import (
+    ENDS,
+    FORMS,
+    MECHANISMS,
+    Cell,
+    check,
+    heads_name,
+    opts,
+    stock_opts,
+)
 
 OFF = {
     "none": (),
@@ -66,7 +74,7 @@ def is_there(mechanism: str, form: str) -> bool:
     if heads_name(cell(mechanism, form)) not in ROI_HEADS_REGISTRY:
         return False
     try:
-        check_cfg(config(*opts(cell(mechanism, form))))
+        check(cell(mechanism, form))
     except ValueError:
         return STRICT
     return True
@@ -193,16 +201,14 @@ def test_features_that_are_not_finite_give_what_stock_gives(mechanism, form, end
         model = build_heads(*keys)
         return outcome(lambda: len(head_detections(model, [proposal], features([HIGH], value))[0]))
 
-    expected = found(*stock(form))
-    assert expected in (0, "refused")
-    assert found(*opts(cell(mechanism, form, end))) == expected
+    # Detectron2's Cascade asserts between its stages; ours finds nothing there either.
+    assert found(*stock(form)) == ("refused" if form == "Cascade" else 0)
+    assert found(*opts(cell(mechanism, form, end))) == 0
 
 
 @heads
 @pytest.mark.parametrize("end", ["NMS", "learned"])
 def test_training_on_features_that_are_not_finite_is_not_silent(mechanism, form, end, request):
-    pending(request, end == "learned", "its layers call it a wrong argument")
-
     def finite(*keys: Any) -> Any:
         heads, noise = build_heads(*keys), features([HIGH] * 2, float("nan"))
         found = outcome(lambda: head_losses(heads, features=noise))
@@ -280,7 +286,6 @@ class OfBoxes(nn.Module):
 @ends
 @pytest.mark.filterwarnings("ignore")
 def test_a_trace_holds_for_other_boxes_and_sizes(mechanism, form, end, request):
-    pending(request, mechanism == "reasoning" or end != "NMS", "does not trace")
     model = build_heads(*opts(cell(mechanism, form, end)), *MASK, "TEST.DETECTIONS_PER_IMAGE", 15)
     without_threshold(model.eval())
 
@@ -302,7 +307,6 @@ def test_a_trace_holds_for_other_boxes_and_sizes(mechanism, form, end, request):
 @heads
 @pytest.mark.parametrize("pickled", [False, True], ids=["deepcopy", "pickle"])
 def test_copies_find_the_same(mechanism, form, pickled, request):
-    pending(request, pickled and "SGRN" in mechanism, "parametrized modules are not pickled")
     model = build_heads(*opts(cell(mechanism, form, "learned")))
     other = pickle.loads(pickle.dumps(model)) if pickled else copy.deepcopy(model)
     assert_same_detections(head_detections(other), head_detections(model), rtol=0, atol=0)
@@ -327,7 +331,6 @@ def test_mixed_precision_gives_the_types_that_stock_gives(mechanism, form, end):
 @pytest.mark.parametrize("mechanism", [m for m, form in PAIRS if form == "FPN"])
 @pytest.mark.filterwarnings("ignore")
 def test_a_head_that_is_off_scripts_as_the_stock_head(mechanism, request):
-    pending(request, True, "does not script")
     model = build_heads(*stock("FPN"), *MASK)
     expected = head_detections(model, scattered((20,)), maps(1))
     ours = build_heads(*opts(cell(mechanism, "FPN")), *OFF[mechanism], *MASK)

@@ -86,3 +86,16 @@ def test_pickles_and_copies_find_the_same(case):
     expected = [found(model, image)]
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert_same_detections([found(other, image)], expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("case", "part"),
+    [
+        (" SGRN", "a mechanism"),
+        (" Relation", "relation modules"),
+        (" learned", "an end that is not"),
+    ],
+)
+def test_what_cannot_be_scripted_is_said_in_a_sentence(case, part):
+    with pytest.raises(NotImplementedError, match=rf"cannot follow .*{part}.*torch\.jit\.trace"):
+        torch.jit.script(model_of(case).roi_heads)

@@ -83,7 +83,7 @@ def test_stock_checkpoint_loads_completely(stock, ours):
     result = ours.load_state_dict(stock.state_dict(), strict=False)
     assert not result.unexpected_keys
     assert all(k.startswith("roi_heads.mechanism.reasoner.") for k in result.missing_keys)
-    assert any(".local." in k for k in result.missing_keys)
+    assert any(".memory." in k for k in result.missing_keys)
 
 
 @forms
@@ -136,17 +136,17 @@ def test_a_step_trains_every_parameter(ours, variant):
 
 def test_class_edges_take_part(tmp_path):
     heads = build_heads(*REASONING, *graph_file(tmp_path))
-    assert heads.mechanism.reasoner.globally.num_knowledge == 2  # and its inverse
+    assert heads.mechanism.reasoner.graph.num_knowledge == 2  # and its inverse
     sum(head_losses(heads).values()).backward()
     for name, parameter in heads.named_parameters():
         assert parameter.grad is not None, name
-    assert heads.mechanism.reasoner.globally.semantic[0].edges.weight.grad.any()
+    assert heads.mechanism.reasoner.graph.semantic[0].edges.weight.grad.any()
 
 
 def test_word_vectors_of_a_graph_file_are_used_and_stay_as_they_are(tmp_path):
     vectors = torch.randn(NUM_CLASSES, 7)
     heads = build_heads(*REASONING, *graph_file(tmp_path, vectors))
-    assert torch.equal(heads.state_dict()["mechanism.reasoner.globally.embeddings"], vectors)
+    assert torch.equal(heads.state_dict()["mechanism.reasoner.graph.embeddings"], vectors)
     losses = head_losses(heads)
     sum(losses.values()).backward()
     assert not any(name.endswith("embeddings") for name, _ in heads.named_parameters())
@@ -220,8 +220,8 @@ def test_every_prediction_can_be_asked_for(name):
     head_detections(heads)
     out = seen[0][1]
     expected = {
-        "plain": out.plain, "local": out.local[-1], "local1": out.local[0],
-        "global": out.globally[-1], "global2": out.globally[1], "final": out.final,
+        "plain": out.plain, "local": out.memory[-1], "local1": out.memory[0],
+        "global": out.graph[-1], "global2": out.graph[1], "final": out.final,
     }[name]  # fmt: skip
     assert torch.equal(given[0][0], expected)
 
@@ -344,7 +344,7 @@ def test_bfloat16_autocast_stays_close():
     [
         (key("MODULES", ["both"]), r"MODULES must be of 'local', 'global', .*, got \['both'\]"),
         (key("NUM_ITERS", 0), r"NUM_ITERS must be at least 1, got 0"),
-        (key("LOSS_WEIGHTS", [1.0]), r"LOSS_WEIGHTS must be three numbers"),
+        (key("LOSS_WEIGHTS", [1.0]), r"LOSS_WEIGHTS must be 3 numbers .*, got \[1.0\]"),
         (
             key("GLOBAL.RELATIONS", ["near"]),
             r"GLOBAL.RELATIONS must be of 'left', .*, got \['near'\]",

@@ -120,13 +120,13 @@ def test_attention_weighs_the_named_predictions(keys, modules):
         with torch.no_grad():  # the predictions differ
             parameter.add_(torch.randn_like(parameter) * 0.1)
     seen, _ = watched_detections(heads)
-    names = ["plain"] + [f"{m}{k}" for k in (1, 2, 3) for m in modules]
-    assert seen.attention_names == names
-    assert seen.attention.shape == (27, len(names))
-    torch.testing.assert_close(seen.attention.sum(1), torch.ones(27))
+    names = ["plain"] + [f"{m}{k}" for m in modules for k in (1, 2, 3)]
+    assert list(seen.attention) == names
+    assert all(w.shape == (27,) for w in seen.attention.values())
+    torch.testing.assert_close(sum(seen.attention.values()), torch.ones(27))
     named = seen.last.named
     assert {*names, "final"} == named.keys()
-    mean = sum(w[:, None] * named[n] for w, n in zip(seen.attention.T, names, strict=True))
+    mean = sum(w[:, None] * named[n] for n, w in seen.attention.items())
     torch.testing.assert_close(named["final"], mean)
     assert not torch.allclose(named["final"], named["plain"])
 

@@ -43,7 +43,7 @@ def test_features_belong_to_the_detections_of_the_same_model(opts):
         np.testing.assert_array_equal(found["classes"], expected.pred_classes)
         assert found["features"].shape[0] == len(expected) > 0
         assert (found["height"], found["width"]) == (record["height"], record["width"])
-        if not opts[1].startswith(("Cascade", "SGRN")):  # x alone gives the score
+        if not str(opts[1]).startswith(("Cascade", "SGRN")):  # x alone gives the score
             x = torch.as_tensor(found["features"])
             scores = user.roi_heads.box_predictor(x)[0].softmax(dim=1)
             own = scores[range(len(x)), expected.pred_classes]

@@ -29,6 +29,7 @@ from ...config import node
 from ...config.problems import Problem, raise_fatal
 from ..context_res5 import ContextRes5
 from ..many_classes import for_many_classes
+from ..scripting import as_stock
 from ..watch import watched
 from .end import End
 from .refine import refined_proposals
@@ -70,6 +71,11 @@ class Relational(RegionSampling):
         parts = [p for p in (self.mechanism, *heads, self.end) if p.sampling]
         part = parts[0] if parts else Mechanism()
         self._init_sampling(part.sampling or "regions", part.gt_as_keys)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        parts = {"a mechanism": type(self.mechanism) is not Mechanism, "an end that is not NMS":
+                 self.end.method != "nms"}  # fmt: skip
+        return as_stock(self, [name for name, on in parts.items() if on], ("mechanism", "end"))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from .sampling import RegionSampling
-from .seam import Classified, count
+from .seam import Classified
 
 
 class Resampler(RegionSampling, ROIHeads):
@@ -44,12 +44,9 @@ class Resampler(RegionSampling, ROIHeads):
 def best_foreground_boxes(base: Classified) -> Sequence[Tensor]:
     """(R, 4) of each image: the box of each region's best class that is not the background."""
     best = base.logits[:, :-1].argmax(dim=1)
-    splits = [count(p) for p in base.proposals]
-    # One image needs no sizes, which keeps traced models free of a fixed number of regions.
-    per_image = (best,) if len(splits) == 1 else best.split(splits)
     labelled = [
         Instances(p.image_size, proposal_boxes=p.proposal_boxes, gt_classes=label)
-        for p, label in zip(base.proposals, per_image, strict=True)
+        for p, label in zip(base.proposals, base.regions.split(best), strict=True)
     ]
     return base.predictor.predict_boxes_for_gt_classes(base.predictions, labelled)
 

@@ -27,6 +27,7 @@ from ...config.problems import Problem
 from ...layers import ObjectRelation, Regions
 from ...layers.arguments import one_of
 from ..keys import key_problems, problems_of
+from ..scripting import as_stock
 from ..watch import Listened, watched
 from .sampling import SAMPLINGS
 from .seam import ListensToRegions
@@ -146,6 +147,10 @@ class RelationBoxHead(_Relations, FastRCNNConvFCHead):
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         relations = _arguments(cfg, cfg.MODEL.ROI_BOX_HEAD.FC_DIM)
         return {**super().from_config(cfg, input_shape), **relations}
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        on = ["relation modules"] if self.sampling else []
+        return as_stock(self, on, ("relation1", "relation2"))
 
     def forward(self, x: Tensor, regions: Regions | None = None) -> Tensor:
         """

@@ -35,12 +35,6 @@ Predictions = tuple[Tensor, Tensor]
 Embed = Callable[..., Tensor]  # (proposals, box_head=None) to x (N, D), pooled from the same maps
 
 
-def count(instances: Instances) -> int:
-    """R, which stays a symbol in a trace, as len() does not."""
-    boxes = instances.proposal_boxes.tensor
-    return boxes.shape[0]
-
-
 def regions_of(proposals: Sequence[Instances]) -> Regions:
     """The `Regions` of a batch of proposals, with their field `is_key` where they have one."""
     return Regions.from_boxes(
@@ -101,7 +95,7 @@ class Classified:
         flat, start = [], 0
         for chosen, p in zip(rows, self.proposals, strict=True):
             flat.append(start + (chosen.nonzero()[:, 0] if chosen.dtype == torch.bool else chosen))
-            start += count(p)
+            start += p.proposal_boxes.tensor.shape[0]  # len() would be a constant of a trace
         index = torch.cat(flat)
         logits, second = self.predictions
         return replace(
