@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from relation_heads.layers.duplicate_removal import PAIRS_PER_BATCH
+from relation_heads.layers.duplicates.network import PAIRS_PER_BATCH
 from relation_heads.layers.separable_gate import separable_log_gate
 
 from ..case import OURS, Case, Target, Variant

@@ -15,9 +15,9 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from relation_heads.layers import soft_nms_per_class
-from relation_heads.layers.duplicate_candidates import select_candidates
-from relation_heads.layers.duplicate_losses import duplicate_loss, final_scores
-from relation_heads.layers.duplicate_removal import DuplicateRemoval
+from relation_heads.layers.duplicates.candidates import select_candidates
+from relation_heads.layers.duplicates.losses import duplicate_loss, final_scores
+from relation_heads.layers.duplicates.network import DuplicateRemoval
 
 from ..case import OURS, Case, Variant
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from relation_heads.layers.context import GlobalContext
+from relation_heads.layers.blocks.global_context import GlobalContext
 
 from ..case import Case, Target
 from ..computation import ACCURATE

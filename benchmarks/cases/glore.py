@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relation_heads.layers.glore import GloRe
+from relation_heads.layers.blocks.glore import GloRe
 
 from ..case import Case, Target
 from ..computation import ACCURATE

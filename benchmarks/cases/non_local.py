@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from relation_heads.layers.non_local import Mode, NonLocal
+from relation_heads.layers.blocks.non_local import Mode, NonLocal
 
 from ..case import Case, Target
 from ..computation import ACCURATE

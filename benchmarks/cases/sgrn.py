@@ -12,10 +12,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from relation_heads.layers.graph import SparseGraph, sum_over_neighbors, top_neighbors
 from relation_heads.layers.regions import Regions
-from relation_heads.layers.sgrn import polar_coordinates
-from relation_heads.layers.spatial_graph_conv import SpatialGraphConv
+from relation_heads.layers.sgrn.module import polar_coordinates
+from relation_heads.layers.sgrn.sparse_graph import SparseGraph, sum_over_neighbors, top_neighbors
+from relation_heads.layers.sgrn.spatial_graph_conv import SpatialGraphConv
 
 from ..case import OURS, Case, Target
 from ..computation import ACCURATE, Computation, errors, variants

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relation_heads.layers.region_crops import coverage_count, inverse_crop_sum
+from relation_heads.layers.reasoning.region_crops import coverage_count, inverse_crop_sum
 
 from ..case import OURS, Case, Target
 from ..computation import ACCURATE, Computation, errors, variants

@@ -17,9 +17,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..config import find_config, get_cfg
-from ..layers.context import GlobalContext, SqueezeExcitation
-from ..layers.glore import GloRe, PreActivationGloRe
-from ..layers.non_local import NonLocal
+from ..layers.blocks.global_context import GlobalContext, SqueezeExcitation
+from ..layers.blocks.glore import GloRe, PreActivationGloRe
+from ..layers.blocks.non_local import NonLocal
 from ..modeling.glore_head import GloReFCNHead
 from .counting import Shapes, multiply_adds
 from .detectors import build_shapes

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..layers.glore import PreActivationGloRe
+from ..layers.blocks.glore import PreActivationGloRe
 
 WIDTHS = (64, 128, 256, 512)  # of the 3 x 3 convolutions of res2 to res5
 STAGES = ("res2", "res3", "res4", "res5")

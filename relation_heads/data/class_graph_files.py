@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ..layers.knowledge_graph import KnowledgeGraph, check_suffix
+from ..layers.reasoning.knowledge_graph import KnowledgeGraph, check_suffix
 from . import class_graphs
 from .wordnet import graph_from_wordnet
 

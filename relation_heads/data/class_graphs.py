@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from relation_heads.layers.knowledge_graph import KnowledgeGraph
+from relation_heads.layers.reasoning.knowledge_graph import KnowledgeGraph
 
 from .json_records import read_records
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from relation_heads.data.class_graphs import Edge, build_graph
 from relation_heads.layers.arguments import first_few
-from relation_heads.layers.knowledge_graph import KnowledgeGraph
+from relation_heads.layers.reasoning.knowledge_graph import KnowledgeGraph
 
 _CLASS = re.compile(r"(.+)\.n\.(\d+)")
 _UP = ("@", "@i")  # hypernym, and of what it is an instance

@@ -1,18 +1,18 @@
 """The science in plain PyTorch: no Detectron2, no configuration, usable from any framework."""
 
-from .context import GlobalContext, SqueezeExcitation
-from .duplicate_removal import DuplicateRemoval
+from .blocks.global_context import GlobalContext, SqueezeExcitation
+from .blocks.glore import GloRe, PreActivationGloRe
+from .blocks.non_local import NonLocal
+from .duplicates.network import DuplicateRemoval
+from .duplicates.soft_suppression import soft_nms, soft_nms_per_class
 from .geometry import box_embedding, pair_embedding, relative_geometry, sinusoidal_embedding
-from .global_reasoning import GlobalReasoning
-from .glore import GloRe, PreActivationGloRe
-from .knowledge_graph import KnowledgeGraph
-from .non_local import NonLocal
-from .object_relation import ObjectRelation
-from .reasoning import IterativeReasoning
+from .object_relation.module import ObjectRelation
+from .reasoning.global_module import GlobalReasoning
+from .reasoning.knowledge_graph import KnowledgeGraph
+from .reasoning.rollout import IterativeReasoning
+from .reasoning.spatial_memory import SpatialMemory
 from .regions import Regions
-from .sgrn import SGRN, semantic_nodes
-from .soft_suppression import soft_nms, soft_nms_per_class
-from .spatial_memory import SpatialMemory
+from .sgrn.module import SGRN, semantic_nodes
 
 __all__ = [
     "SGRN",

@@ -25,9 +25,9 @@ from typing import Any
 from detectron2.layers import get_norm
 from torch import nn
 
-from ..layers.context import GlobalContext, SqueezeExcitation
-from ..layers.glore import GloRe
-from ..layers.non_local import NonLocal
+from ..layers.blocks.global_context import GlobalContext, SqueezeExcitation
+from ..layers.blocks.glore import GloRe
+from ..layers.blocks.non_local import NonLocal
 
 POSITIONS = ("after_conv2", "after_conv3", "after_add")
 NORMS = ("", "BN", "SyncBN", "GN", "LN")

@@ -27,7 +27,7 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 
 from ..config import node
-from ..layers.glore import GloRe
+from ..layers.blocks.glore import GloRe
 
 
 @SEM_SEG_HEADS_REGISTRY.register()

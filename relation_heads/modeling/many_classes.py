@@ -6,7 +6,7 @@
 With boxes per class the stock predictor computes N C boxes, four fifths of its work, and the loss
 reads those of the foreground rows' own classes, NMS those of the best scores. Here the second
 prediction is x itself, and rows of W_box are gathered where a box is asked for. At test time
-`layers.class_selection` takes the best candidates instead of filtering all of them.
+`layers.duplicates.class_selection` takes the best candidates instead of filtering all of them.
 
 Losses, gradients and detections are those of `FastRCNNOutputLayers` up to the rounding of a product
 of another shape, and of its NMS, which rounds boxes of high classes (see `nms_per_class`). Of equal
@@ -29,7 +29,7 @@ from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ..layers.class_selection import select_by_class
+from ..layers.duplicates.class_selection import select_by_class
 
 MANY_CLASSES = 300  # predictors of more classes change
 ROWS = 512  # boxes that gather their weights at once
@@ -40,7 +40,7 @@ BoxesOf = Callable[[Tensor, Tensor], Tensor]  # regions (M,), classes (M,) to bo
 
 
 class ManyClassesOutputLayers(FastRCNNOutputLayers):
-    """`FastRCNNOutputLayers` that selects detections by `layers.class_selection`."""
+    """`FastRCNNOutputLayers` that selects detections by `layers.duplicates.class_selection`."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, ...) features of the regions to logits (N, C + 1) and deltas (N, 4 or 4 C)."""

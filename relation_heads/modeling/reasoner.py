@@ -8,10 +8,10 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from ..config import node
-from ..layers.global_reasoning import GlobalReasoning
-from ..layers.knowledge_graph import KnowledgeGraph
-from ..layers.reasoning import IterativeReasoning
-from ..layers.spatial_memory import SpatialMemory
+from ..layers.reasoning.global_module import GlobalReasoning
+from ..layers.reasoning.knowledge_graph import KnowledgeGraph
+from ..layers.reasoning.rollout import IterativeReasoning
+from ..layers.reasoning.spatial_memory import SpatialMemory
 
 logger = logging.getLogger(__name__)
 

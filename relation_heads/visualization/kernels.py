@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..layers.geometry import polar
-from ..layers.spatial_graph_conv import GaussianKernels
+from ..layers.sgrn.spatial_graph_conv import GaussianKernels
 from .relations import QUERY_COLOR, _text_patch
 
 COLUMNS = 4

@@ -19,7 +19,7 @@ from relation_heads.analysis.paper_tables import (
     segmentation_head,
 )
 from relation_heads.analysis.preactivation_resnet import PublishedOrderGloRe, preactivation_resnet
-from relation_heads.layers.glore import GloRe, PreActivationGloRe
+from relation_heads.layers.blocks.glore import GloRe, PreActivationGloRe
 
 # blocks, units; millions of parameters, with the statistics of norms; billions of multiply-adds
 NETWORKS = [

@@ -22,7 +22,7 @@ from relation_heads.engine.convert import (
     left_out_of_glore_3d,
     mmdet_to_detectron2,
 )
-from relation_heads.layers.glore import GloRe
+from relation_heads.layers.blocks.glore import GloRe
 from tests.helpers import tiny_cfg
 
 NUM_CLASSES = 3

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relation_heads.layers.duplicate_removal import DuplicateRemoval
+from relation_heads.layers.duplicates.network import DuplicateRemoval
 from tests.layers.reference_object_relation import deltas, embed
 
 DIM = 16

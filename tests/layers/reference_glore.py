@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relation_heads.layers.glore import GloRe, PreActivationGloRe
+from relation_heads.layers.blocks.glore import GloRe, PreActivationGloRe
 
 CLASSES = 8
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from relation_heads.layers import SGRN
-from relation_heads.layers.spatial_graph_conv import MIN_WIDTH
+from relation_heads.layers.sgrn.spatial_graph_conv import MIN_WIDTH
 
 
 def latent(module: SGRN, f: Tensor) -> list[Tensor]:

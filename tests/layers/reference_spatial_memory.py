@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relation_heads.layers.spatial_memory import SpatialMemory
+from relation_heads.layers.reasoning.spatial_memory import SpatialMemory
 
 Box = tuple[float, float, float, float]
 

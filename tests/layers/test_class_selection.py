@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from relation_heads.layers import class_selection
 from relation_heads.layers.arguments import ArgumentError
-from relation_heads.layers.class_selection import nms_per_class, select_by_class
+from relation_heads.layers.duplicates import class_selection
+from relation_heads.layers.duplicates.class_selection import nms_per_class, select_by_class
 from tests.layers.tracing import assert_traces
 
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from benchmarks.measure import peak_bytes
 from relation_heads.layers.arguments import ArgumentError
-from relation_heads.layers.context import (
+from relation_heads.layers.blocks.global_context import (
     FUSION_CHOICES,
     POOLINGS,
     GlobalContext,

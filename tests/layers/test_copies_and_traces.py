@@ -17,8 +17,8 @@ from relation_heads.layers import (
     PreActivationGloRe,
     Regions,
     SqueezeExcitation,
-    object_relation,
 )
+from relation_heads.layers.object_relation import module as object_relation
 from tests.layers.test_object_relation import DIM, make, make_regions
 
 RELATIONS = [

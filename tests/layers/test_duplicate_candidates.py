@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from relation_heads.layers.arguments import ArgumentError
-from relation_heads.layers.duplicate_candidates import Candidates, select_candidates
+from relation_heads.layers.duplicates.candidates import Candidates, select_candidates
 from tests.layers.reference_duplicate_removal import sorted_regions
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from relation_heads.layers.arguments import ArgumentError
-from relation_heads.layers.duplicate_candidates import select_candidates
-from relation_heads.layers.duplicate_losses import (
+from relation_heads.layers.duplicates.candidates import select_candidates
+from relation_heads.layers.duplicates.losses import (
     THRESHOLDS,
     duplicate_loss,
     duplicate_targets,

@@ -5,16 +5,14 @@ import pickle
 import pytest
 import torch
 
-from relation_heads.layers import duplicate_gates, duplicate_removal, sinusoidal_embedding
+from relation_heads.layers import sinusoidal_embedding
 from relation_heads.layers.arguments import ArgumentError
-from relation_heads.layers.duplicate_candidates import Candidates, select_candidates
-from relation_heads.layers.duplicate_gates import gate_table
-from relation_heads.layers.duplicate_losses import (
-    duplicate_loss,
-    duplicate_targets,
-    final_scores,
-)
-from relation_heads.layers.duplicate_removal import DuplicateRemoval
+from relation_heads.layers.duplicates import gates as duplicate_gates
+from relation_heads.layers.duplicates import network as duplicate_removal
+from relation_heads.layers.duplicates.candidates import Candidates, select_candidates
+from relation_heads.layers.duplicates.gates import gate_table
+from relation_heads.layers.duplicates.losses import duplicate_loss, duplicate_targets, final_scores
+from relation_heads.layers.duplicates.network import DuplicateRemoval
 from tests.layers.reference_duplicate_removal import (
     CLASSES,
     DIM,

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from benchmarks.measure import peak_bytes
-from relation_heads.layers import duplicate_gates, duplicate_removal
-from relation_heads.layers.duplicate_candidates import select_candidates
-from relation_heads.layers.duplicate_gates import gate_table, pair_rows
-from relation_heads.layers.duplicate_losses import duplicate_loss
-from relation_heads.layers.duplicate_removal import plan_batches
+from relation_heads.layers.duplicates import gates as duplicate_gates
+from relation_heads.layers.duplicates import network as duplicate_removal
+from relation_heads.layers.duplicates.candidates import select_candidates
+from relation_heads.layers.duplicates.gates import gate_table, pair_rows
+from relation_heads.layers.duplicates.losses import duplicate_loss
+from relation_heads.layers.duplicates.network import plan_batches
 from relation_heads.layers.geometry import log_gate, pair_embedding
 from tests.layers.reference_duplicate_removal import dense_logits, inputs, make, random_boxes
 

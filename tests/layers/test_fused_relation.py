@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from benchmarks.measure import peak_bytes
-from relation_heads.layers import ObjectRelation, Regions, fused_relation
+from relation_heads.layers import ObjectRelation, Regions
 from relation_heads.layers.geometry import MIN_GATE, log_gate, pair_embedding
-from relation_heads.layers.object_relation import GEOMETRIES, relation_weights
+from relation_heads.layers.object_relation import fused as fused_relation
+from relation_heads.layers.object_relation.module import GEOMETRIES, relation_weights
 from tests.layers.reference_object_relation import relate_image
 from tests.layers.test_object_relation import DIM, SIZE, make, make_regions, random_boxes
 

@@ -3,8 +3,8 @@ import torch
 
 from relation_heads.layers import Regions
 from relation_heads.layers.arguments import ArgumentError
-from relation_heads.layers.global_reasoning import GlobalReasoning
-from relation_heads.layers.region_edges import spatial_edges
+from relation_heads.layers.reasoning.global_module import GlobalReasoning
+from relation_heads.layers.reasoning.region_edges import spatial_edges
 
 SIZE = (100, 100)
 D, C, F_IN, K = 6, 4, 5, 5

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from relation_heads.layers.arguments import ArgumentError
-from relation_heads.layers.glore import GloRe, PreActivationGloRe
+from relation_heads.layers.blocks.glore import GloRe, PreActivationGloRe
 from tests.layers.reference_glore import (
     NaiveGloRe,
     pretrained_network,

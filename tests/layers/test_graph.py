@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from relation_heads.layers import Regions
-from relation_heads.layers.graph import sum_over_neighbors, top_neighbors
+from relation_heads.layers.sgrn.sparse_graph import sum_over_neighbors, top_neighbors
 
 SIZE = (100, 100)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from relation_heads.layers.knowledge_graph import KnowledgeGraph
+from relation_heads.layers.reasoning.knowledge_graph import KnowledgeGraph
 
 CLASSES = ("cake", "food", "fork", "tree")
 RELATIONS = ("is-kind-of", "near")

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from benchmarks.measure import peak_bytes
-from relation_heads.layers import non_local
 from relation_heads.layers.arguments import ArgumentError
-from relation_heads.layers.non_local import MODES, NonLocal
+from relation_heads.layers.blocks import non_local
+from relation_heads.layers.blocks.non_local import MODES, NonLocal
 
 CHANNELS, INNER = 6, 4
 EXACT = {"rtol": 1e-10, "atol": 1e-10}

@@ -3,7 +3,7 @@ import torch
 
 from relation_heads.layers import ObjectRelation, Regions
 from relation_heads.layers.arguments import ArgumentError
-from relation_heads.layers.object_relation import GEOMETRIES, relation_weights
+from relation_heads.layers.object_relation.module import GEOMETRIES, relation_weights
 from tests.layers.reference_object_relation import relate_image
 
 SIZE = (300, 400)

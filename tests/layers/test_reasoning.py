@@ -7,9 +7,9 @@ import torch
 
 from relation_heads.layers import Regions
 from relation_heads.layers.arguments import ArgumentError
-from relation_heads.layers.global_reasoning import GlobalReasoning
-from relation_heads.layers.reasoning import IterativeReasoning
-from relation_heads.layers.spatial_memory import SpatialMemory
+from relation_heads.layers.reasoning.global_module import GlobalReasoning
+from relation_heads.layers.reasoning.rollout import IterativeReasoning
+from relation_heads.layers.reasoning.spatial_memory import SpatialMemory
 from tests.layers.tracing import assert_traces
 
 K, D, D_MID, D_V, STRIDE = 4, 6, 5, 7, 16
@@ -85,7 +85,7 @@ def test_both_modules_are_updated_with_both_predictions():
     module, x = make("both", 2), make_inputs()
     out = module(**x)
     where = (x["boxes_in_cells"], x["regions"].splits, x["grid_sizes"])
-    from relation_heads.layers.region_crops import crop
+    from relation_heads.layers.reasoning.region_crops import crop
 
     crops = crop(x["maps"], x["boxes_in_cells"], x["regions"].splits, crop_size=7,
                  grid_sizes=x["grid_sizes"])  # fmt: skip

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from relation_heads.layers.arguments import ArgumentError
-from relation_heads.layers.reasoning_losses import example_weights, reweighted_loss
+from relation_heads.layers.reasoning.losses import example_weights, reweighted_loss
 
 LOGITS = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 3.0, 0.0]])
 LABELS = torch.tensor([0, 1, 2])

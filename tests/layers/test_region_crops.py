@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from benchmarks.measure import peak_bytes
-from relation_heads.layers import region_write
-from relation_heads.layers.region_crops import (
+from relation_heads.layers.reasoning import region_write
+from relation_heads.layers.reasoning.region_crops import (
     boxes_in_cells,
     coverage_count,
     crop,

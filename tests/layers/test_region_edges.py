@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from relation_heads.layers.arguments import ArgumentError
-from relation_heads.layers.region_edges import RELATIONS, spatial_edges
+from relation_heads.layers.reasoning.region_edges import RELATIONS, spatial_edges
 
 BOXES = torch.tensor([[0.0, 0, 20, 20], [30, 0, 50, 20], [5, 40, 25, 60], [10, 0, 30, 20]])
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from relation_heads.layers import SGRN, Regions, semantic_nodes
 from relation_heads.layers.arguments import ArgumentError
-from relation_heads.layers.sgrn import CHOICES, WeightNormLinear, polar_coordinates
-from relation_heads.layers.spatial_graph_conv import GaussianKernels, SpatialGraphConv
+from relation_heads.layers.sgrn.module import CHOICES, WeightNormLinear, polar_coordinates
+from relation_heads.layers.sgrn.spatial_graph_conv import GaussianKernels, SpatialGraphConv
 from tests.layers.reference_sgrn import sgrn_image
 from tests.layers.tracing import assert_traces
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torchvision.ops import batched_nms
 
-from relation_heads.layers import soft_nms, soft_nms_per_class, soft_suppression
+from relation_heads.layers import soft_nms, soft_nms_per_class
 from relation_heads.layers.arguments import ArgumentError
+from relation_heads.layers.duplicates import soft_suppression
 from tests.layers.tracing import assert_traces
 
 DECAYS = [

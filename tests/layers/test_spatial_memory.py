@@ -3,13 +3,13 @@ import torch
 import torch.nn.functional as F
 
 from relation_heads.layers.arguments import ArgumentError
-from relation_heads.layers.region_crops import (
+from relation_heads.layers.reasoning.region_crops import (
     coverage_count,
     crop,
     inverse_crop_sum,
     valid_mask,
 )
-from relation_heads.layers.spatial_memory import MIN_COUNT, SpatialMemory
+from relation_heads.layers.reasoning.spatial_memory import MIN_COUNT, SpatialMemory
 from tests.layers import reference_spatial_memory as reference
 from tests.layers.reference_spatial_memory import (
     EXACT,

@@ -15,12 +15,13 @@ import pytest
 import torch
 
 from benchmarks.measure import peak_bytes
-from relation_heads import layers
-from relation_heads.layers import ObjectRelation, Regions, object_relation, triton_gate
+from relation_heads.layers import ObjectRelation, Regions
 from relation_heads.layers.arguments import ArgumentError
 from relation_heads.layers.geometry import log_gate, pair_embedding
-from relation_heads.layers.object_relation import relation_weights
-from relation_heads.layers.triton_gate import triton_log_gate, triton_relation
+from relation_heads.layers.object_relation import module as object_relation
+from relation_heads.layers.object_relation import triton_gate
+from relation_heads.layers.object_relation.module import relation_weights
+from relation_heads.layers.object_relation.triton_gate import triton_log_gate, triton_relation
 from tests.layers.reference_object_relation import deltas, embed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -336,8 +337,9 @@ def test_a_kernel_that_fails_is_named_and_tried_again(monkeypatch):
 
 
 def test_without_triton(monkeypatch):
-    monkeypatch.delattr(layers, "triton_gate_kernel", raising=False)
-    monkeypatch.setitem(sys.modules, "relation_heads.layers.triton_gate_kernel", None)
+    folder = "relation_heads.layers.object_relation"
+    monkeypatch.delattr(sys.modules[folder], "triton_gate_kernel", raising=False)
+    monkeypatch.setitem(sys.modules, f"{folder}.triton_gate_kernel", None)
     (module,) = modules("relation", "triton")
     assert "importing Triton fails" in str(raised_by(module, *make_input()))
 
@@ -365,7 +367,7 @@ def test_compiles_for_a_gpu_that_is_not_here(options, monkeypatch, tmp_path):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from relation_heads.layers.triton_gate_kernel import log_gate_kernel
+    from relation_heads.layers.object_relation.triton_gate_kernel import log_gate_kernel
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     inputs = dict.fromkeys(("table", "weight", "bias", "frequencies"), "*fp32")

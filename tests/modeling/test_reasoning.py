@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.structures import Boxes
 
-from relation_heads.layers.knowledge_graph import KnowledgeGraph
+from relation_heads.layers.reasoning.knowledge_graph import KnowledgeGraph
 from tests.modeling.common import (
     C4,
     C4_REASONING,

@@ -6,7 +6,7 @@ pytest.importorskip("detectron2")
 
 import torch
 
-from relation_heads.layers.sgrn import CHOICES
+from relation_heads.layers.sgrn.module import CHOICES
 from relation_heads.modeling.roi_heads.seam import classify
 from tests.modeling.common import (
     C4,

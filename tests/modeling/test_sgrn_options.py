@@ -8,7 +8,7 @@ import torch
 from detectron2.export import TracingAdapter
 from detectron2.modeling import build_model
 
-from relation_heads.layers.sgrn import CHOICES
+from relation_heads.layers.sgrn.module import CHOICES
 from relation_heads.modeling.roi_heads import sgrn as sgrn_mechanism
 from tests.helpers import tiny_cfg
 from tests.modeling.common import (

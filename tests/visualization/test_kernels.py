@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from relation_heads.layers.spatial_graph_conv import GaussianKernels
+from relation_heads.layers.sgrn.spatial_graph_conv import GaussianKernels
 from relation_heads.visualization import draw_kernels, kernels
 from relation_heads.visualization.kernels import DIAMETER, MARGIN, SIDE, STRIP, kernel_maps
 

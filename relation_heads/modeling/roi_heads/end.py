@@ -3,7 +3,7 @@
 Detectron2 ends every ROI head with NMS per class. In its place: Soft-NMS, which decays the scores
 of overlapping boxes (Bodla et al., ICCV 2017; `layers.soft_nms`), with any trained detector; or a
 network that learns which box of an object stays (Hu et al., CVPR 2018, section 4.3;
-`layers.duplicate_removal`), trained with the detector or after it.
+`layers.duplicates.network`), trained with the detector or after it.
 
 New parameters are `end.network.*`. Shapes: N regions of all images, R of one, C classes.
 """
@@ -24,9 +24,9 @@ from ...config import node
 from ...config.problems import Problem
 from ...layers import soft_nms_per_class
 from ...layers.arguments import above, at_least, numbers, one_of, require
-from ...layers.duplicate_candidates import Candidates, select_candidates
-from ...layers.duplicate_losses import duplicate_loss, duplicate_targets, final_scores
-from ...layers.duplicate_removal import DuplicateRemoval
+from ...layers.duplicates.candidates import Candidates, select_candidates
+from ...layers.duplicates.losses import duplicate_loss, duplicate_targets, final_scores
+from ...layers.duplicates.network import DuplicateRemoval
 from ..keys import key_problems, problems_of
 from ..many_classes import ManyClassesOutputLayers
 from ..watch import watched

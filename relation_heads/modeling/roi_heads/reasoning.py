@@ -26,10 +26,10 @@ from torch import Tensor
 from ...config import node
 from ...config.problems import Problem
 from ...layers.arguments import above, at_least, each_of, numbers, one_of, within
-from ...layers.reasoning import IterativeReasoning, ReasonedLogits
-from ...layers.reasoning_losses import reasoning_losses
-from ...layers.region_crops import boxes_in_cells
-from ...layers.region_edges import RELATIONS
+from ...layers.reasoning.losses import reasoning_losses
+from ...layers.reasoning.region_crops import boxes_in_cells
+from ...layers.reasoning.region_edges import RELATIONS
+from ...layers.reasoning.rollout import IterativeReasoning, ReasonedLogits
 from ...layers.regions import foreground_probability
 from ..keys import key_problems, problems_of
 from ..reasoner import class_graph, global_reasoning, reasoner, spatial_memory

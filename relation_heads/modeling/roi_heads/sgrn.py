@@ -32,7 +32,7 @@ from ...config.problems import Problem
 from ...layers import SGRN, semantic_nodes
 from ...layers.arguments import numbers, one_of, require
 from ...layers.regions import foreground_probability
-from ...layers.sgrn import CHOICES, MAPPINGS, Mapping
+from ...layers.sgrn.module import CHOICES, MAPPINGS, Mapping
 from ..keys import key_problems, problems_of
 from ..many_classes import box_predictor
 from ..watch import Listened, watched

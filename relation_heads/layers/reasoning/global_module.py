@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .arguments import at_least, require
-from .geometry import widen
-from .regions import Regions
+from ..arguments import at_least, require
+from ..geometry import widen
+from ..regions import Regions
 
 # A_e between classes as what a sparse matrix holds: rows and columns (2, nnz), and values (nnz,).
 Edges = tuple[Tensor, Tensor]

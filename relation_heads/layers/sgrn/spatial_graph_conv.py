@@ -19,9 +19,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from .arguments import at_least, multiple_of, one_of, require
-from .geometry import Angle
-from .graph import SparseGraph, sum_over_neighbors
+from ..arguments import at_least, multiple_of, one_of, require
+from ..geometry import Angle
+from .sparse_graph import SparseGraph, sum_over_neighbors
 
 EdgeNorm = Literal["softmax", "none", "joint"]
 KernelNorm = Literal["kernels", "neighbors", "none"]

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .geometry import widen
-from .regions import Regions
+from ..geometry import widen
+from ..regions import Regions
 
 
 @dataclass(frozen=True, eq=False)

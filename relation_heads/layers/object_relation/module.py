@@ -30,17 +30,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .arguments import Wrong, at_least, multiple_of, one_of, require
-from .fused_relation import fused_relation, linear_by_channel
-from .geometry import (
-    EMBED_DIM,
-    NORMALIZE_BY,
-    NormalizeBy,
-    box_embedding,
-    log_gate,
-    pair_embedding,
-)
-from .regions import Regions
+from ..arguments import Wrong, at_least, multiple_of, one_of, require
+from ..geometry import EMBED_DIM, NORMALIZE_BY, NormalizeBy, box_embedding, log_gate, pair_embedding
+from ..regions import Regions
+from .fused import fused_relation, linear_by_channel
 from .triton_gate import triton_relation
 
 Geometry = Literal["none", "unary", "relation", "signed"]

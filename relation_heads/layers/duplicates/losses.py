@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .arguments import Wrong, at_least, require, within
-from .boxes import box_iou
-from .duplicate_candidates import Candidates
-from .geometry import widen
+from ..arguments import Wrong, at_least, require, within
+from ..boxes import box_iou
+from ..geometry import widen
+from .candidates import Candidates
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)  # eta
 

@@ -32,9 +32,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .arguments import Wrong, at_least, one_of, require
+from ..arguments import Wrong, at_least, one_of, require
+from ..regions import row_counts
 from .region_crops import Size, check_grids, coverage_count, crop, inverse_crop_sum, valid_mask
-from .regions import row_counts
 
 Init = Literal["he", "normal"]
 INITS: tuple[str, ...] = get_args(Init)

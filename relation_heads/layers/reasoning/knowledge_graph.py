@@ -37,7 +37,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .arguments import first_few
+from ..arguments import first_few
 from .knowledge_checks import (
     INVERSE,
     check_edges,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor
 
-from .arguments import first_few
+from ..arguments import first_few
 
 if TYPE_CHECKING:
     from .knowledge_graph import KnowledgeGraph

@@ -22,9 +22,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .arguments import Wrong, above, each_of, require
-from .boxes import box_iou
-from .geometry import widen
+from ..arguments import Wrong, above, each_of, require
+from ..boxes import box_iou
+from ..geometry import widen
 
 RELATIONS = ("left", "right", "top", "bottom", "iou")
 EPSILON = 1e-12

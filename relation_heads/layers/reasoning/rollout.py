@@ -28,11 +28,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .arguments import at_least, require
-from .global_reasoning import GlobalReasoning
+from ..arguments import at_least, require
+from ..regions import Regions
+from .global_module import GlobalReasoning
 from .region_crops import Size, crop
 from .region_edges import RELATIONS, edge_problems, spatial_edges
-from .regions import Regions
 from .spatial_memory import SpatialMemory
 
 

@@ -21,7 +21,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from .arguments import at_least, require, within
+from ..arguments import at_least, require, within
 
 FIRST, GROWTH = 10, 4  # candidates for each wanted detection, and their factor where these are few
 BLOCK = 64

@@ -31,8 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .arguments import at_least, one_of, require
-from .geometry import widen
+from ..arguments import at_least, one_of, require
+from ..geometry import widen
 from .glore import learns
 
 Mode = Literal["embedded_gaussian", "dot_product"]

@@ -32,8 +32,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .geometry import MIN_GATE, NormalizeBy, widen
-from .separable_gate import (
+from ..geometry import MIN_GATE, NormalizeBy, widen
+from ..separable_gate import (
     NUM_OFFSET_CHANNELS,
     gate,
     key_factors,

@@ -35,9 +35,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .arguments import at_least, require
+from ..arguments import at_least, require
+from ..regions import row_counts
 from .region_write import Size, Write, covers, write_traced
-from .regions import row_counts
 
 
 def boxes_in_cells(boxes: Tensor, stride: float, half_pixel: bool = False) -> Tensor:

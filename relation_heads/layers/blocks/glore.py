@@ -36,8 +36,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .arguments import Wrong, at_least, one_of, require
-from .geometry import widen
+from ..arguments import Wrong, at_least, one_of, require
+from ..geometry import widen
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 CONVS: dict[int, type[Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

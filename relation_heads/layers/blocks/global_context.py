@@ -29,8 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .arguments import Wrong, one_of, require
-from .geometry import widen
+from ..arguments import Wrong, one_of, require
+from ..geometry import widen
 
 Pooling = Literal["attention", "average"]
 Fusion = Literal["add", "mul"]

@@ -30,10 +30,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .arguments import Wrong, at_least, multiple_of, one_of, require, within
-from .geometry import Angle, polar, widen
-from .graph import SparseGraph, top_neighbors
-from .regions import Regions
+from ..arguments import Wrong, at_least, multiple_of, one_of, require, within
+from ..geometry import Angle, polar, widen
+from ..regions import Regions
+from .sparse_graph import SparseGraph, top_neighbors
 from .spatial_graph_conv import (
     ANGLES,
     COVARIANCES,

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .arguments import Wrong, require, within
-from .reasoning import ReasonedLogits
+from ..arguments import Wrong, require, within
+from .rollout import ReasonedLogits
 
 
 def beta_problem(beta: float) -> Wrong | None:

@@ -31,8 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .arguments import one_of, require
-from .geometry import (
+from ..arguments import one_of, require
+from ..geometry import (
     EMBED_DIM,
     MIN_DISPLACEMENT,
     MIN_GATE,
@@ -42,7 +42,7 @@ from .geometry import (
     log_gate,
     pair_embedding,
 )
-from .separable_gate import frequencies
+from ..separable_gate import frequencies
 
 ROW_ALIGNMENT = 16  # elements; CUDA's memory-efficient attention copies masks with other rows
 BLOCK_BYTES = 2**25  # of a block's embedding, in the backward pass; in all 4 times that

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .arguments import at_least, require, within
-from .geometry import widen
-from .regions import row_counts
+from ..arguments import at_least, require, within
+from ..geometry import widen
+from ..regions import row_counts
 
 
 @dataclass(frozen=True, eq=False)

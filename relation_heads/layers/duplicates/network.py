@@ -35,10 +35,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .arguments import at_least, multiple_of, one_of, require, within
-from .duplicate_candidates import Candidates
-from .duplicate_gates import PAIRS_PER_BATCH, BoxGates, TableGates, gates_of, recomputed
-from .geometry import EMBED_DIM, sinusoidal_embedding, widen
+from ..arguments import at_least, multiple_of, one_of, require, within
+from ..geometry import EMBED_DIM, sinusoidal_embedding, widen
+from .candidates import Candidates
+from .gates import PAIRS_PER_BATCH, BoxGates, TableGates, gates_of, recomputed
 
 Init = Literal["xavier", "normal"]
 

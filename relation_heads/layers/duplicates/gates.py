@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .duplicate_candidates import Candidates
-from .geometry import log_gate, pair_embedding
-from .separable_gate import separable_log_gate
+from ..geometry import log_gate, pair_embedding
+from ..separable_gate import separable_log_gate
+from .candidates import Candidates
 
 PAIRS_PER_BATCH = 2**16  # pairs of boxes at once; their gates take some 16 MB
 

@@ -28,9 +28,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .arguments import above, at_least, one_of, require, within
-from .boxes import box_iou
-from .geometry import widen
+from ..arguments import above, at_least, one_of, require, within
+from ..boxes import box_iou
+from ..geometry import widen
 
 Method = Literal["gaussian", "linear"]
 
