@@ -39,7 +39,7 @@ setup(
     package_dir={"relation_heads.configs": "configs"},
     package_data={
         "relation_heads": ["py.typed"],
-        "relation_heads.configs": ["*.yaml", "**/*.yaml"],
+        "relation_heads.configs": ["*.yaml", "**/*.yaml", "**/*.py"],
         "relation_heads.data": ["vocabularies/*.txt"],
     },
     install_requires=[

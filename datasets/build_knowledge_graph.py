@@ -23,7 +23,7 @@ from pathlib import Path
 
 def run(args: argparse.Namespace) -> None:
     """Makes and writes, or only shows, a graph, and prints what is in it."""
-    from relation_heads.data.class_graph_files import make_graph
+    from relation_heads.data.graphs.files import make_graph
 
     make_graph(args)
 

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     if args.preview is not None:
         import cv2
 
-        from relation_heads.data.relational_scenes_preview import contact_sheet
+        from relation_heads.data.scenes.preview import contact_sheet
 
         args.preview.expanduser().parent.mkdir(parents=True, exist_ok=True)
         if not cv2.imwrite(str(args.preview.expanduser()), contact_sheet(args.seed)):
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"wrote {args.preview}")
         return
 
-    from relation_heads.data.relational_scenes import CROWDED, write_dataset
+    from relation_heads.data.scenes.scenes import CROWDED, write_dataset
 
     def report(done: int, total: int) -> None:
         if done % 500 == 0 or done == total:

@@ -38,7 +38,7 @@ from pathlib import Path
 
 def run(args: argparse.Namespace) -> None:
     """Reads Visual Genome, writes all files and says what is in them."""
-    from relation_heads.data.visual_genome_files import prepare
+    from relation_heads.data.visual_genome.files import prepare
 
     prepare(args)
 

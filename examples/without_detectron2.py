@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from relation_heads.data.relational_scenes import (
+from relation_heads.data.scenes.scenes import (
     CLASS_GROUPS,
     CLASSES,
     GROUPS,

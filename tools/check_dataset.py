@@ -32,11 +32,7 @@ def report_progress(name: str, done: int, total: int, clock: dict[str, float]) -
 
 def run(args: argparse.Namespace) -> None:
     """Checks, prints the report and writes it; exit code 1 if there is a problem."""
-    from relation_heads.data.dataset_report import (
-        check_dataset,
-        registered_source,
-        source_of_files,
-    )
+    from relation_heads.data.checks.report import check_dataset, registered_source, source_of_files
 
     given = {name: (json_file, images) for name, json_file, images in args.dataset}
     sources = [

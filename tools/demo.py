@@ -163,7 +163,7 @@ def run(args: argparse.Namespace) -> None:
     """Runs the demo."""
     output = args.output.resolve()
     os.environ["DETECTRON2_DATASETS"] = str(output / "datasets")
-    from relation_heads.data.relational_scenes import GROUPS, write_dataset
+    from relation_heads.data.scenes.scenes import GROUPS, write_dataset
 
     print("Writing 2,300 scenes ...", flush=True)
     write_dataset(output / "datasets" / "relational_scenes")

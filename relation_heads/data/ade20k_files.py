@@ -14,7 +14,7 @@ from typing import Any
 
 from . import ade20k
 from .ade20k import AnnotatedImage
-from .visual_genome import PUBLISHED_FILE
+from .visual_genome.images import PUBLISHED_FILE
 
 NOTES = {
     "reasoning": "Raw names. The 1,484 classes of the paper follow from its authors' names and "

@@ -23,8 +23,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from .coco_format import datasets_root, register_from_env
-from .relational_scenes import CLASS_GROUPS, CLASSES, HFLIP_PAIRS
-from .visual_genome import published_classes
+from .scenes.scenes import CLASS_GROUPS, CLASSES, HFLIP_PAIRS
+from .visual_genome.images import published_classes
 
 # Name -> folder below the root, file of annotations, converter.
 CONVERTED = {

@@ -21,7 +21,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from .dataset_format import structure_problem
+from .checks.format import structure_problem
 
 ENV_VARIABLE = "RELATION_HEADS_DATASETS"
 

@@ -10,9 +10,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..config.problems import Problem, did_you_mean
-from ..data.cityscapes import provide_cityscapes_scripts
+from ..data.checks.format import class_findings, coco_findings
 from ..data.coco_format import class_names, read_coco
-from ..data.dataset_format import class_findings, coco_findings
+from ..evaluation.cityscapes import provide_cityscapes_scripts
 
 # Meta-architecture -> where it reads its number of classes.
 NUM_CLASSES = {

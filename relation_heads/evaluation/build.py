@@ -25,8 +25,8 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 
-from ..data.cityscapes import provide_cityscapes_scripts
 from ..modeling.registered import classifies_given_boxes
+from .cityscapes import provide_cityscapes_scripts
 from .grouped_coco import GroupedCOCOEvaluator
 from .region_classification import RegionClassificationEvaluator
 from .sparse_coco import MAX_DETS

@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from relation_heads.data.builtin import CONVERTED, register_builtin
 from relation_heads.data.coco_format import ENV_VARIABLE
-from relation_heads.data.relational_scenes import CLASS_GROUPS, CLASSES, HFLIP_PAIRS
+from relation_heads.data.scenes.scenes import CLASS_GROUPS, CLASSES, HFLIP_PAIRS
 from tests.helpers import tiny_coco, unregister, write_json
 
 NAMES = (

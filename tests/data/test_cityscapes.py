@@ -12,7 +12,7 @@ import torch
 from detectron2.data import MetadataCatalog
 
 from relation_heads import build_evaluator, get_cfg
-from relation_heads.data import cityscapes
+from relation_heads.evaluation import cityscapes
 from tests.helpers import unregister
 
 # The names that Detectron2's evaluator uses; the numbers are made up.

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from relation_heads.data import class_graphs
-from relation_heads.data.class_graphs import (
+from relation_heads.data.graphs import sources as class_graphs
+from relation_heads.data.graphs.sources import (
     graph_from_cooccurrence,
     graph_from_names,
     graph_from_relationships,

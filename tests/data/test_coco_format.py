@@ -17,11 +17,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from relation_heads.data import coco_format
+from relation_heads.data.checks.format import coco_findings
 from relation_heads.data.coco_format import (
     register_coco_folder,
     register_from_env,
 )
-from relation_heads.data.dataset_format import coco_findings
 from tests.helpers import tiny_coco, unregister, write_json
 
 

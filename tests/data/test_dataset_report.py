@@ -10,14 +10,10 @@ from PIL import Image
 
 pytest.importorskip("detectron2")
 
-from relation_heads.data import dataset_boxes
-from relation_heads.data.dataset_boxes import near_duplicates
-from relation_heads.data.dataset_report import (
-    check_dataset,
-    registered_source,
-    source_of_files,
-)
-from relation_heads.data.findings import as_text
+from relation_heads.data.checks import boxes as dataset_boxes
+from relation_heads.data.checks.boxes import near_duplicates
+from relation_heads.data.checks.findings import as_text
+from relation_heads.data.checks.report import check_dataset, registered_source, source_of_files
 from tests.helpers import HEIGHT, WIDTH, registered, tiny_coco, write_json
 
 POLYGON = [[10.0, 10.0, 20.0, 10.0, 20.0, 20.0]]

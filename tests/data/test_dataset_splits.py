@@ -16,8 +16,8 @@ from detectron2.data import DatasetMapper
 from detectron2.data.datasets import load_coco_json
 from detectron2.data.detection_utils import SizeMismatchError
 
-from relation_heads.data.dataset_report import check_dataset
-from relation_heads.data.dataset_splits import Source
+from relation_heads.data.checks.report import check_dataset
+from relation_heads.data.checks.splits import Source
 from tests.data.test_dataset_report import check, serious, the_finding, two_splits
 from tests.helpers import HEIGHT, WIDTH
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from relation_heads.data import relational_scenes as rs
+from relation_heads.data.scenes import scenes as rs
 
 
 def names_of(scene: rs.Scene) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from relation_heads.data import relational_scenes as rs
+from relation_heads.data.scenes import scenes as rs
 
 
 def test_classes_look_alike_exactly_where_a_partner_decides():

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from relation_heads.data import visual_genome as vg
-from relation_heads.data import visual_genome_boxes as vg_boxes
-from relation_heads.data.visual_genome import Photo, Tally
+from relation_heads.data.visual_genome import boxes as vg_boxes
+from relation_heads.data.visual_genome import images as vg
+from relation_heads.data.visual_genome.images import Photo, Tally
 from tests.data.visual_genome_fixture import COCO_SYNSETS, an_object, image_record, synset_of
 
 

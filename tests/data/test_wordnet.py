@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relation_heads.data.wordnet import graph_from_wordnet
+from relation_heads.data.graphs.wordnet import graph_from_wordnet
 from tests.data.test_class_graphs import edges_by_name
 
 LICENCE = "  1 This software and database is being provided to you | by Princeton\n"

@@ -5,8 +5,8 @@ With `--held-out 1` image 32 is test, image 31 val, and the others are train.
 
 from __future__ import annotations
 
-from relation_heads.data import visual_genome as vg
-from relation_heads.data import visual_genome_boxes as vg_boxes
+from relation_heads.data.visual_genome import boxes as vg_boxes
+from relation_heads.data.visual_genome import images as vg
 from tests.data.visual_genome_fixture import an_object, image_record
 
 SIZE = 100, 80

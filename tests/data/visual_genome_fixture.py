@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from relation_heads.data.visual_genome import published_classes
+from relation_heads.data.visual_genome.images import published_classes
 
 URL = "https://cs.stanford.edu/people/rak248/{}"
 # Names of COCO that are no name of a VG3000 synset, and the synset to use.

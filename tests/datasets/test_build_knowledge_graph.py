@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from relation_heads.data import class_graphs
+from relation_heads.data.graphs import sources as class_graphs
 from relation_heads.layers.reasoning.knowledge_graph import KnowledgeGraph
 
 SCRIPT = Path(__file__).parents[2] / "datasets" / "build_knowledge_graph.py"

@@ -215,7 +215,7 @@ def test_detectron2_has_no_complaints(tool):
     pytest.importorskip("detectron2")
     from detectron2.data.datasets import load_coco_json
 
-    from relation_heads.data.dataset_format import coco_findings
+    from relation_heads.data.checks.format import coco_findings
 
     for arguments in (REASONING, "--labels sgrn --vocabulary vg.txt --min-count 1"):
         for file in (tool(arguments) / "annotations").iterdir():

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from relation_heads.data import visual_genome as vg
-from relation_heads.data.visual_genome import published_classes
+from relation_heads.data.visual_genome import images as vg
+from relation_heads.data.visual_genome.images import published_classes
 from tests.data.visual_genome_dirt import (
     BOXES,
     IMAGE_DATA,
@@ -288,7 +288,7 @@ def test_relabelled_images_load_in_detectron2(tool, tmp_path):
     from detectron2.data.datasets import load_coco_json
     from detectron2.data.detection_utils import check_image_size, read_image
 
-    from relation_heads.data.dataset_format import coco_findings
+    from relation_heads.data.checks.format import coco_findings
 
     coco = tiny_coco(tmp_path / "tiny", num_images=8)
     synsets = dict(zip(coco.class_names, published_classes()[100:103], strict=True))

@@ -4,7 +4,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from relation_heads.data.relational_scenes import GROUPS, compose_scenes, render
+from relation_heads.data.scenes.scenes import GROUPS, compose_scenes, render
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "without_detectron2.py"
 

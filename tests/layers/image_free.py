@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relation_heads.data.relational_scenes import CLASS_GROUPS, CLASSES, LOOK_ALIKES, compose_scenes
+from relation_heads.data.scenes.scenes import CLASS_GROUPS, CLASSES, LOOK_ALIKES, compose_scenes
 from relation_heads.layers import Regions
 
 MIX = {"co-occurrence": 0.3, "direction": 0.3, "size": 0.3, "rare": 0.1}

@@ -4,7 +4,7 @@ import pytest
 import torch.nn.functional as F
 from torch import nn
 
-from relation_heads.data.relational_scenes import CLASSES
+from relation_heads.data.scenes.scenes import CLASSES
 from relation_heads.layers import ObjectRelation
 from tests.layers.image_free import LOOK_NAMES, accuracy_by_group
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from relation_heads.data.relational_scenes import CLASSES
+from relation_heads.data.scenes.scenes import CLASSES
 from relation_heads.layers import SGRN, semantic_nodes
 from tests.layers.image_free import LOOK_NAMES, accuracy_by_group
 

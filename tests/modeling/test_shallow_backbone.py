@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
 from relation_heads.config import find_config, get_cfg
-from relation_heads.data.relational_scenes import (
+from relation_heads.data.scenes.scenes import (
     CLASS_GROUPS,
     CLASSES,
     compose_scene,

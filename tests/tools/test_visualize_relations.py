@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
 from relation_heads.config import find_config, get_cfg
-from relation_heads.data.relational_scenes import CLASSES, compose_scenes, render
+from relation_heads.data.scenes.scenes import CLASSES, compose_scenes, render
 from relation_heads.modeling import watch
 from relation_heads.visualization.inspect import inspect_image, picture, relation_modules
 from tests.modeling.common import NUM_CLASSES, batch, build

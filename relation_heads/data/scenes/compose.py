@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from .box_iou import box_iou
+from ..box_iou import box_iou
 
 Box = tuple[int, int, int, int]
 

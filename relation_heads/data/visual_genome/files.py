@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from . import visual_genome as vg
-from . import visual_genome_boxes as vg_boxes
-from .visual_genome import Photo, Tally
-from .visual_genome_boxes import Boxes
+from . import boxes as vg_boxes
+from . import images as vg
+from .boxes import Boxes
+from .images import Photo, Tally
 
 NOTES = {
     "vg3000": "The 3000 synsets published with HKRM, in their order.",

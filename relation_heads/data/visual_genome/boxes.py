@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from .json_records import read_records
-from .visual_genome import Photo, Tally, Watch, image_id_of
+from ..json_records import read_records
+from .images import Photo, Tally, Watch, image_id_of
 
 Box = tuple[float, float, float, float]  # x, y, width, height
 

@@ -23,7 +23,7 @@ import torch
 
 from relation_heads.layers.reasoning.knowledge_graph import KnowledgeGraph
 
-from .json_records import read_records
+from ..json_records import read_records
 
 Edge = tuple[str, int, int, float]  # relation, dst, src, weight
 

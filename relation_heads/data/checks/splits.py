@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..layers.arguments import first_few
-from .coco_format import class_names
-from .dataset_annotations import Table
-from .dataset_images import ImageFile
+from ...layers.arguments import first_few
+from ..coco_format import class_names
+from .annotations import Table
 from .findings import Finding, found
+from .images import ImageFile
 
 # Fewest training images of a class.
 _BUCKETS = {"without any": 0, "rare (1-10)": 1, "common (11-100)": 11, "frequent (more)": 101}

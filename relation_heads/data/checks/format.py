@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from .dataset_annotations import image_sizes, mask_findings, read_table, row_label
-from .dataset_boxes import box_findings
+from .annotations import image_sizes, mask_findings, read_table, row_label
+from .boxes import box_findings
 from .findings import Finding, found
 
 # Detectron2 sorts and compares the ids, and the evaluation puts those of annotations into arrays.

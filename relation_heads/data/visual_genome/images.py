@@ -30,14 +30,14 @@ from typing import Any, TypeAlias
 
 from PIL import Image
 
-from .exif import exif_orientation, upright_size
-from .json_records import read_records
+from ..exif import exif_orientation, upright_size
+from ..json_records import read_records
 
 Watch: TypeAlias = Callable[[Iterable[Any]], Iterable[Any]]  # passes items on, may show progress
 
 # The list is published with "Hybrid Knowledge Routed Modules for Large-scale Object Detection"
 # (Jiang et al., NeurIPS 2018), whose data SGRN uses. Class k is on line k, from 1 on.
-PUBLISHED_FILE = Path(__file__).parent / "vocabularies" / "vg3000_synsets.txt"
+PUBLISHED_FILE = Path(__file__).parents[1] / "vocabularies" / "vg3000_synsets.txt"
 PUBLISHED_SHA256 = "eb01d1921b991445a5d9052eb2c29fd9324120549d84530debb720b28c3a6a32"
 
 SPLIT_RULES = ("leak-free", "random")

@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from relation_heads.data.class_graphs import Edge, build_graph
+from relation_heads.data.graphs.sources import Edge, build_graph
 from relation_heads.layers.arguments import first_few
 from relation_heads.layers.reasoning.knowledge_graph import KnowledgeGraph
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .relational_scenes import CLASSES, MIX, Scene, compose_scenes, render
+from .scenes import CLASSES, MIX, Scene, compose_scenes, render
 
 _SCENES_PER_GROUP = 4
 _ZOOM = 3

@@ -10,8 +10,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ..layers.reasoning.knowledge_graph import KnowledgeGraph, check_suffix
-from . import class_graphs
+from ...layers.reasoning.knowledge_graph import KnowledgeGraph, check_suffix
+from . import sources as class_graphs
 from .wordnet import graph_from_wordnet
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from .exif import UPRIGHT, exif_orientation, upright_size
+from ..exif import UPRIGHT, exif_orientation, upright_size
 from .findings import Finding, found
 
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")

@@ -21,8 +21,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from relation_heads.data.relational_scenes_compose import compose_layout
-from relation_heads.data.relational_scenes_draw import (
+from relation_heads.data.scenes.compose import compose_layout
+from relation_heads.data.scenes.draw import (
     CLASS_GROUPS,
     CLASS_TABLE,
     CLASSES,
@@ -32,7 +32,7 @@ from relation_heads.data.relational_scenes_draw import (
     draw_background,
     draw_object,
 )
-from relation_heads.data.relational_scenes_draw import GROUPS as GROUPS
+from relation_heads.data.scenes.draw import GROUPS as GROUPS
 
 VERSION = "1.0"
 MIX: dict[str, float] = {

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from .box_iou import box_iou
-from .dataset_annotations import Table
+from ..box_iou import box_iou
+from .annotations import Table
 from .findings import Finding, found
 
 NEAR_IOU = 0.95  # two boxes of a class from it on are most likely one object

@@ -19,11 +19,12 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .coco_format import find_path, read_coco
-from .dataset_annotations import read_table
-from .dataset_format import class_findings, coco_findings, type_findings
-from .dataset_images import ImageFile, files_below, image_findings, image_paths, read_all
-from .dataset_splits import (
+from ..coco_format import find_path, read_coco
+from .annotations import read_table
+from .findings import Finding, as_text, of_dataset
+from .format import class_findings, coco_findings, type_findings
+from .images import ImageFile, files_below, image_findings, image_paths, read_all
+from .splits import (
     Source,
     Split,
     coverage_findings,
@@ -32,7 +33,6 @@ from .dataset_splits import (
     training_findings,
     unlisted_files,
 )
-from .findings import Finding, as_text, of_dataset
 
 
 @dataclass

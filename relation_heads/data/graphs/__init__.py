@@ -1,0 +1,1 @@
+"""Class graphs: from annotations, from WordNet, from files."""

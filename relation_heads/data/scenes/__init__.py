@@ -1,0 +1,1 @@
+"""Relational Scenes: synthetic images in which what an object is depends on others."""

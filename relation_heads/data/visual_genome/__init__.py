@@ -1,0 +1,1 @@
+"""Visual Genome: from its JSON files to COCO format."""
