@@ -171,8 +171,8 @@ def test_the_numbers_of_an_evaluation_need_no_detectron2():
         for path in (PACKAGE / "evaluation").glob("*.py")
         if "detectron2" not in {name.split(".")[0] for name in imported_modules(path)}
     ]
-    numeric = {"class_tables", "coco_arrays", "duplicates", "region_metrics", "sparse_coco",
-               "sparse_matching"}  # fmt: skip
+    numeric = {"cityscapes", "class_tables", "coco_arrays", "duplicates", "region_metrics",
+               "sparse_coco", "sparse_matching"}  # fmt: skip
     assert {name.rpartition(".")[2] for name in names} == {"__init__", *numeric}
     run_python(f"{WITHOUT_DETECTRON2}\nimport {', '.join(names)}")
 

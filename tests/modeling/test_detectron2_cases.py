@@ -6,6 +6,7 @@ of that form.
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,6 @@ from detectron2.export.torchscript_patch import (
     patch_instances,
 )
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.proposal_generator import build_proposal_generator
 from detectron2.modeling.roi_heads import build_roi_heads
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances, Keypoints
@@ -43,14 +43,11 @@ from tests.modeling.common import (
     scattered,
     without_threshold,
 )
-from tests.modeling.matrix import STRICT
 from tests.modeling.matrix_cells import (
     ENDS,
     FORMS,
     MECHANISMS,
     Cell,
-    check,
-    heads_name,
     opts,
     stock_opts,
 )
@@ -69,18 +66,7 @@ def cell(mechanism: str, form: str, end: str = "NMS") -> Cell:
     return Cell(mechanism, form, "box", "agnostic", end, "stock")
 
 
-def is_there(mechanism: str, form: str) -> bool:
-    """Whether the heads are registered, and the check lets them be built."""
-    if heads_name(cell(mechanism, form)) not in ROI_HEADS_REGISTRY:
-        return False
-    try:
-        check(cell(mechanism, form))
-    except ValueError:
-        return STRICT
-    return True
-
-
-PAIRS = [(m, f) for f in FORMS for m in MECHANISMS if is_there(m, f)]
+PAIRS = list(itertools.product(MECHANISMS, FORMS))
 heads = pytest.mark.parametrize(("mechanism", "form"), PAIRS, ids=map(" ".join, PAIRS))
 ends = pytest.mark.parametrize("end", ENDS)
 
@@ -92,16 +78,6 @@ def stock(form: str) -> tuple[Any, ...]:
 def branches(form: str) -> tuple[Any, ...]:
     """Every branch that a form has."""
     return MASK if form == "C4" else (*MASK, *KEYPOINT)
-
-
-def pending(request: pytest.FixtureRequest, condition: bool, reason: str) -> None:
-    """Lets a test fail for now."""
-    if condition and not STRICT:
-        request.applymarker(pytest.mark.xfail(reason=f"for now: {reason}", strict=False))
-
-
-def test_there_are_heads():
-    assert len(PAIRS) >= (15 if STRICT else 8)
 
 
 # ---- RPN and ROI heads on noise: losses ----

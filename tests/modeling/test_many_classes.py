@@ -16,6 +16,7 @@ from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from relation_heads.modeling import many_classes
 from relation_heads.modeling.many_classes import (
     MANY_CLASSES,
     ManyBoxesOutputLayers,
@@ -23,7 +24,6 @@ from relation_heads.modeling.many_classes import (
     box_predictor,
     for_many_classes,
 )
-from relation_heads.modeling.roi_heads import many_classes
 from tests.modeling.common import (
     C4,
     C4_REASONING,
