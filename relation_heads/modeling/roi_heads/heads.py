@@ -136,7 +136,7 @@ class Relational(RegionSampling):
         pooled = self.box_pooler(
             [maps[f] for f in self.box_in_features], [p.proposal_boxes for p in proposals]
         )  # (N, C, h, w)
-        return told(box_head or self.box_head, pooled, proposals)
+        return told(self.box_head if box_head is None else box_head, pooled, proposals)
 
     def _conclude(self, base: Classified, maps: Maps, targets: list[Instances] | None) -> Any:
         """Losses of the box branch in training, else detections of each image."""
@@ -252,7 +252,7 @@ class CascadeRelationalROIHeads(Relational, CascadeROIHeads):
         )
         if self.training:
             pooled = _ScaleGradient.apply(pooled, 1.0 / self.num_cascade_stages)
-        return told(box_head or self.box_head[stage], pooled, proposals)
+        return told(self.box_head[stage] if box_head is None else box_head, pooled, proposals)
 
     def _forward_box(
         self, features: Maps, proposals: list[Instances], targets: list[Instances] | None = None
