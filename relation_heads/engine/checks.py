@@ -31,7 +31,7 @@ from ..modeling import context_backbone
 from ..modeling.context_plugins import parse_plugins
 from ..modeling.registered import roi_heads_class
 from .dataset_checks import NUM_CLASSES, dataset_problems
-from .form_checks import form_problems
+from .form_checks import form_problems, key_problems
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,8 @@ def check_cfg(
         ValueError: one line per problem, with the key, its value and what is allowed.
     """
     resumes = resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
-    problems = [*_names(cfg), *form_problems(cfg, earlier_heads), *_heads(cfg), *_device(cfg)]
+    form = list(form_problems(cfg, earlier_heads))  # with other heads the rest may be right
+    problems = [*_names(cfg), *(form or [*key_problems(cfg), *_heads(cfg)]), *_device(cfg)]
     problems += [*dataset_problems(cfg, eval_only), *_context_blocks(cfg), *_end_of_head(cfg)]
     if not resumes:
         problems += _weights(cfg)

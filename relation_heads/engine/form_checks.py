@@ -109,7 +109,7 @@ def head_names(config_file: str, opts: Sequence[Any]) -> list[str]:
 
 
 def form_problems(cfg: CfgNode, earlier_heads: Sequence[str] = ()) -> Iterator[Problem]:
-    """ROI heads of this package where they do not fit, and keys that nobody reads.
+    """ROI heads of this package where they do not fit.
 
     Args:
         cfg: the config.
@@ -119,19 +119,26 @@ def form_problems(cfg: CfgNode, earlier_heads: Sequence[str] = ()) -> Iterator[P
     if name not in ROI_HEADS_REGISTRY or arch not in META_ARCH_REGISTRY:
         return  # said elsewhere
     heads = ROI_HEADS_REGISTRY.get(name)
-    if is_relational(heads):
-        if roi_heads_class(cfg) is None:
-            yield Problem(
-                f"MODEL.META_ARCHITECTURE {arch} has no ROI heads, so MODEL.ROI_HEADS.NAME {name} "
-                "would not be built: take the config of a Faster R-CNN, whose "
-                "MODEL.META_ARCHITECTURE is GeneralizedRCNN."
-            )
-            return
-        lost = list(_other_stages(name, form_of(heads), earlier_heads))
-        yield from lost or _wrong_form(cfg, form_of(heads))
-        yield from _rotated(cfg)
-    yield from _not_told(cfg, heads)
-    yield from _unread(cfg)
+    if not is_relational(heads):
+        return
+    if roi_heads_class(cfg) is None:
+        yield Problem(
+            f"MODEL.META_ARCHITECTURE {arch} has no ROI heads, so MODEL.ROI_HEADS.NAME {name} "
+            "would not be built: take the config of a Faster R-CNN, whose "
+            "MODEL.META_ARCHITECTURE is GeneralizedRCNN."
+        )
+        return
+    other_stages = list(_other_stages(name, form_of(heads), earlier_heads))
+    yield from other_stages or _wrong_form(cfg, form_of(heads))
+    yield from _rotated(cfg)
+
+
+def key_problems(cfg: CfgNode) -> Iterator[Problem]:
+    """Keys of ours that are not the defaults, and that nothing in this model reads."""
+    name, arch = cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.META_ARCHITECTURE
+    if name in ROI_HEADS_REGISTRY and arch in META_ARCH_REGISTRY:
+        yield from _not_told(cfg, ROI_HEADS_REGISTRY.get(name))
+        yield from _unread(cfg)
 
 
 def _rotated(cfg: CfgNode) -> Iterator[Problem]:
