@@ -84,6 +84,18 @@ def test_configs_of_the_table_exist():
             assert (ROOT / "configs" / f"{variant}.yaml").is_file(), variant
 
 
+def test_every_head_is_in_the_readme():
+    pytest.importorskip("detectron2")
+    from detectron2.modeling import ROI_HEADS_REGISTRY
+
+    import relation_heads.modeling
+
+    package = relation_heads.modeling.__name__
+    names = [name for name, heads in ROI_HEADS_REGISTRY if heads.__module__.startswith(package)]
+    assert len(names) > 12
+    assert not [name for name in names if f"`{name}`" not in PAGES["README.md"]]
+
+
 def flat(node, start=""):
     """Keys of a node and of those inside it: `LOCAL.CHANNELS`."""
     keys = {}
