@@ -25,8 +25,8 @@ def add_relation_heads_config(cfg: CN) -> None:
         if name not in cfg.MODEL:
             cfg.MODEL[name] = defaults()
     if "TRAIN_ONLY" not in cfg.MODEL:
-        # Patterns of parameter names, such as "roi_heads.box_head.*": nothing else is trained. []
-        # trains everything. Read by this package's trainer (`engine.freeze.train_only`).
+        # Patterns of parameter names, such as "roi_heads.mechanism.*": only these are trained. []
+        # trains everything. Only this package's trainer reads the key (`engine.freeze.train_only`).
         cfg.MODEL.TRAIN_ONLY = []
         cfg.__dict__[CN.DEPRECATED_KEYS].discard("MODEL.TRAIN_ONLY")  # see `d2_env`
     if "STEM_TYPE" not in cfg.MODEL.RESNETS:  # only what DeepLab added reads its keys
@@ -44,7 +44,9 @@ def node(cfg: CN, name: str) -> CN:
 
 
 def _relation() -> CN:
-    """Object relation modules (Hu et al. 2018), for RelationROIHeads and Res5RelationROIHeads."""
+    """Object relation modules (Hu et al. 2018) in the box head, for every head of this package with
+    MODEL.ROI_BOX_HEAD.NAME RelationBoxHead, and for RelationROIHeads, Res5RelationROIHeads and
+    CascadeRelationROIHeads."""
     node = CN()
     # r1, r2: modules after the first and the second fc of the box head. [0, 0] is the stock head,
     # bit for bit.
@@ -62,73 +64,75 @@ def _relation() -> CN:
     # Weights at the start: "zero" (every module starts as the identity), "xavier" (learns faster in
     # short schedules, but made an R18-FPN from scratch unstable), "normal" (N(0, 0.01), released).
     node.INIT = "zero"
-    # Training: which regions take part. "loss": all proposals, the loss on a sample of
-    # ROI_HEADS.BATCH_SIZE_PER_IMAGE, so that the keys are distributed as at test time. "regions":
-    # the sample alone. "off": all, and all in the loss.
+    # Which regions the head sees in training. "loss": all proposals, as at test time, and the loss
+    # is on a sample of ROI_HEADS.BATCH_SIZE_PER_IMAGE. "regions": the sample alone. "off": all
+    # proposals, and all are in the loss.
     node.SAMPLING = "loss"
-    # Whether ground-truth boxes appended to the proposals in training are keys too (they never are
-    # at test time).
+    # Detectron2 appends ground-truth boxes to the proposals in training. Whether other regions
+    # listen to these boxes, which do not exist at test time.
     node.GT_AS_KEYS = False
     # How the same function is computed: "simple" (all pairs at once), "fused" (block by block, in
-    # less time and memory), "triton" (the gate of all pairs by a kernel, which no GPU has run yet;
-    # an error where it cannot run), or "auto": fused above some 180 regions, else simple. In
-    # torch.jit.trace all of them are simple.
+    # less time and memory), "triton" (a kernel computes the gate of all pairs; no GPU has run it
+    # yet; an error where it cannot run), or "auto": fused above some 180 regions, else simple,
+    # never triton. In torch.jit.trace all of them are simple.
     node.IMPLEMENTATION = "auto"
     return node
 
 
 def _sgrn() -> CN:
-    """SGRN (Xu et al. 2019), for SGRNROIHeads and Res5SGRNROIHeads. configs/heads/sgrn_{paper,
-    official}.yaml are the paper's and the released code's choices where these differ."""
+    """SGRN (Xu et al. 2019), for SGRNROIHeads, Res5SGRNROIHeads and CascadeSGRNROIHeads.
+    configs/heads/sgrn_paper.yaml has the paper's choices, sgrn_official.yaml the released code's.
+    """
     node = CN()
     # E: width of every graph layer, multiples of NUM_KERNELS. [] is the same head without a graph:
     # with REFINE False the stock head, bit for bit.
     node.GRAPH_DIMS = [512, 256]
     # K: spatial Gaussian kernels of a layer.
     node.NUM_KERNELS = 8
-    # T: neighbours kept of every region; all of them in images with fewer.
+    # T: neighbours that every region keeps; in images with fewer regions all of them.
     node.NUM_NEIGHBORS = 32
     # L: width of the relation learner.
     node.LATENT_DIM = 256
-    # x: "soft", mean of the base classifier's rows under softmax(scores) (paper), or "hard", the
-    # row of the best class (released code).
+    # x, the node of a region: "soft", the mean of the base classifier's rows, weighted by
+    # softmax(scores) (paper), or "hard", the row of the best class (released code).
     node.NODE_EMBED = "soft"
     # Whether the classifier's biases are the last channel of the nodes.
     node.POOL_BIAS = True
     # Whether gradients of the graph stop at the classifier's rows, and at the learner's features.
     node.DETACH_POOL = True
     node.DETACH_LEARNER_INPUT = True
-    # e: "dot" product or "cosine" times a learned factor; a dot product favours regions of large
-    # norm.
+    # e, the score of an edge: "dot" product, which favours regions of large norm, or "cosine" times
+    # a learned factor.
     node.SIMILARITY = "dot"
-    # e over the neighbours: "softmax", "none" (paper), "joint" (one softmax of e and kernel).
+    # How e is normalised over the neighbours: "softmax", "none" (paper), "joint" (one softmax of e
+    # and kernel).
     node.EDGE_NORM = "softmax"
     # Which graph layers weight their sum by e: the "first" or "all".
     node.EDGE_LAYERS = "first"
     # Adds log p(not background) of the base classifier to e, so that regions listen to objects (not
-    # in the paper): among proposals, most of them background, little is learned without it.
+    # in the paper). Most proposals are background: without this key little is learned among them.
     node.FOREGROUND_EDGES = True
-    # w sums to 1 over the "kernels" of an edge (released code), over the "neighbors" of a kernel,
-    # or not ("none", paper).
+    # w, the weight of a kernel on an edge, sums to 1 over the "kernels" of an edge (released code),
+    # over the "neighbors" of a kernel, or is not normalised ("none", paper).
     node.KERNEL_NORM = "kernels"
     # Sigma of the kernels: "diag" or "full" (paper).
     node.COVARIANCE = "diag"
     # theta: "atan2", wrapped, or "arctan" as printed in the paper, which cannot tell left from
     # right.
     node.ANGLE = "atan2"
-    # Between the graph layers.
+    # Dropout between the graph layers.
     node.DROPOUT = 0.5
     # "LN": LayerNorm of h. The paper has none (""), and h starts about 1e-3 times as large as f.
     node.OUT_NORM = "LN"
-    # Two stages (released code): the graph is on the boxes that the base predictor gives, labelled
-    # and sampled anew at ROI_BOX_CASCADE_HEAD.IOUS[1].
+    # Two stages (released code): the graph is on the boxes that the base predictor refined, which
+    # are labelled and sampled anew at ROI_BOX_CASCADE_HEAD.IOUS[1].
     node.REFINE = False
-    # Whether the second stage embeds its boxes with the first one's box head.
+    # Whether the second stage embeds its boxes with the box head of the first stage.
     node.SHARE_FC = True
-    # Detections: of the "last" stage, of the "mean" of both stages' logits, or of the NMS over both
-    # ("union_nms", released code).
+    # Detections come from the "last" stage, from the "mean" of both stages' logits, or from NMS
+    # over the boxes of both stages ("union_nms", released code).
     node.TEST_ENSEMBLE = "last"
-    # Of the base predictor and of the second one.
+    # Weights of the losses of the base predictor and of the second predictor; 0 leaves them out.
     node.LOSS_WEIGHTS = [1.0, 1.0]
     # As in MODEL.RELATION.
     node.SAMPLING = "loss"
@@ -137,9 +141,9 @@ def _sgrn() -> CN:
 
 
 def _reasoning() -> CN:
-    """Iterative visual reasoning (Chen et al. 2018), for ReasoningROIHeads and
-    Res5ReasoningROIHeads. The widths are lean ones; configs/heads/reasoning_paper.yaml has the
-    paper's."""
+    """Iterative visual reasoning (Chen et al. 2018), for ReasoningROIHeads, Res5ReasoningROIHeads,
+    CascadeReasoningROIHeads and the heads of region classification. The widths are lean;
+    configs/heads/reasoning_paper.yaml has the paper's widths."""
     node = CN()
     # "local" (spatial memory), "global" (graph of regions and classes), or both. [] is the stock
     # head, bit for bit.
@@ -150,20 +154,21 @@ def _reasoning() -> CN:
     node.CROSS_FEED = True
     # Floor of the example weights max(1 - p, BETA) (eq. 6); 1 weights all alike.
     node.BETA = 0.5
-    # Of the losses of the local, the global and the final prediction.
+    # Weights of the losses of the local, the global and the final prediction.
     node.LOSS_WEIGHTS = [1.0, 1.0, 1.0]
-    # Regions write, and are listened to, by their probability to be an object (not in the paper,
-    # whose regions all are objects).
+    # A region counts by its probability to be an object, both where it writes to the memory and
+    # where others listen to it (not in the paper, in which every region is an object).
     node.FOREGROUND = True
-    # What is used at test time: "final", "plain", "local", "global" (their last), "local1", ...
+    # The prediction that is used at test time: "final", "plain" (the base predictor's), "local" or
+    # "global" (the last one of that module), "local1", ...
     node.TEST_PREDICTION = "final"
     # As in MODEL.RELATION.
     node.SAMPLING = "loss"
     node.GT_AS_KEYS = False
 
     node.LOCAL = CN()
-    # The feature map that regions are cropped from and whose grid the memory has; empty for p4, or
-    # for the only map of C4, C5 and DC5 models.
+    # The feature map that regions are cropped from; the memory has its grid. Empty: p4, or the only
+    # map of C4, C5 and DC5 models.
     node.LOCAL.IN_FEATURE = ""
     # D: channels of the memory.
     node.LOCAL.CHANNELS = 256
@@ -186,7 +191,7 @@ def _reasoning() -> CN:
     node.GLOBAL.CHANNELS = 256
     # Layers of eq. 2-4, each with a residual.
     node.GLOBAL.NUM_STACKS = 3
-    # Kinds of spatial edges: of left, right, top, bottom, iou. [] leaves the spatial path out.
+    # Kinds of spatial edges, some of left, right, top, bottom, iou. [] leaves the spatial path out.
     node.GLOBAL.RELATIONS = ["left", "right", "top", "bottom", "iou"]
     # Delta of their kernel exp(-distance / Delta), pixels of the input image.
     node.GLOBAL.BANDWIDTH = 50.0
@@ -212,41 +217,41 @@ def _context_blocks() -> CN:
 
 
 def _duplicate_removal() -> CN:
-    """The end of an ROI head, for every head of this package and for DuplicateRemovalROIHeads and
-    Res5DuplicateRemovalROIHeads, Detectron2's own with this end."""
+    """The end of an ROI head, for every detecting head of this package. DuplicateRemovalROIHeads,
+    with its Res5 and Cascade forms, are Detectron2's own heads with this end."""
     node = CN()
-    # "nms" (ROI_HEADS.NMS_THRESH_TEST, Detectron2's own), "soft_nms" (Bodla et al. 2017), with any
-    # trained detector, or "learned" (Hu et al. 2018), with what LEARN has trained.
+    # "nms" (Detectron2's, at ROI_HEADS.NMS_THRESH_TEST), "soft_nms" (Bodla et al. 2017; works with
+    # any trained detector), or "learned" (Hu et al. 2018; needs the network that LEARN trained).
     node.TEST_METHOD = "nms"
     # Factor of a score: "gaussian", exp(-IoU^2 / SOFT_NMS_SIGMA), or "linear", 1 - IoU above
     # ROI_HEADS.NMS_THRESH_TEST.
     node.SOFT_NMS_DECAY = "gaussian"
     node.SOFT_NMS_SIGMA = 0.5
-    # Whether the head has the network of Hu et al. (2018), which is trained with the detector.
+    # Whether the head has the network of Hu et al. (2018) and trains it.
     node.LEARN = False
     # The bias of its logits at the start: -3 (released, trained with the detector), or 0 (released,
     # the network trained alone, see MODEL.TRAIN_ONLY).
     node.LOGIT_BIAS = -3.0
-    # Boxes of a class that the network looks at, those of highest score (released: 100, FPN 150).
+    # The network looks at so many boxes of a class, the best by score (released: 100, FPN 150).
     node.FIRST_N = 100
     # In training: lowest score of such a box. 0 is the released code, which has no limit.
     node.SCORE_THRESH_TRAIN = 0.001
-    # Most classes of an image, those with the highest scores; 0: all. Bounds memory where there
-    # are thousands.
+    # The network looks at so many classes of an image, the best by score; 0: all. With thousands of
+    # classes this bounds the memory.
     node.MAX_CLASSES = 0
-    # eta: IoU above which a box can be the one of an object.
+    # eta: above this IoU a box can be the one of an object; one output of the network for each.
     node.THRESHOLDS = [0.5, 0.6, 0.7, 0.8, 0.9]
-    # Weight of boxes that should stay, and of loss_duplicates.
+    # Weight of boxes that should stay, and weight of loss_duplicates.
     node.POSITIVE_WEIGHT = 4.0
     node.LOSS_WEIGHT = 1.0
     return node
 
 
 def _glore_head() -> CN:
-    """The FCN head with global reasoning (Chen et al. 2019), for GloReFCNHead. Its width, norm and
-    classes are those of MODEL.SEM_SEG_HEAD."""
+    """The FCN head with global reasoning (Chen et al. 2019), for GloReFCNHead. MODEL.SEM_SEG_HEAD
+    has its width, norm and classes."""
     node = CN()
-    # N: nodes of a unit; its states are 2 N.
+    # N: nodes of a unit, which has 2 N states.
     node.NUM_NODES = 64
     # Units in a row; 0 is the same head without reasoning, an FCN.
     node.NUM_UNITS = 1
