@@ -5,7 +5,7 @@
     seen.listened[-1].weights[0]              # (heads, R, R): who listened to whom in image 0
     seen.features(0, outputs[0]["instances"]) # (D', D): x of the regions behind the detections
 
-While `watch()` is open, heads in evaluation mode write into the innermost `Seen`, and detections
+While `watch()` is open, heads write into the innermost `Seen`, in training too, and detections
 have a field `region`: the row of the region that each of them came from. Outside it nothing is
 computed or kept. A mechanism of your own writes with `watched()`.
 
