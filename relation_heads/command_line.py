@@ -20,7 +20,7 @@ DETECTRON2_HELP = (
     "'git+https://github.com/facebookresearch/detectron2.git' (relation_heads.layers works alone)."
 )
 _ROOT = Path(__file__).resolve().parents[1]
-_OURS = tuple(_ROOT / name for name in ("relation_heads", "tools", "datasets"))
+_OURS = tuple(_ROOT / name for name in ("relation_heads", "benchmarks", "tools", "datasets"))
 
 
 def run_or_explain(run: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> Any:

@@ -34,6 +34,7 @@ from .dataset_checks import NUM_CLASSES, dataset_problems
 from .form_checks import form_problems, key_problems
 
 logger = logging.getLogger(__name__)
+SEMANTIC = ("SemanticSegmentor", "PanopticFPN")  # meta-architectures with a semantic head
 
 
 def check_cfg(
@@ -71,7 +72,7 @@ def _names(cfg: CfgNode) -> Iterator[Problem]:
     """Names that select what is built."""
     yield from _unknown("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY)
     yield from _unknown("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY)
-    if cfg.MODEL.META_ARCHITECTURE in ("SemanticSegmentor", "PanopticFPN"):
+    if cfg.MODEL.META_ARCHITECTURE in SEMANTIC:
         name = cfg.MODEL.SEM_SEG_HEAD.NAME
         yield from _unknown("MODEL.SEM_SEG_HEAD.NAME", name, SEM_SEG_HEADS_REGISTRY)
     if NUM_CLASSES.get(cfg.MODEL.META_ARCHITECTURE) != "ROI_HEADS":
@@ -89,10 +90,14 @@ def _unknown(key: str, name: str, registry: Any) -> Iterator[Problem]:
 
 
 def _heads(cfg: CfgNode) -> Iterator[Problem]:
-    """What the ROI heads say of their own keys, where they say something."""
-    problems = getattr(roi_heads_class(cfg), "problems", None)
-    if problems is not None:
-        yield from problems(cfg)
+    """What the heads say of their own keys, where they say something."""
+    heads = [roi_heads_class(cfg)]
+    name = cfg.MODEL.SEM_SEG_HEAD.NAME
+    if cfg.MODEL.META_ARCHITECTURE in SEMANTIC and name in SEM_SEG_HEADS_REGISTRY:
+        heads.append(SEM_SEG_HEADS_REGISTRY.get(name))
+    for head in heads:
+        if hasattr(head, "problems"):
+            yield from head.problems(cfg)
 
 
 def _context_blocks(cfg: CfgNode) -> Iterator[Problem]:

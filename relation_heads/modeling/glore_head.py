@@ -15,7 +15,7 @@ For Detectron2's `SemanticSegmentor`, on one feature map of any backbone; the pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,10 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 
 from ..config import node
+from ..config.problems import Problem, raise_fatal
+from ..layers.arguments import at_least, require, within
 from ..layers.blocks.glore import GloRe
+from .keys import problems_of
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -71,8 +74,7 @@ class GloReFCNHead(nn.Module):
                 "GloReFCNHead reads one feature map: MODEL.SEM_SEG_HEAD.IN_FEATURES must be one of "
                 f"{', '.join(input_shape)}, got {list(in_features)}."
             )
-        if num_units < 0:
-            raise ValueError(f"MODEL.GLORE_HEAD.NUM_UNITS must be at least 0, got {num_units}.")
+        require(at_least("num_units", num_units, 0), within("dropout", dropout, "[0, 1)"))
         (self.in_feature,) = in_features
         shape = input_shape[self.in_feature]
         self.stride = shape.stride
@@ -92,8 +94,20 @@ class GloReFCNHead(nn.Module):
         nn.init.zeros_(self.predictor.bias)
 
     @classmethod
+    def problems(cls, cfg: CfgNode) -> Iterator[Problem]:
+        """What is wrong with `MODEL.GLORE_HEAD`."""
+        keys = node(cfg, "GLORE_HEAD")
+        yield from problems_of(
+            "MODEL.GLORE_HEAD",
+            at_least("NUM_NODES", keys.NUM_NODES, 1),
+            at_least("NUM_UNITS", keys.NUM_UNITS, 0),
+            within("DROPOUT", keys.DROPOUT, "[0, 1)"),
+        )
+
+    @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
         """Arguments from `MODEL.SEM_SEG_HEAD` and `MODEL.GLORE_HEAD`."""
+        raise_fatal(cls.problems(cfg))
         head, glore = cfg.MODEL.SEM_SEG_HEAD, node(cfg, "GLORE_HEAD")
         return {
             "input_shape": input_shape,

@@ -17,6 +17,7 @@ from detectron2.modeling.meta_arch.semantic_seg import build_sem_seg_head
 
 from relation_heads import get_cfg
 from relation_heads.config import find_config
+from relation_heads.engine.checks import check_cfg
 from relation_heads.modeling import GloReFCNHead
 from tests.helpers import tiny_cfg
 from tests.modeling.common import SEM_SEG
@@ -233,7 +234,7 @@ def test_a_config_of_detectron2_has_the_defaults():
     [
         ({"in_features": ["p2"]}, r"IN_FEATURES must be one of res4, res5, got \['p2'\]"),
         ({"in_features": ["res4", "res5"]}, r"reads one feature map.*got \['res4', 'res5'\]"),
-        ({"num_units": -1}, "NUM_UNITS must be at least 0, got -1"),
+        ({"num_units": -1}, "num_units must be at least 0, got -1"),
         ({"num_nodes": 0}, "num_nodes must be at least 1, got 0"),
         (
             {"norm": "FrozenBN"},
@@ -244,3 +245,12 @@ def test_a_config_of_detectron2_has_the_defaults():
 def test_bad_arguments_are_one_sentence(kwargs, sentence):
     with pytest.raises(ValueError, match=sentence):
         make_head(**kwargs)
+
+
+@pytest.mark.parametrize(("key", "value"), [("NUM_NODES", 0), ("NUM_UNITS", -1), ("DROPOUT", 1.0)])
+def test_wrong_keys_are_named_before_anything_is_built(key, value):
+    keys = (*SEM_SEG, f"MODEL.GLORE_HEAD.{key}", value)
+    cfg = tiny_cfg([], [], 3, "unused", keys, base=get_cfg())
+    for call in (lambda: check_cfg(cfg), lambda: GloReFCNHead.from_config(cfg, SHAPES)):
+        with pytest.raises(ValueError, match=rf"MODEL\.GLORE_HEAD\.{key} must be .*, got {value}"):
+            call()

@@ -375,3 +375,17 @@ def test_a_box_outside_of_every_cell_is_finite():
     proposals[0].proposal_boxes = Boxes(torch.tensor([[1.0, 1, 3, 3]] * 3))
     assert all(d.scores.isfinite().all() for d in head_detections(heads, proposals))
     assert SIZES[0] == proposals[0].image_size
+
+
+@pytest.mark.parametrize("size", [(61, 93), (64, 96)])
+def test_backbones_that_round_their_sizes_down_work(size):
+    heads = build_heads(*REASONING)
+    height, width = size
+    features = {f"p{k}": torch.randn(2, 32, height // 2**k, width // 2**k) for k in (2, 3, 4, 5)}
+    proposals = scattered()
+    for per_image in proposals:
+        per_image._image_size = size  # the last cell of the image is not in the map
+        per_image.proposal_boxes.clip(size)
+    result = head_losses(heads, proposals, features=features)
+    assert all(value.isfinite() for value in result.values())
+    assert all(len(found) for found in head_detections(heads, proposals, features))

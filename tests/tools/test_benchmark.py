@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import command
 from benchmarks.case import Case, Target, Variant
 
 PATH = Path(__file__).resolve().parents[2] / "tools" / "benchmark.py"
@@ -24,9 +25,9 @@ def tool(monkeypatch):
         "Other": lambda device: fake(None),
     }
     monkeypatch.setattr("benchmarks.run.peak_bytes", lambda f, device: f().nbytes)
-    monkeypatch.setattr(module, "find_cases", lambda: (cases, ["many_classes"]))
-    monkeypatch.setattr(module, "SECONDS", 0.0)
-    monkeypatch.setattr(module, "alone", module.measure)
+    monkeypatch.setattr(command, "find_cases", lambda: (cases, ["many_classes"]))
+    monkeypatch.setattr(command, "SECONDS", 0.0)
+    monkeypatch.setattr(command, "alone", command.measure)
     return module
 
 
@@ -38,7 +39,7 @@ def fake(target):
 
 
 def test_names_select_cases(tool, capsys):
-    assert tool.main(tool.parse_args(["small", "--list"])) == 0
+    assert command.measure_and_print(tool.parse_args(["small", "--list"])) == 0
     assert capsys.readouterr().out.splitlines() == [
         "Left out, since Detectron2 is not installed: many_classes.",
         "Small thing, N=1",
@@ -48,7 +49,8 @@ def test_names_select_cases(tool, capsys):
 
 def test_table_and_json(tool, capsys, tmp_path):
     file = tmp_path / "out.json"
-    assert tool.main(tool.parse_args(["N=1", "--rounds", "2", "--json", str(file)])) == 0
+    args = tool.parse_args(["N=1", "--rounds", "2", "--json", str(file)])
+    assert command.measure_and_print(args) == 0
     assert "| ours | " in capsys.readouterr().out
     cases = json.loads(file.read_text())["cases"]
     assert list(cases) == ["Small thing, N=1"]
@@ -57,14 +59,14 @@ def test_table_and_json(tool, capsys, tmp_path):
 
 
 def test_missed_targets_fail(tool, capsys):
-    assert tool.main(tool.parse_args(["N=1", "--targets", "--no-time"])) == 0
+    assert command.measure_and_print(tool.parse_args(["N=1", "--targets", "--no-time"])) == 0
     assert "Targets: 1 of 1 are met." in capsys.readouterr().out
-    assert tool.main(tool.parse_args(["--targets", "--no-time"])) == 1
+    assert command.measure_and_print(tool.parse_args(["--targets", "--no-time"])) == 1
     out = capsys.readouterr().out
     assert "Targets: 1 of 3 are met." in out
     assert "Missed by Small thing, N=2: forward_mib 1, wanted at most 0.5" in out
     assert "Missed by Small thing, N=2: error of a nan, wanted at most 1" in out
-    assert tool.main(tool.parse_args(["--no-time"])) == 0
+    assert command.measure_and_print(tool.parse_args(["--no-time"])) == 0
 
 
 @pytest.mark.parametrize(
@@ -84,14 +86,15 @@ def test_wrong_arguments(tool, capsys, arguments, message):
 
 def test_cuda_must_be_there(tool, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit):
-        tool.parse_args(["--device", "cuda"])
+    with pytest.raises(SystemExit) as stop:
+        tool.main(["--device", "cuda"])
+    assert stop.value.code == 2
     assert "torch finds no CUDA device here" in capsys.readouterr().err
 
 
 def test_a_name_that_fits_nothing(tool):
-    with pytest.raises(SystemExit, match=r"No case contains 'nothing'; there are: Small thing"):
-        tool.main(tool.parse_args(["nothing"]))
+    with pytest.raises(ValueError, match=r"No case contains 'nothing'; there are: Small thing"):
+        command.measure_and_print(tool.parse_args(["nothing"]))
 
 
 def test_runs_as_a_script_from_anywhere(tmp_path):
