@@ -10,7 +10,7 @@ Memory is what autograd keeps for the backward pass: the distinct storages of al
 are alive at the end of the forward pass, without parameters and buffers. A tensor that a custom
 function hides in its context by another way than `save_for_backward` is not seen.
 
-`Shapes` runs a module on tensors that have a shape and no memory.
+`WithoutMemory` runs a module on tensors that have a shape and no memory.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Count(NamedTuple):
     watched: int
 
 
-class Shapes:
+class WithoutMemory:
     """A module on tensors without memory, in a mode in which all new tensors are such."""
 
     def __init__(self, module: nn.Module, mode: FakeTensorMode) -> None:

@@ -25,7 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..engine.freeze import train_only
-from .counting import Count, Shapes, kept_bytes, multiply_adds
+from .counting import Count, WithoutMemory, kept_bytes, multiply_adds
 from .roi_heads import RegionCounts, count_roi_heads
 
 NEW = "new blocks"
@@ -162,7 +162,7 @@ def _add_dense(
     mode = FakeTensorMode()
 
     def through(child: str, module: nn.Module, *args: Any) -> Any:
-        shapes = Shapes(module, mode)
+        shapes = WithoutMemory(module, mode)
         with mode, torch.set_grad_enabled(training):
             if training:
                 out, count = kept_bytes(lambda: shapes(*args), watched, shapes.state.values())

@@ -21,7 +21,7 @@ from ..layers.blocks.global_context import GlobalContext, SqueezeExcitation
 from ..layers.blocks.glore import GloRe, PreActivationGloRe
 from ..layers.blocks.non_local import NonLocal
 from ..modeling.glore_head import GloReFCNHead
-from .counting import Shapes, multiply_adds
+from .counting import WithoutMemory, multiply_adds
 from .detectors import build_shapes
 from .preactivation_resnet import PublishedOrderGloRe, preactivation_resnet
 
@@ -73,7 +73,7 @@ def imagenet_multiply_adds(make: Callable[[], nn.Module]) -> int:
     with torch.device("meta"):
         network = make().eval()
     mode = FakeTensorMode()
-    shapes = Shapes(network, mode)
+    shapes = WithoutMemory(network, mode)
     with mode, torch.no_grad():
         image = torch.empty(1, 3, 224, 224)
         return multiply_adds(lambda: shapes(image))[1].elsewhere

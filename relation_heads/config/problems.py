@@ -21,7 +21,7 @@ class Problem:
     fatal: bool = True
 
 
-def settle(problems: Iterable[Problem], title: str, logger: logging.Logger) -> None:
+def log_and_raise(problems: Iterable[Problem], title: str, logger: logging.Logger) -> None:
     """Logs what is odd as warnings, and raises for what is fatal.
 
     Args:

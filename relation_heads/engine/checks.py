@@ -26,12 +26,12 @@ from detectron2.modeling import (
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY
 
 from ..config import node
-from ..config.problems import Problem, did_you_mean, settle
+from ..config.problems import Problem, did_you_mean, log_and_raise
 from ..modeling import context_backbone
 from ..modeling.context_plugins import parse_plugins
 from ..modeling.registered import roi_heads_class
 from .dataset_checks import NUM_CLASSES, dataset_problems
-from .form_checks import form_problems, key_problems
+from .form_checks import form_problems, unread_problems
 
 logger = logging.getLogger(__name__)
 SEMANTIC = ("SemanticSegmentor", "PanopticFPN")  # meta-architectures with a semantic head
@@ -58,14 +58,14 @@ def check_cfg(
     """
     resumes = resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
     form = list(form_problems(cfg, earlier_heads))  # with other heads the rest may be right
-    problems = [*_names(cfg), *(form or [*key_problems(cfg), *_heads(cfg)]), *_device(cfg)]
+    problems = [*_names(cfg), *(form or [*unread_problems(cfg), *_heads(cfg)]), *_device(cfg)]
     problems += [*dataset_problems(cfg, eval_only), *_context_blocks(cfg), *_end_of_head(cfg)]
     if not resumes:
         problems += _weights(cfg)
     if not eval_only:
         problems += [*_amp(cfg), *_steps(cfg)]
         problems += [] if resumes else [*_from_scratch(cfg), *_frozen_base(cfg)]
-    settle(problems, "The config cannot work:", logger)
+    log_and_raise(problems, "The config cannot work:", logger)
 
 
 def _names(cfg: CfgNode) -> Iterator[Problem]:

@@ -133,7 +133,7 @@ def form_problems(cfg: CfgNode, earlier_heads: Sequence[str] = ()) -> Iterator[P
     yield from _rotated(cfg)
 
 
-def key_problems(cfg: CfgNode) -> Iterator[Problem]:
+def unread_problems(cfg: CfgNode) -> Iterator[Problem]:
     """Keys of ours that are not the defaults, and that nothing in this model reads."""
     name, arch = cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.META_ARCHITECTURE
     if name in ROI_HEADS_REGISTRY and arch in META_ARCH_REGISTRY:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from relation_heads.analysis.counting import Count, Shapes, kept_bytes, multiply_adds
+from relation_heads.analysis.counting import Count, WithoutMemory, kept_bytes, multiply_adds
 
 FLOAT = 4  # bytes
 
@@ -179,7 +179,7 @@ def test_shapes_alone_count_like_numbers(device):
 
     other = model.to(device)
     mode = FakeTensorMode()
-    shapes = Shapes(other, mode)
+    shapes = WithoutMemory(other, mode)
     with mode:
         image = torch.empty(2, 3, 17, 15)
         out, products = multiply_adds(lambda: shapes(image))
@@ -194,7 +194,7 @@ def test_shapes_alone_count_like_numbers(device):
 def test_frozen_parameters_stay_frozen_as_shapes():
     layer = nn.Linear(4, 4).requires_grad_(False)
     mode = FakeTensorMode()
-    shapes = Shapes(layer, mode)
+    shapes = WithoutMemory(layer, mode)
     with mode:
         assert kept_bytes(lambda: shapes(torch.empty(2, 4)))[1] == Count(0, 0)
         assert not shapes(torch.empty(2, 4)).requires_grad

@@ -11,7 +11,7 @@ from detectron2.modeling.roi_heads import StandardROIHeads
 
 from relation_heads import get_cfg
 from relation_heads.config import find_config
-from relation_heads.engine.form_checks import form_problems, head_names, key_problems
+from relation_heads.engine.form_checks import form_problems, head_names, unread_problems
 from tests.config.test_config import LEAVES
 from tests.helpers import tiny_cfg
 from tests.modeling.common import C4, RELATION, SGRN
@@ -25,7 +25,7 @@ PANOPTIC_YAML = "COCO-PanopticSegmentation/panoptic_fpn_R_50_3x.yaml"
 
 
 def problems(cfg, earlier=()):
-    found = list(form_problems(cfg, earlier)) or list(key_problems(cfg))
+    found = list(form_problems(cfg, earlier)) or list(unread_problems(cfg))
     assert all(p.fatal and p.message.endswith(".") for p in found)
     return [p.message for p in found]
 
