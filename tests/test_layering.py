@@ -43,19 +43,12 @@ importlib.util.find_spec = lambda name, *a: None if name == "detectron2" else or
 """
 
 
-def imported_modules(path: Path, for_types: bool = True) -> set[str]:
+def imported_modules(path: Path) -> set[str]:
     """Absolute names of everything that a file imports, at any depth of its code; a submodule that
-    is imported from its package has its own name.
-
-    Args:
-        path: the file.
-        for_types: also what is imported for annotations alone.
-    """
+    is imported from its package has its own name."""
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
-    names, tree = set(), ast.parse(path.read_text())
-    if not for_types:
-        tree.body = [n for n in tree.body if not ast.unparse(n).startswith("if TYPE_CHECKING:")]
-    for node in ast.walk(tree):
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -81,11 +74,11 @@ def part(module: str) -> str:
     return [*module.split("."), "__init__"][1]
 
 
-def package_imports(for_types: bool = True) -> dict[str, set[str]]:
+def package_imports() -> dict[str, set[str]]:
     """Module of the package -> the modules of this repository that it imports."""
     ours = ("relation_heads", *ON_TOP)
     return {
-        module_name(path): {n for n in imported_modules(path, for_types) if n.split(".")[0] in ours}
+        module_name(path): {n for n in imported_modules(path) if n.split(".")[0] in ours}
         for path in PACKAGE.rglob("*.py")
     }
 
@@ -101,7 +94,7 @@ def test_imports_point_down():
 
 
 def test_no_module_imports_itself_through_others():
-    TopologicalSorter(package_imports(for_types=False)).prepare()  # CycleError names the circle
+    TopologicalSorter(package_imports()).prepare()  # CycleError names the circle
 
 
 def test_config_imports_nothing_of_ours():

@@ -1,22 +1,19 @@
 """What holds for every knowledge graph, in sentences with the keys of its files.
 
-Shapes: K classes, E relations, nnz edges of all relations, d channels of an embedding; see
-`knowledge_graph`.
+`graph` is a `KnowledgeGraph` whose fields have been set. Shapes: K classes, E relations, nnz edges
+of all relations, d channels of an embedding; see `knowledge_graph`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from ..arguments import first_few
-
-if TYPE_CHECKING:
-    from .knowledge_graph import KnowledgeGraph
 
 INVERSE = "inv:"  # begins the names of inverse relations
 
@@ -37,7 +34,7 @@ def repeated(names: Iterable[Any]) -> list[str]:
     return [repr(name) for name, count in Counter(names).items() if count > 1]
 
 
-def edges_as_text(graph: KnowledgeGraph, rows: Tensor) -> list[str]:
+def edges_as_text(graph: Any, rows: Tensor) -> list[str]:
     """The edges of some rows, (nnz,) bool, as a reader says them."""
     columns = (graph.edge_relation, graph.edge_dst, graph.edge_src, graph.edge_weight)
     return [
@@ -46,7 +43,7 @@ def edges_as_text(graph: KnowledgeGraph, rows: Tensor) -> list[str]:
     ]
 
 
-def check_names(graph: KnowledgeGraph) -> None:
+def check_names(graph: Any) -> None:
     """Raises a ValueError of classes, relations and directions."""
     for key, names in (("classes", graph.classes), ("relations", graph.relations)):
         bad = [repr(name) for name in names if not isinstance(name, str) or not name.strip()]
@@ -61,7 +58,7 @@ def check_names(graph: KnowledgeGraph) -> None:
         refuse("rel_directed", rule, str(list(graph.directed)))
 
 
-def check_edges(graph: KnowledgeGraph) -> None:
+def check_edges(graph: Any) -> None:
     """Raises a ValueError of the edges, for a graph whose names are right."""
     k, weight, shape = len(graph.classes), graph.edge_weight, tuple(graph.edge_weight.shape)
     if len(shape) != 1:
@@ -86,7 +83,7 @@ def check_edges(graph: KnowledgeGraph) -> None:
     require_none("edge_dst", "have each edge once", edges_as_text(graph, counts[place] > 1))
 
 
-def check_embeddings_and_meta(graph: KnowledgeGraph) -> None:
+def check_embeddings_and_meta(graph: Any) -> None:
     """Raises a ValueError of the rest."""
     vectors = graph.embeddings
     if vectors is not None:
