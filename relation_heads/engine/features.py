@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
-from detectron2.data.detection_utils import read_image
 from detectron2.modeling import META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, StandardROIHeads
@@ -34,6 +33,7 @@ from ..modeling import (
 )
 from ..modeling.roi_heads.heads import Relational
 from .checkpoint import ReportingCheckpointer
+from .pictures import records
 from .trainer import RelationTrainer
 
 SAME = {  # heads of Detectron2, and ours that equal them
@@ -149,15 +149,11 @@ def extract(args: argparse.Namespace) -> None:
     print(f"{written} files in {args.output}")
 
 
-def _inputs(cfg: CfgNode, files: list[str]) -> list[dict] | Iterator[dict]:
-    """Inputs of the model: the given files, or the test sets, one image each."""
+def _inputs(cfg: CfgNode, files: list[str]) -> Iterator[dict]:
+    """Inputs of the model, one image each and read when its turn comes: the given files, or the
+    test sets."""
     if files:
-        load = DatasetMapper(cfg, is_train=False)
-        sizes = [read_image(name).shape for name in files]
-        return [
-            load({"file_name": name, "height": size[0], "width": size[1]})
-            for name, size in zip(files, sizes, strict=True)
-        ]
+        return map(DatasetMapper(cfg, is_train=False), records(cfg, files))
     return (
         record
         for name in cfg.DATASETS.TEST
