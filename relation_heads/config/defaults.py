@@ -55,6 +55,9 @@ def _relation() -> CN:
     node.NUM_HEADS = 16
     # d_k: channels of queries and keys per head.
     node.KEY_DIM = 64
+    # Of what enters W_Q, W_K and W_V: "LN", a LayerNorm without parameters, which trains where the
+    # stock head does, or "" (published), which diverges at Detectron2's learning rates.
+    node.NORM = "LN"
     # w_G: "relation" (published; cannot tell left from right), "signed" (can), "unary" (boxes
     # embedded one by one), "none" (appearance alone).
     node.GEOMETRY = "relation"
@@ -132,6 +135,9 @@ def _sgrn() -> CN:
     # Detections come from the "last" stage, from the "mean" of both stages' logits, or from NMS
     # over the boxes of both stages ("union_nms", released code).
     node.TEST_ENSEMBLE = "last"
+    # The box features get the mean of the gradients of both predictors' losses, as in Detectron2's
+    # Cascade R-CNN. False (released code): their sum, which diverges at Detectron2's learning rates.
+    node.MEAN_GRADIENT = True
     # Weights of the losses of the base predictor and of the second predictor; 0 leaves them out.
     node.LOSS_WEIGHTS = [1.0, 1.0]
     # As in MODEL.RELATION.

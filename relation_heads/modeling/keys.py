@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import reduce
 
 import torch
+from detectron2.config import CfgNode
 
 from ..config.problems import Problem
 from ..layers.arguments import ArgumentError, Wrong
@@ -27,6 +29,28 @@ def key_problems(
         for wrong in error.wrong:
             key = (keys or {}).get(wrong.argument, f"{node}.{wrong.argument.upper()}")
             yield Problem(str(wrong.named(key)))
+
+
+DIVERGED_AT = 0.01  # SOLVER.BASE_LR of batches of 4 images, docs/divergence.md
+
+
+def may_diverge(cfg: CfgNode, key: str, cure: str) -> Iterator[Problem]:
+    """A warning about a published form at a learning rate at which it is known to diverge.
+
+    Args:
+        cfg: the config.
+        key: of the form, such as "MODEL.RELATION.NORM".
+        cure: the value that is stable.
+    """
+    lr = cfg.SOLVER.BASE_LR
+    if lr >= DIVERGED_AT and not cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
+        value = reduce(getattr, key.split("."), cfg)
+        yield Problem(
+            f"{key} {value!r} is the published form, which has diverged at learning rates of "
+            f"{DIVERGED_AT} and above, and SOLVER.BASE_LR is {lr:g}: set {key} {cure}, or a lower "
+            "SOLVER.BASE_LR.",
+            fatal=False,
+        )
 
 
 def problems_of(node: str, *checks: Wrong | None) -> Iterator[Problem]:

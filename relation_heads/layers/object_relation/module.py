@@ -10,6 +10,10 @@ For query n, key m and head h (H heads, d_k channels each):
     w   = w_G exp(w_A) / sum_m w_G exp(w_A)          eq. 3
     f'_n = f_n + concat_h[ sum_m w W_V f_m ]         eq. 2, 6
 
+By default W_Q, W_K and W_V get LayerNorm(f) instead of f, without parameters (`norm`): the logits
+are of second degree in f, so that their gradient grows with f and f grows with it, until training
+diverges (docs/divergence.md).
+
 Two forms that equal the released code in value and gradient: `log(max(w_G, 1e-6)) + w_A` goes
 through one softmax (a row that is gated off everywhere falls back to appearance instead of 0/0),
 and values are projected before they are summed (the released order, summed first, multiplies 3.5
@@ -37,9 +41,11 @@ from .fused import fused_relation, linear_by_channel
 from .triton_gate import triton_relation
 
 Geometry = Literal["none", "unary", "relation", "signed"]
+Norm = Literal["LN", ""]
 Init = Literal["zero", "xavier", "normal"]
 Implementation = Literal["auto", "simple", "fused", "triton"]
 GEOMETRIES: tuple[str, ...] = get_args(Geometry)
+NORMS: tuple[str, ...] = get_args(Norm)
 INITS: tuple[str, ...] = get_args(Init)
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
 
@@ -78,6 +84,7 @@ class ObjectRelation(nn.Module):
         *,
         num_heads: int = 16,
         key_dim: int = 64,
+        norm: Norm = "LN",
         geometry: Geometry = "relation",
         normalize_by: NormalizeBy = "query",
         init: Init = "zero",
@@ -88,6 +95,8 @@ class ObjectRelation(nn.Module):
             dim: D, channels of the features; a multiple of `num_heads` (and of 8 for "unary").
             num_heads: H (N_r in the paper).
             key_dim: d_k, channels of queries and keys per head.
+            norm: of what enters W_Q, W_K and W_V: "LN", a LayerNorm without parameters, which trains
+                where a stock head does, or "" (published).
             geometry: "none" (w_G = 1), "unary" (embedded boxes are added to the features that enter
                 the projections), "relation" (published), "signed" (see
                 `geometry.relative_geometry`).
@@ -114,6 +123,7 @@ class ObjectRelation(nn.Module):
             else None,
             at_least("num_heads", num_heads, 1),
             at_least("key_dim", key_dim, 1),
+            one_of("norm", norm, NORMS),
             one_of("geometry", geometry, GEOMETRIES),
             one_of("normalize_by", normalize_by, NORMALIZE_BY),
             one_of("init", init, INITS),
@@ -121,6 +131,7 @@ class ObjectRelation(nn.Module):
         )
         self.dim = dim
         self.num_heads = num_heads
+        self.norm = norm
         self.geometry = geometry
         self.normalize_by = normalize_by
         self.init = init
@@ -235,9 +246,11 @@ class ObjectRelation(nn.Module):
 
     def _projected(self, features: Tensor, regions: Regions) -> Tensor:
         """What enters W_Q, W_K, W_V: (N, D), for "unary" with the embedded boxes added."""
-        if self.geometry != "unary":
-            return features
-        return features + box_embedding(regions.boxes, self.dim).to(features.dtype)
+        if self.norm:
+            features = F.layer_norm(features, (self.dim,))
+        if self.geometry == "unary":
+            features = features + box_embedding(regions.boxes, self.dim).to(features.dtype)
+        return features
 
     def extra_repr(self) -> str:
-        return f"{self.dim}, num_heads={self.num_heads}, geometry={self.geometry}"
+        return f"{self.dim}, num_heads={self.num_heads}, norm={self.norm}, geometry={self.geometry}"

@@ -136,7 +136,14 @@ class Relational(RegionSampling):
         pooled = self.box_pooler(
             [maps[f] for f in self.box_in_features], [p.proposal_boxes for p in proposals]
         )  # (N, C, h, w)
-        return told(self.box_head if box_head is None else box_head, pooled, proposals)
+        x = told(self.box_head if box_head is None else box_head, pooled, proposals)
+        return self._shared(x)
+
+    def _shared(self, x: Tensor) -> Tensor:
+        """x, which gets the mean of the gradients of all classifications that train it; Detectron2's
+        Cascade R-CNN does the same with what its stages share."""
+        n = self.mechanism.num_classifications
+        return _ScaleGradient.apply(x, 1.0 / n) if self.training and n > 1 else x
 
     def _conclude(self, base: Classified, maps: Maps, targets: list[Instances] | None) -> Any:
         """Losses of the box branch in training, else detections of each image."""
@@ -201,7 +208,7 @@ class Res5RelationalROIHeads(Relational, _BoxHeadAfterRes5):
     def _mean(self, res5: Tensor, proposals: list[Instances]) -> Tensor:
         """(N, D, h, w) to x (N, D)."""
         x = res5.mean(dim=[2, 3])
-        return x if self.box_head is None else told(self.box_head, x, proposals)
+        return self._shared(x if self.box_head is None else told(self.box_head, x, proposals))
 
     def _embed(
         self, maps: Maps, proposals: list[Instances], box_head: nn.Module | None = None
@@ -252,7 +259,8 @@ class CascadeRelationalROIHeads(Relational, CascadeROIHeads):
         )
         if self.training:
             pooled = _ScaleGradient.apply(pooled, 1.0 / self.num_cascade_stages)
-        return told(self.box_head[stage] if box_head is None else box_head, pooled, proposals)
+        x = told(self.box_head[stage] if box_head is None else box_head, pooled, proposals)
+        return self._shared(x) if stage in (-1, self.num_cascade_stages - 1) else x
 
     def _forward_box(
         self, features: Maps, proposals: list[Instances], targets: list[Instances] | None = None

@@ -26,13 +26,13 @@ from ...config import node
 from ...config.problems import Problem
 from ...layers import ObjectRelation, Regions
 from ...layers.arguments import one_of
-from ..keys import key_problems, problems_of
+from ..keys import key_problems, may_diverge, problems_of
 from ..scripting import as_stock
 from ..watch import Listened, watched
 from .sampling import SAMPLINGS
 from .seam import ListensToRegions
 
-ARGUMENTS = ("num_heads", "key_dim", "geometry", "normalize_by", "init", "implementation")
+ARGUMENTS = ("num_heads", "key_dim", "norm", "geometry", "normalize_by", "init", "implementation")
 
 
 def has_relations(cfg: CfgNode) -> bool:
@@ -60,6 +60,8 @@ def relation_problems(cfg: CfgNode, *, is_c4: bool) -> Iterator[Problem]:
         width = "RESNETS.RES2_OUT_CHANNELS" if is_c4 else "ROI_BOX_HEAD.FC_DIM"
         dim = 8 * cfg.MODEL.RESNETS.RES2_OUT_CHANNELS if is_c4 else cfg.MODEL.ROI_BOX_HEAD.FC_DIM
         yield from key_problems(partial(_module, cfg, dim), key, {"dim": f"MODEL.{width}"})
+        if not keys.NORM:
+            yield from may_diverge(cfg, f"{key}.NORM", "LN")
     yield from problems_of(key, one_of("SAMPLING", keys.SAMPLING, SAMPLINGS))
 
 

@@ -33,7 +33,7 @@ from ...layers import SGRN, semantic_nodes
 from ...layers.arguments import numbers, one_of, require
 from ...layers.regions import foreground_probability
 from ...layers.sgrn.module import CHOICES, MAPPINGS, Mapping
-from ..keys import key_problems, problems_of
+from ..keys import key_problems, may_diverge, problems_of
 from ..many_classes import box_predictor
 from ..watch import Listened, watched
 from .refine import Resampler, best_foreground_boxes, refined_proposals
@@ -70,6 +70,7 @@ class SGRNMechanism(Mechanism):
         detach_learner_input: bool = True,
         foreground_edges: bool = False,
         ensemble: TestEnsemble = "last",
+        mean_gradient: bool = True,
         loss_weights: Sequence[float] = (1.0, 1.0),
         sampling: str = "loss",
         gt_as_keys: bool = False,
@@ -93,6 +94,7 @@ class SGRNMechanism(Mechanism):
         self.detach_pool, self.detach_learner_input = detach_pool, detach_learner_input
         self.foreground_edges = foreground_edges
         self.ensemble, self.loss_weights = ensemble, tuple(loss_weights)
+        self.num_classifications = sum(map(bool, loss_weights)) if mean_gradient else 1
         self.sampling, self.gt_as_keys = sampling, gt_as_keys
 
     @classmethod
@@ -117,6 +119,7 @@ class SGRNMechanism(Mechanism):
             detach_learner_input=keys.DETACH_LEARNER_INPUT,
             foreground_edges=keys.FOREGROUND_EDGES,
             ensemble=keys.TEST_ENSEMBLE,
+            mean_gradient=keys.MEAN_GRADIENT,
             loss_weights=keys.LOSS_WEIGHTS,
             sampling=keys.SAMPLING,
             gt_as_keys=keys.GT_AS_KEYS,
@@ -137,6 +140,8 @@ class SGRNMechanism(Mechanism):
         )
         if keys.GRAPH_DIMS:
             yield from key_problems(partial(_graph, cfg, cfg.MODEL.ROI_BOX_HEAD.FC_DIM), key)
+        if all(keys.LOSS_WEIGHTS) and not keys.MEAN_GRADIENT:
+            yield from may_diverge(cfg, f"{key}.MEAN_GRADIENT", "True")
         if not (keys.SHARE_FC or keys.REFINE):
             yield Problem(
                 f"{key}.SHARE_FC False gives a second stage a box head of its own, and with "
