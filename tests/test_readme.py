@@ -107,7 +107,16 @@ def flat(node, start=""):
 
 
 @pytest.mark.parametrize(
-    "group", ["RELATION", "SGRN", "REASONING", "CONTEXT_BLOCKS", "GLORE_HEAD", "DUPLICATE_REMOVAL"]
+    "group",
+    [
+        "RELATION",
+        "SGRN",
+        "REASONING",
+        "CONTEXT_BLOCKS",
+        "GLORE_HEAD",
+        "DUPLICATE_REMOVAL",
+        "EFFICIENTNET_LITE",
+    ],  # fmt: skip
 )
 def test_every_key_is_in_its_table(group):
     pytest.importorskip("detectron2")

@@ -266,6 +266,17 @@ def _glore_head() -> CN:
     return node
 
 
+def _efficientnet_lite() -> CN:
+    """EfficientNet-Lite, for build_efficientnet_lite_backbone and
+    build_efficientnet_lite_fpn_backbone."""
+    node = CN()
+    # 0, 1 or 2: lite0 is the smallest.
+    node.VARIANT = 0
+    # Of the backbone without FPN; with FPN they are MODEL.FPN.IN_FEATURES.
+    node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    return node
+
+
 # Name below MODEL -> its defaults.
 NODES: dict[str, Callable[[], CN]] = {
     "RELATION": _relation,
@@ -274,4 +285,5 @@ NODES: dict[str, Callable[[], CN]] = {
     "CONTEXT_BLOCKS": _context_blocks,
     "DUPLICATE_REMOVAL": _duplicate_removal,
     "GLORE_HEAD": _glore_head,
+    "EFFICIENTNET_LITE": _efficientnet_lite,
 }

@@ -164,11 +164,12 @@ def _weights(cfg: CfgNode) -> Iterator[Problem]:
 
 
 def _from_scratch(cfg: CfgNode) -> Iterator[Problem]:
-    """Parts of the backbone that would stay random. Only ResNets read these keys."""
-    if cfg.MODEL.WEIGHTS or "resnet" not in cfg.MODEL.BACKBONE.NAME:
+    """Parts of the backbone that would stay random. Only these backbones read these keys."""
+    resnet, lite = (kind in cfg.MODEL.BACKBONE.NAME for kind in ("resnet", "efficientnet_lite"))
+    if cfg.MODEL.WEIGHTS or not (resnet or lite):
         return
     scratch = "but MODEL.WEIGHTS is empty, so that the backbone starts from random values"
-    if cfg.MODEL.RESNETS.NORM == "FrozenBN":
+    if resnet and cfg.MODEL.RESNETS.NORM == "FrozenBN":
         yield Problem(
             f"MODEL.RESNETS.NORM is FrozenBN, {scratch}: training diverges at once without working "
             "normalisation; set MODEL.RESNETS.NORM BN or GN, or give pretrained weights."

@@ -3,6 +3,7 @@
 from . import context_backbone  # noqa: F401  (registers)
 from .c5_backbone import C5Backbone
 from .context_res5 import ContextRes5ROIHeads
+from .efficientnet_lite import EfficientNetLite
 from .glore_head import GloReFCNHead
 from .region_classification import RegionClassificationROIHeads, Res5RegionClassificationROIHeads
 from .roi_heads import *  # noqa: F403  (their __all__)
@@ -13,6 +14,7 @@ from .watch import Listened, Seen, watch, watched
 __all__ = [
     "C5Backbone",
     "ContextRes5ROIHeads",
+    "EfficientNetLite",
     "GloReFCNHead",
     "Listened",
     "RegionClassificationROIHeads",
