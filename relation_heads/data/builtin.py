@@ -6,6 +6,8 @@
   by `datasets/prepare_vg.py`.
 - `ade_{train,val}` (merged names), `ade_regions_{train,val,mval,mtest}` (1,484 names): in
   `<datasets_root()>/ade20k`, made by `datasets/prepare_ade.py`.
+- `photos_voc_animals_{train,val}`, `photos_camvid_{train,val,test}`: in `<datasets_root()>/photos`,
+  made by `datasets/prepare_photos.py`.
 - those of the environment variable `RELATION_HEADS_DATASETS`, see `coco_format`.
 
 Registering reads no annotations. Names of classes are constants (Relational Scenes, VG3000) or in
@@ -23,6 +25,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from .coco_format import datasets_root, register_from_env
+from .photos import COUNTS, METADATA
 from .scenes.scenes import CLASS_GROUPS, CLASSES, HFLIP_PAIRS
 from .visual_genome.images import published_classes
 
@@ -56,6 +59,12 @@ def register_builtin() -> None:
     ):
         for split in ("train", "val"):
             _register_relational_scenes(scenes, split, tool)
+    photos = os.path.join(datasets_root(), "photos")
+    for name in COUNTS:
+        json_file = os.path.join(photos, "annotations", f"{name}.json")
+        kind = name.rsplit("_", 1)[0]
+        images = os.path.join(photos, "voc" if kind == "voc_animals" else kind)
+        _register(f"photos_{name}", json_file, images, "prepare_photos.py", **METADATA[kind])
     class_names = cache(_class_names)  # read once for all splits
     for name, (folder, file, tool) in CONVERTED.items():
         folder = os.path.join(datasets_root(), folder)
