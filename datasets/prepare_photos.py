@@ -5,7 +5,7 @@ python datasets/prepare_photos.py --voc IMAGES1 IMAGES2 --voc-boxes voc12_trainv
     --camvid CamVid --output "${DETECTRON2_DATASETS:-datasets}/photos"
 
 datasets/README.md says where images, boxes and masks can be downloaded. Either of the two sets can
-be made alone. If anything is missing, it is named, and nothing of that set is written.
+be made alone. If anything is missing, it is named, and nothing is written.
 
 Writes under --output:
 

@@ -75,7 +75,7 @@ def variants(name):
 
 def test_configs_of_the_table_exist():
     names = re.findall(
-        r"`((?:[\w{},]+-Detection|Cityscapes-\w+|Region\w+|RelationalScenes)/[\w{},\[\]]+)`",
+        r"`((?:[\w{},]+-Detection|Cityscapes-\w+|Region\w+|RelationalScenes|Photos)/[\w{},\[\]]+)`",
         PAGES["docs/training.md"],
     )
     assert len(names) >= 8
@@ -116,7 +116,7 @@ def flat(node, start=""):
         "GLORE_HEAD",
         "DUPLICATE_REMOVAL",
         "EFFICIENTNET_LITE",
-    ],  # fmt: skip
+    ],
 )
 def test_every_key_is_in_its_table(group):
     pytest.importorskip("detectron2")

@@ -108,10 +108,13 @@ def read_voc_boxes(file: Path) -> Iterator[tuple[str, list[Object]]]:
     for line in file.read_text(encoding="utf-8").splitlines():
         name, *numbers = line.split()
         values = [float(number) for number in numbers]
-        yield name, [
-            (int(values[k + 4]), (values[k] - 1, values[k + 1] - 1, *values[k + 2 : k + 4]))
-            for k in range(0, len(values), 5)
-        ]
+        yield (
+            name,
+            [
+                (int(values[k + 4]), (values[k] - 1, values[k + 1] - 1, *values[k + 2 : k + 4]))
+                for k in range(0, len(values), 5)
+            ],
+        )
 
 
 def _camvid(root: Path) -> list[dict[str, Any]]:

@@ -19,7 +19,11 @@ NAMES = (
     "relational_scenes_crowded_train",
     "relational_scenes_crowded_val",
 )
-ALL = (*NAMES, *CONVERTED)
+PHOTOS = [
+    "photos_voc_animals_train", "photos_voc_animals_val",
+    "photos_camvid_train", "photos_camvid_val", "photos_camvid_test",
+]  # fmt: skip
+ALL = (*NAMES, *PHOTOS, *CONVERTED)
 
 
 @pytest.fixture
@@ -106,3 +110,21 @@ def test_names_that_a_converter_wrote_are_known_at_once(root):
     assert MetadataCatalog.get("ade_regions_mtest").json_file == json_file
     with pytest.raises(FileNotFoundError, match=r"python datasets/prepare_ade\.py"):
         DatasetCatalog.get("ade_regions_mtest")
+
+
+# ---- photographs ----
+
+
+def test_photographs_are_known_without_files(root):
+    for name in PHOTOS:
+        metadata = MetadataCatalog.get(name)
+        file, voc = name.removeprefix("photos_"), "voc" in name
+        assert metadata.json_file == str(root / "photos" / "annotations" / f"{file}.json")
+        assert metadata.image_root == str(root / "photos" / ("voc" if voc else "camvid"))
+        assert len(metadata.thing_classes) == (20 if voc else 11)
+        with pytest.raises(FileNotFoundError, match=r"python datasets/prepare_photos\.py"):
+            DatasetCatalog.get(name)
+    voc = MetadataCatalog.get("photos_voc_animals_val")
+    assert voc.thing_classes[:2] + voc.thing_classes[-1:] == ["aeroplane", "bicycle", "tvmonitor"]
+    assert voc.class_groups.keys() == set(voc.thing_classes)
+    assert (voc.class_groups["sheep"], voc.class_groups["sofa"]) == ("animal", "indoor")
