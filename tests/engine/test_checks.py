@@ -230,6 +230,13 @@ def test_frozen_parts_without_weights(cfg, tmp_path, key, value, parts):
         assert problems(changed) == []
 
 
+def test_a_frozen_lite_without_weights(cfg):
+    cfg.MODEL.BACKBONE.FREEZE_AT = 2
+    cfg.MODEL.BACKBONE.NAME = "build_efficientnet_lite_fpn_backbone"
+    cfg.MODEL.RESNETS.NORM = "FrozenBN"  # nobody reads it
+    assert_only_problem(cfg, "MODEL.BACKBONE.FREEZE_AT is 2", "MODEL.WEIGHTS is empty")
+
+
 def test_weights_that_do_not_exist(cfg, tmp_path):
     cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
     assert_only_problem(cfg, "MODEL.WEIGHTS", str(tmp_path / "model.pth"))
