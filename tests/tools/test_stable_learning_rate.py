@@ -148,8 +148,11 @@ def test_an_error_is_shown_and_is_no_result(tiny, tool, process, capsys):
     [
         (["--heads", "relatoin"], "There is no head 'relatoin'"),
         (["--head", "mine", "MODEL.RELATION.NUM_HEAD", "4"], "NUM_HEAD"),
-        (["--heads", "relation", "MODEL.RELATION.NUM_HEADS", "7"], "NUM_HEADS"),
-        (["--heads", "stock", "MODEL.RELATION.NUM_HEADS", "4"], "does not read"),
+        (
+            ["--heads", "relation", "--at-most", "0", "MODEL.RELATION.NUM_HEADS", "7"],
+            "num_heads 7, got 64",
+        ),
+        (["--heads", "stock", "--at-most", "0", "MODEL.RELATION.NUM_HEADS", "4"], "does not read"),
     ],
 )
 def test_a_wrong_head_ends_in_one_sentence_before_any_training(
