@@ -6,15 +6,12 @@ import argparse
 import importlib
 import json
 import logging
-import os
 import platform
 import shlex
-import subprocess
 import sys
 import time
 import warnings
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import detectron2
@@ -23,6 +20,7 @@ from detectron2.config import CfgNode
 
 from ..engine.checks import check_cfg
 from ..engine.form_checks import head_names
+from .provenance import commit, machine
 from .sweep import registered_heads, stock_configs, sweep, table
 
 
@@ -33,17 +31,11 @@ def check(cfg: CfgNode, path: str, opts: list[Any]) -> None:
 
 def provenance(args: argparse.Namespace) -> dict[str, Any]:
     """What a reader needs to repeat the run."""
-    root = Path(__file__).resolve().parents[2]
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-        cwd=root, capture_output=True, text=True, check=False,
-    )  # fmt: skip
     return {
-        "commit": git.stdout.strip() or "unknown",
+        "commit": commit(),
         "command": shlex.join(["tools/sweep_stock_configs.py", *sys.argv[1:]]),
         "seed": args.seed,
-        "machine": f"{platform.platform()}, {os.cpu_count()} cores, "
-        f"{torch.backends.cpu.get_cpu_capability()}",
+        "machine": machine(),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
