@@ -2,7 +2,7 @@
 
 Peers: plain PyTorch and torch's attention, both with the embedding of all pairs; and the released
 code's order of operations, for information. Their geometry is the plain text of the paper, with
-centres.
+centres. All of them compute the published form, `norm=""`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def make_boxes(count: int, seed: int = 0) -> Tensor:
 def make_module(seed: int = 0) -> ObjectRelation:
     """A module whose gates and biases are as wide as after some training."""
     torch.manual_seed(seed)
-    module = ObjectRelation(DIM, num_heads=HEADS, init="xavier")
+    module = ObjectRelation(DIM, num_heads=HEADS, norm="", init="xavier")
     for layer in module.children():
         torch.nn.init.normal_(layer.bias, std=0.1)
     torch.nn.init.normal_(module.gate.weight, std=0.1)

@@ -136,7 +136,7 @@ def _sgrn() -> CN:
     # over the boxes of both stages ("union_nms", released code).
     node.TEST_ENSEMBLE = "last"
     # The box features get the mean of the gradients of both predictors' losses, as in Detectron2's
-    # Cascade R-CNN. False (released code): their sum, which diverges at Detectron2's learning rates.
+    # Cascade R-CNN. False (released code): the sum, which diverges at Detectron2's learning rates.
     node.MEAN_GRADIENT = True
     # Weights of the losses of the base predictor and of the second predictor; 0 leaves them out.
     node.LOSS_WEIGHTS = [1.0, 1.0]

@@ -19,7 +19,7 @@ from relation_heads.layers import (
     SqueezeExcitation,
 )
 from relation_heads.layers.object_relation import module as object_relation
-from tests.layers.test_object_relation import DIM, make, make_regions
+from tests.layers.test_object_relation import DIM, make, make_regions, norms
 
 RELATIONS = [
     *((geometry, name) for geometry in ("relation", "signed") for name in ("simple", "fused")),
@@ -64,9 +64,10 @@ def copies(module: nn.Module) -> list[nn.Module]:
     ]
 
 
+@norms
 @relations
-def test_copies_of_a_relation(geometry, implementation):
-    module = make(geometry, implementation=implementation)
+def test_copies_of_a_relation(geometry, implementation, norm):
+    module = make(geometry, implementation=implementation, norm=norm)
     inputs = torch.randn(9, DIM), make_regions((5, 4))
     expected = module(*inputs)
     expected.sum().backward()  # a module in use
@@ -97,9 +98,11 @@ class OfOneImage(nn.Module):
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("implementation", ["simple", "fused", "triton", "auto"])
 @pytest.mark.parametrize("geometry", ["relation", "signed", "none", "unary"])
-def test_a_trace_of_a_relation_serves_other_numbers(geometry, implementation, monkeypatch):
+@norms
+def test_a_trace_of_a_relation_serves_other_numbers(norm, geometry, implementation, monkeypatch):
     monkeypatch.setattr(object_relation, "FEW_PAIRS", 0)
-    module = OfOneImage(make(geometry, implementation=implementation).requires_grad_(False))
+    relation = make(geometry, implementation=implementation, norm=norm)
+    module = OfOneImage(relation.requires_grad_(False))
     boxes = make_regions((23,)).boxes
     example = torch.randn(7, DIM), boxes[:7]
     traced = torch.jit.trace(module, example, check_trace=False)  # which would run the kernel

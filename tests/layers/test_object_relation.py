@@ -4,10 +4,11 @@ import torch
 from relation_heads.layers import ObjectRelation, Regions
 from relation_heads.layers.arguments import ArgumentError
 from relation_heads.layers.object_relation.module import GEOMETRIES, relation_weights
-from tests.layers.reference_object_relation import relate_image
+from tests.layers.reference_object_relation import layer_norm, relate_image
 
 SIZE = (300, 400)
 DIM = 16
+norms = pytest.mark.parametrize("norm", ["LN", ""])
 
 
 def random_boxes(n: int, seed: int = 0) -> torch.Tensor:
@@ -29,10 +30,11 @@ def make_regions(counts, keys=None) -> Regions:
     return Regions.from_boxes(boxes, [SIZE] * len(counts), keys)
 
 
+@norms
 @pytest.mark.parametrize("normalize_by", ["query", "key"])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_equals_the_slow_reference(geometry, normalize_by):
-    module = make(geometry, normalize_by=normalize_by).double()
+def test_equals_the_slow_reference(geometry, normalize_by, norm):
+    module = make(geometry, normalize_by=normalize_by, norm=norm).double()
     keys = [torch.tensor([True, True, False, True, False]), torch.tensor([False, True, True])]
     boxes = [random_boxes(5, 0).double(), random_boxes(3, 1).double()]
     regions = Regions.from_boxes(boxes, [SIZE, SIZE], keys)
@@ -46,9 +48,10 @@ def test_equals_the_slow_reference(geometry, normalize_by):
     torch.testing.assert_close(module(features, regions), expected, rtol=1e-10, atol=1e-10)
 
 
+@norms
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_gradients(geometry):
-    module = make(geometry).double()
+def test_gradients(geometry, norm):
+    module = make(geometry, norm=norm).double()
     regions = Regions.from_boxes([random_boxes(4).double()], [SIZE])
     features = torch.randn(4, DIM, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda f: module(f, regions), (features,))
@@ -61,8 +64,9 @@ def test_gradients(geometry):
             assert parameter.grad.abs().sum() > 0, name
 
 
-def test_parameter_count_of_the_paper():
-    module = ObjectRelation(1024, num_heads=16, key_dim=64)
+@norms
+def test_parameter_count_of_the_paper(norm):
+    module = ObjectRelation(1024, num_heads=16, key_dim=64, norm=norm)
     assert sum(p.numel() for p in module.parameters()) == 3_149_840
 
 
@@ -88,19 +92,26 @@ def test_permutation_equivariance(geometry):
     torch.testing.assert_close(permuted, straight[order])
 
 
-def test_output_depends_on_the_other_boxes_and_their_features():
+def entering(norm, features):
+    """What enters W_V."""
+    return torch.tensor([layer_norm(row) for row in features.tolist()]) if norm else features
+
+
+@norms
+def test_output_depends_on_the_other_boxes_and_their_features(norm):
     """A known port weights each region's own value only: its output is f + W_V f, whatever stands
     around."""
-    module = make()
+    module = make(norm=norm)
     boxes, features = random_boxes(5), torch.randn(5, DIM)
     before = module(features, Regions.from_boxes([boxes], [SIZE]))[0]
-    assert not torch.allclose(before, features[0] + module.value(features[0]), atol=1e-3)
+    alone = features + module.value(entering(norm, features))
+    assert not torch.allclose(before, alone[0], atol=1e-3)
     moved = boxes.clone()
     moved[1] += 40
     after = module(features, Regions.from_boxes([moved], [SIZE]))[0]
     assert (after - before).abs().max() > 1e-4
     changed = features.clone()
-    changed[1] += 1
+    changed[1, 0] += 1  # of all channels LayerNorm takes it off again
     after = module(changed, Regions.from_boxes([boxes], [SIZE]))[0]
     assert (after - before).abs().max() > 1e-3
 
@@ -136,11 +147,80 @@ def test_no_regions_still_reach_every_parameter():
     assert all(p.grad is not None and not p.grad.any() for p in module.parameters())
 
 
-def test_one_region_relates_to_itself():
-    module = make()
+@norms
+def test_one_region_relates_to_itself(norm):
+    module = make(norm=norm)
     features = torch.randn(1, DIM)
     out = module(features, make_regions((1,)))
-    torch.testing.assert_close(out, features + module.value(features))
+    torch.testing.assert_close(out, features + module.value(entering(norm, features)))
+
+
+@pytest.mark.parametrize("implementation", ["simple", "fused"])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_a_norm_makes_the_relation_one_of_directions(geometry, implementation):
+    """However large or shifted features are, logits and relation stay what they were."""
+    features, regions = torch.randn(9, DIM).double(), make_regions((5, 4))
+    regions = Regions(regions.boxes.double(), regions.splits, regions.image_sizes)
+
+    def relation(module, x):
+        return (module(x, regions) - x).detach()
+
+    normed, published = (
+        make(geometry, norm=norm, implementation=implementation).double() for norm in ("LN", "")
+    )
+    expected, raw = relation(normed, features), relation(published, features)
+    assert expected.norm() > 1
+    for other in (10 * features, features + 7.0, features - torch.arange(9.0)[:, None]):
+        torch.testing.assert_close(relation(normed, other), expected, rtol=1e-4, atol=1e-4)
+        assert (relation(published, other) - raw).norm() > 0.1 * raw.norm()
+    for mine, other in zip(
+        normed.weights(features, regions), normed.weights(10 * features, regions), strict=True
+    ):
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-4)
+
+
+def test_the_gradient_through_the_logits_does_not_grow_with_the_features():
+    """It is what makes training with the published form diverge: four times the features, four
+    times the gradient; with a norm a quarter."""
+    regions, cotangent = make_regions((6,)), torch.randn(4, 6, 6)
+    f = torch.randn(6, DIM)
+
+    def gradient(norm, scale):
+        x = (scale * f).requires_grad_()
+        log_weights = make("none", norm=norm).weights(x, regions)[0].log()
+        return torch.autograd.grad(log_weights, x, cotangent)[0].norm()
+
+    growth = {}
+    for norm in ("LN", ""):
+        torch.manual_seed(0)
+        small = gradient(norm, 1.0)
+        torch.manual_seed(0)
+        growth[norm] = float(gradient(norm, 4.0) / small)
+    assert growth["LN"] == pytest.approx(0.25, rel=0.01)
+    assert growth[""] > 3, growth
+
+
+def test_boxes_are_embedded_behind_the_norm():
+    """Before it, the embedding of one place would be another one for larger features."""
+    module, regions = make("unary"), make_regions((5,))
+    seen = []
+    module.query.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    for scale in (1.0, 1e4):
+        module(scale * torch.eye(5, DIM), regions)
+    torch.testing.assert_close(seen[0], seen[1], rtol=0, atol=1e-3)
+    assert (seen[0] - entering("LN", torch.eye(5, DIM))).abs().max() > 0.5
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_equal_channels_have_no_direction_and_a_finite_gradient(geometry):
+    """Their variance is 0, as of a region whose features a ReLU has cut off."""
+    module, regions = make(geometry), make_regions((4,))
+    features = torch.zeros(4, DIM)
+    features[1] = 3.0
+    features.requires_grad_()
+    out = module(features, regions)
+    (gradient,) = torch.autograd.grad(out.square().sum(), features)
+    assert out.isfinite().all() and gradient.isfinite().all()
 
 
 def test_dead_gate_falls_back_to_appearance():
@@ -168,9 +248,11 @@ def test_degenerate_boxes_train():
     assert all(p.grad.isfinite().all() for p in module.parameters())
 
 
+@norms
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_bfloat16_autocast_stays_close(geometry):
-    module, features, regions = make(geometry), torch.randn(30, DIM), make_regions((18, 12))
+def test_bfloat16_autocast_stays_close(geometry, norm):
+    module, features = make(geometry, norm=norm), torch.randn(30, DIM)
+    regions = make_regions((18, 12))
     expected = module(features, regions)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         weights = module.weights(features, regions)
@@ -179,9 +261,33 @@ def test_bfloat16_autocast_stays_close(geometry):
     assert (out - expected).norm() / expected.norm() < 0.02
 
 
+@norms
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_stays_close(dtype, norm):
+    """Whole modules of it, without autocast; boxes stay float32."""
+    module, features, regions = make("none", norm=norm), torch.randn(12, DIM), make_regions((12,))
+    expected = module(features, regions)
+    out = module.to(dtype)(features.to(dtype), regions)
+    assert out.dtype == dtype
+    assert (out.float() - expected).norm() / expected.norm() < 0.02
+
+
+def test_a_norm_keeps_large_features_within_float16():
+    """Queries and keys of 1e4 each have a product that float16 does not hold."""
+    features, regions = 1e4 * torch.randn(12, DIM), make_regions((12,))
+    finite = {}
+    for norm in ("LN", ""):
+        module = make("none", norm=norm).half()
+        weights = module.weights(features.half(), regions)[0]
+        finite[norm] = bool(weights.isfinite().all())
+    assert finite == {"LN": True, "": False}
+
+
+@norms
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_float32_is_close_to_float64(geometry):
-    module, features, regions = make(geometry), torch.randn(12, DIM), make_regions((12,))
+def test_float32_is_close_to_float64(geometry, norm):
+    module, features = make(geometry, norm=norm), torch.randn(12, DIM)
+    regions = make_regions((12,))
     wide = Regions(regions.boxes.double(), regions.splits, regions.image_sizes)
     single = module(features, regions)
     torch.testing.assert_close(
@@ -201,9 +307,10 @@ def test_geometry_is_float32_under_autocast():
     torch.testing.assert_close(weights, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_inits():
+@norms
+def test_inits(norm):
     features, regions = torch.randn(6, DIM), make_regions((6,))
-    zero = ObjectRelation(DIM, num_heads=4, key_dim=8)
+    zero = ObjectRelation(DIM, num_heads=4, key_dim=8, norm=norm)
     assert torch.equal(zero(features, regions), features)
     normal = ObjectRelation(512, num_heads=4, init="normal")
     assert normal.query.weight.std().item() == pytest.approx(0.01, rel=0.02)
@@ -222,7 +329,7 @@ def test_relation_weights_of_large_logits_are_finite():
         (dict(dim=16, num_heads=5), {"dim": 16}),
         (dict(dim=16, num_heads=0), {"dim": 16, "num_heads": 0}),
         (dict(dim=12, num_heads=4, geometry="unary"), {"dim": 12}),
-        (dict(dim=16, num_heads=4, geometry="polar", init="ones"), None),
+        (dict(dim=16, num_heads=4, geometry="polar", init="ones", norm="BN"), None),
         (dict(dim=16, num_heads=4, key_dim=0, normalize_by="both", implementation="fast"), None),
     ],
 )

@@ -234,13 +234,14 @@ def test_relation_equals_the_plain_layers_in_float64(keys, dtype):
         assert_as_close_as_plain(*triple)
 
 
-def modules(geometry: str, *implementations: str) -> list[ObjectRelation]:
+def modules(geometry: str, *implementations: str, norm: str = "LN") -> list[ObjectRelation]:
     """Modules of the same weights."""
     made = [
         ObjectRelation(
             16,
             num_heads=2,
             key_dim=8,
+            norm=norm,
             geometry=geometry,
             init="xavier",
             implementation=implementation,
@@ -260,9 +261,10 @@ def make_input() -> tuple[torch.Tensor, Regions]:
 
 
 @runs_the_kernel
+@pytest.mark.parametrize("norm", ["LN", ""])
 @pytest.mark.parametrize("geometry", ["relation", "signed", "none"])
-def test_the_module_by_name(geometry, monkeypatch):
-    simple, ours = modules(geometry, "simple", "triton")
+def test_the_module_by_name(geometry, norm, monkeypatch):
+    simple, ours = modules(geometry, "simple", "triton", norm=norm)
     calls = []
 
     def relate(*args, **kwargs):

@@ -95,8 +95,8 @@ class ObjectRelation(nn.Module):
             dim: D, channels of the features; a multiple of `num_heads` (and of 8 for "unary").
             num_heads: H (N_r in the paper).
             key_dim: d_k, channels of queries and keys per head.
-            norm: of what enters W_Q, W_K and W_V: "LN", a LayerNorm without parameters, which trains
-                where a stock head does, or "" (published).
+            norm: of what enters W_Q, W_K and W_V: "LN", a LayerNorm without parameters, which
+                trains where a stock head does, or "" (published).
             geometry: "none" (w_G = 1), "unary" (embedded boxes are added to the features that enter
                 the projections), "relation" (published), "signed" (see
                 `geometry.relative_geometry`).

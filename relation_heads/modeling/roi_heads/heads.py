@@ -140,8 +140,8 @@ class Relational(RegionSampling):
         return self._shared(x)
 
     def _shared(self, x: Tensor) -> Tensor:
-        """x, which gets the mean of the gradients of all classifications that train it; Detectron2's
-        Cascade R-CNN does the same with what its stages share."""
+        """x, which gets the mean of the gradients of all classifications that train it, as what the
+        stages of Detectron2's Cascade R-CNN share."""
         n = self.mechanism.num_classifications
         return _ScaleGradient.apply(x, 1.0 / n) if self.training and n > 1 else x
 

@@ -202,8 +202,8 @@ class Mechanism(ListensToRegions, nn.Module):
     holds it is Detectron2's, bit for bit."""
 
     key = ""  # its node of the config: MODEL.<key>
-    # Classifications, the base one among them, that train x. x gets the mean of their gradients, not
-    # the sum, so that box head and backbone train as fast as under the stock head.
+    # Classifications, the base one among them, that train x. x gets the mean of their gradients,
+    # not the sum, so that box head and backbone train as fast as under the stock head.
     num_classifications = 1
 
     @classmethod

@@ -140,7 +140,7 @@ class SGRNMechanism(Mechanism):
         )
         if keys.GRAPH_DIMS:
             yield from key_problems(partial(_graph, cfg, cfg.MODEL.ROI_BOX_HEAD.FC_DIM), key)
-        if all(keys.LOSS_WEIGHTS) and not keys.MEAN_GRADIENT:
+        if cls.is_on(cfg) and all(keys.LOSS_WEIGHTS) and not keys.MEAN_GRADIENT:
             yield from may_diverge(cfg, f"{key}.MEAN_GRADIENT", "True")
         if not (keys.SHARE_FC or keys.REFINE):
             yield Problem(
