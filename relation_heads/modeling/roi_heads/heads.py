@@ -136,8 +136,16 @@ class Relational(RegionSampling):
         pooled = self.box_pooler(
             [maps[f] for f in self.box_in_features], [p.proposal_boxes for p in proposals]
         )  # (N, C, h, w)
-        x = told(self.box_head if box_head is None else box_head, pooled, proposals)
-        return self._shared(x)
+        head = self.box_head if box_head is None else box_head
+        return self._told_shared(head, pooled, proposals)
+
+    def _told_shared(
+        self, box_head: nn.Module, pooled: Tensor, proposals: list[Instances]
+    ) -> Tensor:
+        """x (N, D) of a box head that the mechanism's classifications share, or have each."""
+        if getattr(self.mechanism, "box_head", None) is None:
+            return self._shared(told(box_head, pooled, proposals))
+        return told(box_head, self._shared(pooled), proposals)
 
     def _shared(self, x: Tensor) -> Tensor:
         """x, which gets the mean of the gradients of all classifications that train it, as what the
@@ -259,8 +267,9 @@ class CascadeRelationalROIHeads(Relational, CascadeROIHeads):
         )
         if self.training:
             pooled = _ScaleGradient.apply(pooled, 1.0 / self.num_cascade_stages)
-        x = told(self.box_head[stage] if box_head is None else box_head, pooled, proposals)
-        return self._shared(x) if stage in (-1, self.num_cascade_stages - 1) else x
+        head = self.box_head[stage] if box_head is None else box_head
+        is_last = stage in (-1, self.num_cascade_stages - 1)  # which the mechanism follows
+        return (self._told_shared if is_last else told)(head, pooled, proposals)
 
     def _forward_box(
         self, features: Maps, proposals: list[Instances], targets: list[Instances] | None = None

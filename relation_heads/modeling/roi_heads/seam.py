@@ -203,7 +203,8 @@ class Mechanism(ListensToRegions, nn.Module):
 
     key = ""  # its node of the config: MODEL.<key>
     # Classifications, the base one among them, that train x. x gets the mean of their gradients,
-    # not the sum, so that box head and backbone train as fast as under the stock head.
+    # not the sum, so that box head and backbone train as fast as under the stock head. With a
+    # `box_head` of its own a mechanism shares the pooled features instead, and they get the mean.
     num_classifications = 1
 
     @classmethod
