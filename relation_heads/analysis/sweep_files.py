@@ -31,8 +31,8 @@ def check(cfg: CfgNode, path: str, opts: list[Any]) -> None:
     check_cfg(cfg, earlier_heads=head_names(path, opts))
 
 
-def provenance(args: argparse.Namespace) -> dict[str, Any]:
-    """What a reader needs to repeat the run."""
+def provenance(seed: int, tool: str = "tools/sweep_stock_configs.py") -> dict[str, Any]:
+    """What a reader needs to repeat the run of a tool."""
     root = Path(__file__).resolve().parents[2]
     git = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
@@ -40,8 +40,8 @@ def provenance(args: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
     return {
         "commit": git.stdout.strip() or "unknown",
-        "command": shlex.join(["tools/sweep_stock_configs.py", *sys.argv[1:]]),
-        "seed": args.seed,
+        "command": shlex.join([tool, *sys.argv[1:]]),
+        "seed": seed,
         "machine": f"{platform.platform()}, {os.cpu_count()} cores, "
         f"{torch.backends.cpu.get_cpu_capability()}",
         "versions": {
@@ -64,7 +64,7 @@ def sweep_and_write(args: argparse.Namespace) -> int:
         importlib.import_module(module)
     heads = args.heads or registered_heads()
     configs = [c for c in stock_configs() if not args.configs or any(p in c for p in args.configs)]
-    content, start, cells = provenance(args), time.perf_counter(), []
+    content, start, cells = provenance(args.seed), time.perf_counter(), []
     for cell in sweep(configs, heads, check, tenth=args.tenth, seed=args.seed):
         cells.append(cell)
         print(f"{cell.config} {cell.head}: {cell.result} {cell.reason}", file=sys.stderr)

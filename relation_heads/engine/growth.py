@@ -37,6 +37,7 @@ from detectron2.modeling import Backbone
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+WINDOW = 50  # iterations that are looked at in the end
 FACTOR = 4.0  # times its median: outside the usual range
 WIDE = (torch.float32, torch.float64)
 MIN_EARLIER = 2  # values that a median is taken of
@@ -113,7 +114,7 @@ class Growth:
         parts: the modules that are recorded, by name.
     """
 
-    def __init__(self, model: nn.Module, keep: int = 50) -> None:
+    def __init__(self, model: nn.Module, keep: int = WINDOW) -> None:
         """
         Args:
             model: also in `DistributedDataParallel`; every process records its own share.
@@ -182,8 +183,8 @@ class Growth:
         ]
 
     def first_to_grow(self) -> list[Grown]:
-        """See `first_to_grow`."""
-        return first_to_grow(self.series(), self.iterations)
+        """See `first_to_grow`; looks at the last 50 iterations, however many are kept."""
+        return first_to_grow(self.series(), self.iterations[-WINDOW:])
 
 
 def first_to_grow(series: Iterable[Series], iterations: Sequence[int]) -> list[Grown]:
@@ -196,15 +197,17 @@ def first_to_grow(series: Iterable[Series], iterations: Sequence[int]) -> list[G
 
     Args:
         series: in the order in which they are computed.
-        iterations: all that were recorded.
+        iterations: which are looked at.
     """
-    earlier = set(iterations[: len(iterations) // 2])
+    earlier, all_of_them = set(iterations[: len(iterations) // 2]), set(iterations)
     grown = []
     for one in series:
         usual = [v for i, v in one.values.items() if i in earlier and math.isfinite(v)]
         before = median(usual) if len(usual) >= MIN_EARLIER else 0.0
         since, last = None, math.nan
         for i, value in one.values.items():
+            if i not in all_of_them:
+                continue
             last = value
             if math.isfinite(value) and value <= FACTOR * before:
                 since = None

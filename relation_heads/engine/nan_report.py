@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..layers import ObjectRelation
 from ..layers.arguments import first_few
 from ..modeling.roi_heads.sgrn import SGRNMechanism
-from .growth import Growth
+from .growth import WINDOW, Growth
 
 GREW_SHOWN = 3
 REMEDIES = (
@@ -90,7 +90,7 @@ def _plain(error: FloatingPointError) -> str:
 
 def _grew(growth: Growth) -> str:
     """What left its usual range, in order."""
-    iterations, grown = growth.iterations, growth.first_to_grow()
+    iterations, grown = growth.iterations[-WINDOW:], growth.first_to_grow()
     if len(iterations) < 4:
         return "Too few iterations were recorded to say what grew first."
     if not grown:

@@ -241,6 +241,16 @@ def test_missing_iterations_and_sizes_of_nothing():
     assert grew(count=0) == []
 
 
+def test_the_last_fifty_iterations_are_looked_at():
+    """However many are kept: what grew before is usual."""
+    model = nn.Sequential(nn.Linear(1, 1, bias=False))
+    growth = Growth(model, keep=100)
+    for i in range(100):
+        with growth.iteration(i):
+            model(torch.full((1, 1), 1.0 if i < 40 else 100.0))
+    assert len(growth.iterations) == 100 and growth.first_to_grow() == []
+
+
 def test_a_gain_that_becomes_too_high_is_found(model):
     """The loss is quadratic in it: what grows with its square comes first."""
     growth = Growth(model)
