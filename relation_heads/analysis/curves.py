@@ -80,12 +80,11 @@ def draw(recordings: Mapping[str, Mapping[str, Any]], patterns: Sequence[str] = 
         y = TOP + (k // columns) * (TOP + HEIGHT + GAP)
         body += [f'<g transform="translate({x} {y})">', *_axes(title, end, low, high)]
         for name, line in panel.items():
-            body += _curve(line, COLOURS[lines.index(name) % len(COLOURS)], end, low, high)
+            body += _curve(line, _stroke(lines.index(name)), end, low, high)
         body.append("</g>")
     for k, name in enumerate(lines):
         y = below + 20 * k + 4
-        colour = COLOURS[k % len(COLOURS)]
-        body.append(f'<path d="M{LEFT} {y}h24" stroke="{colour}" stroke-width="3"/>')
+        body.append(f'<path d="M{LEFT} {y}h24" {_stroke(k)} stroke-width="3"/>')
         body.append(f'<text x="{LEFT + 32}" y="{y + 4}">{escape(name)}</text>')
     return "\n".join([*body, "</svg>", ""])
 
@@ -128,7 +127,13 @@ def _axes(title: str, end: int, low: int, high: int) -> Iterator[str]:
     yield f'<text x="0" y="-10" font-weight="bold">{escape(title)}</text>'
 
 
-def _curve(line: Points, colour: str, end: int, low: int, high: int) -> Iterator[str]:
+def _stroke(number: int) -> str:
+    """How a line looks; after all colours they come again, dashed."""
+    dashes = "" if number < len(COLOURS) else ' stroke-dasharray="6 3"'
+    return f'stroke="{COLOURS[number % len(COLOURS)]}"{dashes}'
+
+
+def _curve(line: Points, stroke: str, end: int, low: int, high: int) -> Iterator[str]:
     if not line:
         return
     corners = " ".join(
@@ -136,6 +141,6 @@ def _curve(line: Points, colour: str, end: int, low: int, high: int) -> Iterator
         for i, v in line
     )
     yield (
-        f'<polyline points="{corners}" fill="none" stroke="{colour}" stroke-width="1.5" '
+        f'<polyline points="{corners}" fill="none" {stroke} stroke-width="1.5" '
         'clip-path="url(#plot)"/>'
     )

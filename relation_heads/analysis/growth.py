@@ -184,14 +184,18 @@ def record_or_draw(args: argparse.Namespace) -> None:
     """
     args.output.parent.mkdir(parents=True, exist_ok=True)
     if args.draw:
-        files = {path.stem: json.loads(path.read_text()) for path in args.draw}
+        distinct = len({path.stem for path in args.draw}) == len(args.draw)
+        files = {
+            path.stem if distinct else str(path): json.loads(path.read_text()) for path in args.draw
+        }
         args.output.write_text(draw(files, args.lines))
         print(f"Written to {args.output}.")
         return
+    config = args.config_file  # as given; it becomes a path
     args.opts = [*args.opts, "SEED", str(args.seed), "DATASETS.TEST", "()"]
     cfg = setup_cfg(args)
     content = provenance(args.seed, TOOL)
-    content["config"] = args.config_file
+    content["config"] = config
     content.update(record(cfg))
     args.output.write_text(json.dumps(content))
     print(content["diverged"] or f"No divergence in {cfg.SOLVER.MAX_ITER} iterations.")
