@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import detectron2
 import torch
 
 
@@ -23,3 +27,18 @@ def machine() -> str:
     """The system, the number of cores, and the instructions that torch uses."""
     capability = torch.backends.cpu.get_cpu_capability()
     return f"{platform.platform()}, {os.cpu_count()} cores, {capability}"
+
+
+def provenance(seed: int, tool: str) -> dict[str, Any]:
+    """What a reader needs to repeat the run of a tool, such as "tools/sweep_stock_configs.py"."""
+    return {
+        "commit": commit(),
+        "command": shlex.join([tool, *sys.argv[1:]]),
+        "seed": seed,
+        "machine": machine(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "detectron2": detectron2.__version__,
+        },
+    }

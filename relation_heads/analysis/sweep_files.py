@@ -6,42 +6,22 @@ import argparse
 import importlib
 import json
 import logging
-import platform
-import shlex
-import sys
 import time
 import warnings
 from dataclasses import asdict
 from typing import Any
 
-import detectron2
-import torch
 from detectron2.config import CfgNode
 
 from ..engine.checks import check_cfg
 from ..engine.form_checks import head_names
-from .provenance import commit, machine
+from .provenance import provenance
 from .sweep import registered_heads, stock_configs, sweep, table
 
 
 def check(cfg: CfgNode, path: str, opts: list[Any]) -> None:
     """What a run with this YAML and these overrides checks."""
     check_cfg(cfg, earlier_heads=head_names(path, opts))
-
-
-def provenance(args: argparse.Namespace) -> dict[str, Any]:
-    """What a reader needs to repeat the run."""
-    return {
-        "commit": commit(),
-        "command": shlex.join(["tools/sweep_stock_configs.py", *sys.argv[1:]]),
-        "seed": args.seed,
-        "machine": machine(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "detectron2": detectron2.__version__,
-        },
-    }
 
 
 def sweep_and_write(args: argparse.Namespace) -> int:
@@ -56,7 +36,11 @@ def sweep_and_write(args: argparse.Namespace) -> int:
         importlib.import_module(module)
     heads = args.heads or registered_heads()
     configs = [c for c in stock_configs() if not args.configs or any(p in c for p in args.configs)]
-    content, start, cells = provenance(args), time.perf_counter(), []
+    content, start, cells = (
+        provenance(args.seed, "tools/sweep_stock_configs.py"),
+        time.perf_counter(),
+        [],
+    )
     for cell in sweep(configs, heads, check, tenth=args.tenth, seed=args.seed):
         cells.append(cell)
         print(f"{cell.config} {cell.head}: {cell.result} {cell.reason}", file=sys.stderr)

@@ -1,8 +1,9 @@
 """What can be said about a training that diverged, from what is in memory when it stops.
 
 Detectron2 stops with `FloatingPointError`, either in the RPN (boxes that are not finite) or after
-the backward pass (a loss that is not finite). Nothing is computed for this report while all is
-well; then parameters, gradients, the losses logged last and the batch are looked at.
+the backward pass (a loss that is not finite). While all is well, nothing but the sizes of
+`growth.Growth` is computed for this report; then those, parameters, gradients, the losses logged
+last and the batch are looked at. docs/divergence.md says how to read it.
 """
 
 from __future__ import annotations
@@ -15,12 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..layers import ObjectRelation
 from ..layers.arguments import first_few
+from ..modeling.roi_heads.sgrn import SGRNMechanism
+from .growth import WINDOW, Growth
 
+GREW_SHOWN = 3
 REMEDIES = (
     "Usual remedies: a lower SOLVER.BASE_LR or more SOLVER.WARMUP_ITERS; "
     "SOLVER.CLIP_GRADIENTS.ENABLED True; pretrained MODEL.WEIGHTS, or without them "
-    "MODEL.RESNETS.NORM other than FrozenBN; a look at the boxes of these images."
+    "MODEL.RESNETS.NORM other than FrozenBN; a look at the boxes of these images. "
+    "More in docs/divergence.md."
 )
 
 
@@ -51,6 +57,7 @@ def divergence_report(
     lr: float,
     losses: Mapping[str, tuple[float, int]],
     batch: Sequence[Mapping[str, Any]],
+    growth: Growth | None = None,
 ) -> str:
     """One paragraph about a training that diverged.
 
@@ -61,13 +68,16 @@ def divergence_report(
         lr: learning rate of the failed step.
         losses: name -> (value, iteration) as last logged.
         batch: the images of the failed step, Detectron2's dicts.
+        growth: of the last iterations, the failed step included; None if nobody recorded.
     """
     sentences = [
         f"Training diverged at iteration {iteration} with learning rate {lr:g}: {_plain(error)}",
+        *([_grew(growth)] if growth else []),
         _losses(losses),
         _weights(model),
         _gradients(model),
         f"Images of the batch: {', '.join(map(_image_name, batch)) or 'unknown'}.",
+        *_published_forms(model),
         REMEDIES,
     ]
     return " ".join(sentences)
@@ -76,6 +86,41 @@ def divergence_report(
 def _plain(error: FloatingPointError) -> str:
     text = " ".join(str(error).split())
     return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def _grew(growth: Growth) -> str:
+    """What left its usual range, in order."""
+    iterations, grown = growth.iterations[-WINDOW:], growth.first_to_grow()
+    if len(iterations) < 4:
+        return "Too few iterations were recorded to say what grew first."
+    if not grown:
+        return f"Nothing that was recorded grew from iteration {iterations[0]} on."
+    first, *others = grown
+    if first.since >= iterations[-1] - 1:
+        return (
+            f"Nothing grew before iteration {first.since}; there it jumped: {first}. Then the "
+            "images of one batch are more suspect than the model."
+        )
+    then = "".join(f", then {g} (from {g.since} on)" for g in others[: GREW_SHOWN - 1])
+    more = len(grown) - GREW_SHOWN
+    then += f", and {more} more" if more > 0 else ""
+    return f"First to grow: {first} (from iteration {first.since} on){then}."
+
+
+def _published_forms(model: nn.Module) -> list[str]:
+    """The forms in this model that are known to diverge, and the keys that replace them."""
+    modules = list(model.modules())
+    cures = []
+    if any(isinstance(m, ObjectRelation) and not m.norm for m in modules):
+        cures.append('MODEL.RELATION.NORM LN instead of ""')
+    if any(
+        isinstance(m, SGRNMechanism) and all(m.loss_weights) and m.num_classifications == 1
+        for m in modules
+    ):
+        cures.append("MODEL.SGRN.MEAN_GRADIENT True instead of False")
+    if not cures:
+        return []
+    return [f"Try first: {' and '.join(cures)}, a published form that is known to diverge."]
 
 
 def _losses(losses: Mapping[str, tuple[float, int]]) -> str:

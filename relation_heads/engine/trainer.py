@@ -30,6 +30,7 @@ from .build import build_mapper
 from .checkpoint import ReportingCheckpointer
 from .federated import provide_class_image_count
 from .freeze import train_only
+from .growth import Growth
 from .nan_report import RememberBatch, divergence_report
 from .optimizer import build_optimizer
 
@@ -52,6 +53,7 @@ class RelationTrainer(DefaultTrainer):
         with _ddp_on(cfg.MODEL.DEVICE):
             super().__init__(cfg)
         self.data_loader = RememberBatch(self.data_loader)
+        self.growth = Growth(self._trainer.model)
 
     def build_hooks(self) -> list[HookBase]:
         """The default hooks, around a checkpointer that reports."""
@@ -67,8 +69,12 @@ class RelationTrainer(DefaultTrainer):
         Raises:
             FloatingPointError: training diverged; says what is known about it.
         """
+        # What AMP multiplies the loss by; Detectron2 has waited for the device in this step anyway.
+        scaler = getattr(self._trainer, "grad_scaler", None)
+        scale = scaler.get_scale() if scaler else 1.0
         try:
-            super().run_step()
+            with self.growth.iteration(self.iter, loss_scale=scale):
+                super().run_step()
         except FloatingPointError as error:
             raise FloatingPointError(self._divergence_report(error)) from error
 
@@ -80,6 +86,7 @@ class RelationTrainer(DefaultTrainer):
             lr=self.optimizer.param_groups[0]["lr"],
             losses={k: v for k, v in self.storage.latest().items() if "loss" in k},
             batch=getattr(self.data_loader, "batch", ()),
+            growth=self.growth,
         )
 
     @classmethod

@@ -12,16 +12,34 @@ import torch
 from torch import nn
 
 from relation_heads.engine import RelationTrainer
+from relation_heads.engine.growth import Growth
 from relation_heads.engine.nan_report import REMEDIES, RememberBatch, divergence_report
+from relation_heads.layers import ObjectRelation
+from relation_heads.modeling.roi_heads.sgrn import SGRNMechanism
 from tests.helpers import registered, tiny_cfg, tiny_coco
 
 BATCH = [{"file_name": "a.png"}, {"image_id": 7}]
 
 
-def report(model, error="Loss became infinite", losses=None, batch=BATCH):
+def report(model, error="Loss became infinite", losses=None, batch=BATCH, growth=None):
     return divergence_report(
-        FloatingPointError(error), model, iteration=12, lr=0.02, losses=losses or {}, batch=batch
+        FloatingPointError(error),
+        model,
+        iteration=12,
+        lr=0.02,
+        losses=losses or {},
+        batch=batch,
+        growth=growth,
     )
+
+
+def growth_of(model, factors):
+    """A recording of one iteration for every factor, by which the input is multiplied."""
+    growth = Growth(model)
+    for i, factor in enumerate(factors, 101):
+        with growth.iteration(i):
+            model(factor * torch.tensor([[1.0, 2.0], [3.0, 5.0]])).sum()
+    return growth
 
 
 @pytest.fixture
@@ -68,6 +86,76 @@ def test_the_first_iteration(model):
     assert "Images of the batch: unknown." in text
 
 
+@pytest.fixture
+def linear():
+    """Three layers that add up to ever more."""
+    model = nn.ModuleDict({name: nn.Linear(2, 2, bias=False) for name in "abc"})
+    for layer in model.values():
+        nn.init.ones_(layer.weight)
+    model.forward = lambda x: model["c"](model["b"](model["a"](x)))
+    return model
+
+
+def test_what_grew_first_follows_the_error(linear):
+    text = report(linear, growth=growth_of(linear, [1, 1, 1, 1, 1, 5, 6, 7, 8, 9]))
+    assert text.startswith(
+        "Training diverged at iteration 12 with learning rate 0.02: Loss became infinite. "
+        "First to grow: a from 6.04 to 54.4 (from iteration 106 on), then b from 12.1 to 109 "
+        "(from 106 on), then c from 24.2 to 217 (from 106 on). No loss was logged before. "
+    )
+
+
+def test_the_others_that_grew_are_counted(linear):
+    linear["d"] = nn.Linear(2, 2)
+    linear["d"].forward = lambda x: x
+    forward = linear.forward
+    linear.forward = lambda x: linear["d"](forward(x))
+    text = report(linear, growth=growth_of(linear, [1, 1, 1, 1, 1, 5, 6, 7, 8, 9]))
+    assert "then c from 24.2 to 217 (from 106 on), and 1 more. " in text
+
+
+@pytest.mark.parametrize("values", [[1, 1, 1, 1, 1, 50], [1, 1, 1, 1, 60, 50]])
+def test_a_jump_is_called_one(linear, values):
+    text = report(linear, growth=growth_of(linear, values))
+    start = 100 + next(i for i, v in enumerate(values, 1) if v > 4)
+    assert f"Nothing grew before iteration {start}; there it jumped: a from 6.04 to 302. " in text
+    assert "First to grow" not in text
+
+
+def test_nothing_grew(linear):
+    text = report(linear, growth=growth_of(linear, [1, 1, 1, 1]))
+    assert "Nothing that was recorded grew from iteration 101 on. " in text
+    text = report(linear, growth=growth_of(linear, [1, 1, 1]))
+    assert "Too few iterations were recorded to say what grew first. " in text
+
+
+RELATION = 'MODEL.RELATION.NORM LN instead of ""'
+SGRN = "MODEL.SGRN.MEAN_GRADIENT True instead of False"
+KNOWN = "a published form that is known to diverge."
+
+
+@pytest.mark.parametrize(
+    ("norm", "mean_gradient", "weights", "first"),
+    [
+        ("LN", True, (1, 1), None),
+        ("", True, (1, 1), f"Try first: {RELATION}, {KNOWN}"),
+        ("LN", False, (1, 1), f"Try first: {SGRN}, {KNOWN}"),
+        ("", False, (1, 1), f"Try first: {RELATION} and {SGRN}, {KNOWN}"),
+        ("LN", False, (0, 1), None),  # one loss has no sum
+        ("LN", True, (0, 1), None),
+    ],
+)
+def test_a_published_form_is_the_first_to_be_changed(norm, mean_gradient, weights, first):
+    mechanism = SGRNMechanism(
+        predictor=nn.Identity(), mean_gradient=mean_gradient, loss_weights=weights
+    )
+    text = report(nn.ModuleList([ObjectRelation(16, norm=norm), mechanism]))
+    if first is None:
+        assert "Try first" not in text
+    else:
+        assert text.endswith(f"{first} {REMEDIES}")
+
+
 def test_the_batch_is_remembered_while_it_is_used():
     loader = RememberBatch([["a"], ["b"]])
     assert loader.batch == ()
@@ -86,6 +174,7 @@ def test_diverging_training_ends_with_the_report(tmp_path):
     text = str(caught.value)
     assert f"Training diverged at iteration {trainer.iter} with learning rate " in text
     assert "Losses logged last" in text and "total_loss" in text
+    assert "grew" in text  # too few iterations, or a jump
     assert text.count(".png") == cfg.SOLVER.IMS_PER_BATCH
     assert str(tmp_path / "images") in text
     assert text.endswith(REMEDIES)

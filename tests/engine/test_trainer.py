@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ pytest.importorskip("detectron2")
 
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.engine import defaults
+from detectron2.engine import DefaultTrainer, defaults
 
 from relation_heads.data.mapper import FlipAwareMapper
 from relation_heads.engine import RelationTrainer, ReportingCheckpointer, trainer
@@ -74,6 +75,36 @@ def test_the_trainer_can_be_resumed_from_what_its_hooks_saved(trained, cfg):
         assert torch.equal(mine, theirs)
     momentum = resumed.optimizer.state_dict()["state"][0]["momentum_buffer"]
     assert torch.equal(momentum, trained.optimizer.state_dict()["state"][0]["momentum_buffer"])
+
+
+def test_what_grows_is_recorded_in_training_and_not_in_evaluation(trained):
+    assert trained.growth.iterations == [0, 1]
+    series = {str(s): s.values for s in trained.growth.series()}
+    for name in ("backbone[p6]", "proposal_generator.rpn_head.conv", "roi_heads.box_head.fc1",
+                 "roi_heads.box_predictor.cls_score"):  # fmt: skip
+        assert list(series[name]) == [0, 1]  # and not of the evaluation that followed
+        assert list(series[f"the gradient of {name}"]) == [0, 1]
+    assert not any(m._forward_hooks for m in trained.model.modules())
+
+
+def test_gradients_are_recorded_without_the_scale_of_the_loss(trained, monkeypatch):
+    seen = []
+
+    class Scaler:
+        def get_scale(self):
+            return 512.0
+
+    @contextmanager
+    def iteration(number, *, loss_scale):
+        seen.append(loss_scale)
+        yield
+
+    monkeypatch.setattr(trained.growth, "iteration", iteration)
+    monkeypatch.setattr(DefaultTrainer, "run_step", lambda self: None)
+    trained.run_step()
+    monkeypatch.setattr(trained._trainer, "grad_scaler", Scaler(), raising=False)
+    trained.run_step()
+    assert seen == [1.0, 512.0]
 
 
 def test_evaluate_loads_and_evaluates(trained, cfg):
