@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import logging
+import sys
 import time
 import warnings
 from dataclasses import asdict
