@@ -12,6 +12,7 @@ from relation_heads.modeling import roi_heads
 
 class MeanOfOthers(roi_heads.Mechanism):
     sampling, gt_as_keys = "loss", False  # it sees all proposals, as at test time
+    num_classifications = 2  # train x, which gets the mean of their gradients
 
     def __init__(self, predictor):
         super().__init__()
