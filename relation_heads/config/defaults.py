@@ -55,9 +55,9 @@ def _relation() -> CN:
     node.NUM_HEADS = 16
     # d_k: channels of queries and keys per head.
     node.KEY_DIM = 64
-    # Of what enters W_Q, W_K and W_V: "LN", a LayerNorm without parameters, which trains where the
-    # stock head does, or "" (published), which diverges at Detectron2's learning rates.
-    node.NORM = "LN"
+    # Of what enters W_Q, W_K and W_V: "max_rms", rows of a root mean square above 1 are scaled down
+    # to 1, and it trains where the stock head does; or "" (published), which diverges there.
+    node.NORM = "max_rms"
     # w_G: "relation" (published; cannot tell left from right), "signed" (can), "unary" (boxes
     # embedded one by one), "none" (appearance alone).
     node.GEOMETRY = "relation"

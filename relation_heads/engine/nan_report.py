@@ -112,7 +112,7 @@ def _published_forms(model: nn.Module) -> list[str]:
     modules = list(model.modules())
     cures = []
     if any(isinstance(m, ObjectRelation) and not m.norm for m in modules):
-        cures.append('MODEL.RELATION.NORM LN instead of ""')
+        cures.append('MODEL.RELATION.NORM max_rms instead of ""')
     if any(
         isinstance(m, SGRNMechanism) and all(m.loss_weights) and m.num_classifications == 1
         for m in modules

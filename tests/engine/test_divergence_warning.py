@@ -17,7 +17,7 @@ from tests.helpers import registered, tiny_cfg, tiny_coco
 CLIPPED = ("SOLVER.CLIP_GRADIENTS.ENABLED", True)
 # preset -> what the warning says: key and value, and the value that is stable
 NAMED = {
-    "relation_paper": ("MODEL.RELATION.NORM ''", "set MODEL.RELATION.NORM LN"),
+    "relation_paper": ("MODEL.RELATION.NORM ''", "set MODEL.RELATION.NORM max_rms"),
     "sgrn_official": ("MODEL.SGRN.MEAN_GRADIENT False", "set MODEL.SGRN.MEAN_GRADIENT True"),
     "sgrn_paper": ("MODEL.SGRN.MEAN_GRADIENT False", "set MODEL.SGRN.MEAN_GRADIENT True"),
 }

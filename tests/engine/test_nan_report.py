@@ -129,7 +129,7 @@ def test_nothing_grew(linear):
     assert "Too few iterations were recorded to say what grew first. " in text
 
 
-RELATION = 'MODEL.RELATION.NORM LN instead of ""'
+RELATION = 'MODEL.RELATION.NORM max_rms instead of ""'
 SGRN = "MODEL.SGRN.MEAN_GRADIENT True instead of False"
 KNOWN = "a published form that is known to diverge."
 
@@ -137,12 +137,12 @@ KNOWN = "a published form that is known to diverge."
 @pytest.mark.parametrize(
     ("norm", "mean_gradient", "weights", "first"),
     [
-        ("LN", True, (1, 1), None),
+        ("max_rms", True, (1, 1), None),
         ("", True, (1, 1), f"Try first: {RELATION}, {KNOWN}"),
-        ("LN", False, (1, 1), f"Try first: {SGRN}, {KNOWN}"),
+        ("max_rms", False, (1, 1), f"Try first: {SGRN}, {KNOWN}"),
         ("", False, (1, 1), f"Try first: {RELATION} and {SGRN}, {KNOWN}"),
-        ("LN", False, (0, 1), None),  # one loss has no sum
-        ("LN", True, (0, 1), None),
+        ("max_rms", False, (0, 1), None),  # one loss has no sum
+        ("max_rms", True, (0, 1), None),
     ],
 )
 def test_a_published_form_is_the_first_to_be_changed(norm, mean_gradient, weights, first):

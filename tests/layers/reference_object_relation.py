@@ -3,7 +3,7 @@ code's order.
 
 Slow and obvious on purpose: one query, one head, one key at a time; raw features are summed first
 and projected afterwards (the released `linear_out`), and the gate keeps its ReLU. Norm "" is the
-released code; "LN" is ours.
+released code; "max_rms" is ours.
 """
 
 from __future__ import annotations
@@ -38,10 +38,9 @@ def embed(values: list[float], wavelengths: int, scale: float) -> list[float]:
     return result
 
 
-def layer_norm(row: list[float]) -> list[float]:
-    mean = sum(row) / len(row)
-    variance = sum((value - mean) ** 2 for value in row) / len(row)
-    return [(value - mean) / math.sqrt(variance + 1e-5) for value in row]
+def shortened(row: list[float]) -> list[float]:
+    rms = math.sqrt(sum(value**2 for value in row) / len(row))
+    return [value / rms for value in row] if rms > 1 else row
 
 
 def relate_image(
@@ -54,8 +53,8 @@ def relate_image(
     box = boxes.double().tolist()
     f = features.detach().double()
     asked = f.clone()
-    if module.norm == "LN":
-        asked = torch.tensor([layer_norm(row) for row in f.tolist()], dtype=torch.float64)
+    if module.norm == "max_rms":
+        asked = torch.tensor([shortened(row) for row in f.tolist()], dtype=torch.float64)
     if module.geometry == "unary":
         for n, (x1, y1, x2, y2) in enumerate(box):
             single = [(x1 + x2) / 2 / 4, (y1 + y2) / 2 / 4, x2 - x1 + 1, y2 - y1 + 1]

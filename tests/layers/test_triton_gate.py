@@ -234,7 +234,7 @@ def test_relation_equals_the_plain_layers_in_float64(keys, dtype):
         assert_as_close_as_plain(*triple)
 
 
-def modules(geometry: str, *implementations: str, norm: str = "LN") -> list[ObjectRelation]:
+def modules(geometry: str, *implementations: str, norm: str = "max_rms") -> list[ObjectRelation]:
     """Modules of the same weights."""
     made = [
         ObjectRelation(
@@ -261,7 +261,7 @@ def make_input() -> tuple[torch.Tensor, Regions]:
 
 
 @runs_the_kernel
-@pytest.mark.parametrize("norm", ["LN", ""])
+@pytest.mark.parametrize("norm", ["max_rms", ""])
 @pytest.mark.parametrize("geometry", ["relation", "signed", "none"])
 def test_the_module_by_name(geometry, norm, monkeypatch):
     simple, ours = modules(geometry, "simple", "triton", norm=norm)

@@ -10,9 +10,8 @@ For query n, key m and head h (H heads, d_k channels each):
     w   = w_G exp(w_A) / sum_m w_G exp(w_A)          eq. 3
     f'_n = f_n + concat_h[ sum_m w W_V f_m ]         eq. 2, 6
 
-By default W_Q, W_K and W_V get LayerNorm(f) instead of f, without parameters (`norm`): the logits
-are of second degree in f, so that their gradient grows with f and f grows with it, until training
-diverges (docs/divergence.md).
+By default W_Q, W_K and W_V get `bounded` rows of f: logits are of second degree in f, so that their
+gradient grows with f and f grows with it, until training diverges (docs/divergence.md).
 
 Two forms that equal the released code in value and gradient: `log(max(w_G, 1e-6)) + w_A` goes
 through one softmax (a row that is gated off everywhere falls back to appearance instead of 0/0),
@@ -35,13 +34,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import Wrong, at_least, multiple_of, one_of, require
-from ..geometry import EMBED_DIM, NORMALIZE_BY, NormalizeBy, box_embedding, log_gate, pair_embedding
+from ..geometry import (
+    EMBED_DIM,
+    NORMALIZE_BY,
+    NormalizeBy,
+    box_embedding,
+    log_gate,
+    pair_embedding,
+    widen,
+)
 from ..regions import Regions
 from .fused import fused_relation, linear_by_channel
 from .triton_gate import triton_relation
 
 Geometry = Literal["none", "unary", "relation", "signed"]
-Norm = Literal["LN", ""]
+Norm = Literal["max_rms", ""]
 Init = Literal["zero", "xavier", "normal"]
 Implementation = Literal["auto", "simple", "fused", "triton"]
 GEOMETRIES: tuple[str, ...] = get_args(Geometry)
@@ -50,6 +57,13 @@ INITS: tuple[str, ...] = get_args(Init)
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
 
 FEW_PAIRS = 2**15  # of queries and keys in one image, 181 x 181: "simple" is faster up to there
+
+
+def bounded(features: Tensor) -> Tensor:
+    """f / max(1, rms(f)), (N, D): rows of a root mean square above 1 are scaled down to 1. Rows
+    below it stay, so that regions of little response, most of the background, still say little."""
+    mean_square = widen(features).square().mean(dim=1, keepdim=True)  # (N, 1)
+    return features * mean_square.clamp(min=1.0).rsqrt().to(features.dtype)
 
 
 def relation_weights(query: Tensor, key: Tensor, log_gate: Tensor | None) -> Tensor:
@@ -84,7 +98,7 @@ class ObjectRelation(nn.Module):
         *,
         num_heads: int = 16,
         key_dim: int = 64,
-        norm: Norm = "LN",
+        norm: Norm = "max_rms",
         geometry: Geometry = "relation",
         normalize_by: NormalizeBy = "query",
         init: Init = "zero",
@@ -95,8 +109,8 @@ class ObjectRelation(nn.Module):
             dim: D, channels of the features; a multiple of `num_heads` (and of 8 for "unary").
             num_heads: H (N_r in the paper).
             key_dim: d_k, channels of queries and keys per head.
-            norm: of what enters W_Q, W_K and W_V: "LN", a LayerNorm without parameters, which
-                trains where a stock head does, or "" (published).
+            norm: of what enters W_Q, W_K and W_V: "max_rms", see `bounded`, which trains where a
+                stock head does, or "" (published).
             geometry: "none" (w_G = 1), "unary" (embedded boxes are added to the features that enter
                 the projections), "relation" (published), "signed" (see
                 `geometry.relative_geometry`).
@@ -247,7 +261,7 @@ class ObjectRelation(nn.Module):
     def _projected(self, features: Tensor, regions: Regions) -> Tensor:
         """What enters W_Q, W_K, W_V: (N, D), for "unary" with the embedded boxes added."""
         if self.norm:
-            features = F.layer_norm(features, (self.dim,))
+            features = bounded(features)
         if self.geometry == "unary":
             features = features + box_embedding(regions.boxes, self.dim).to(features.dtype)
         return features

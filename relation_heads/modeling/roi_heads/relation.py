@@ -61,7 +61,7 @@ def relation_problems(cfg: CfgNode, *, is_c4: bool) -> Iterator[Problem]:
         dim = 8 * cfg.MODEL.RESNETS.RES2_OUT_CHANNELS if is_c4 else cfg.MODEL.ROI_BOX_HEAD.FC_DIM
         yield from key_problems(partial(_module, cfg, dim), key, {"dim": f"MODEL.{width}"})
         if not keys.NORM:
-            yield from may_diverge(cfg, f"{key}.NORM", "LN")
+            yield from may_diverge(cfg, f"{key}.NORM", "max_rms")
     yield from problems_of(key, one_of("SAMPLING", keys.SAMPLING, SAMPLINGS))
 
 
