@@ -55,8 +55,8 @@ def _relation() -> CN:
     node.NUM_HEADS = 16
     # d_k: channels of queries and keys per head.
     node.KEY_DIM = 64
-    # Of what enters W_Q, W_K and W_V: "max_rms", rows of a root mean square above 1 are scaled down
-    # to 1, and it trains where the stock head does; or "" (published), which diverges there.
+    # Of what enters W_Q, W_K and W_V: "max_rms", rows of a root mean square above 1 (W_V: 2) are
+    # scaled down to it, and it trains where the stock head does; or "" (published), which diverges.
     node.NORM = "max_rms"
     # w_G: "relation" (published; cannot tell left from right), "signed" (can), "unary" (boxes
     # embedded one by one), "none" (appearance alone).

@@ -38,9 +38,9 @@ def embed(values: list[float], wavelengths: int, scale: float) -> list[float]:
     return result
 
 
-def shortened(row: list[float]) -> list[float]:
+def shortened(row: list[float], longest: float) -> list[float]:
     rms = math.sqrt(sum(value**2 for value in row) / len(row))
-    return [value / rms for value in row] if rms > 1 else row
+    return [value / rms * longest for value in row] if rms > longest else row
 
 
 def relate_image(
@@ -52,13 +52,16 @@ def relate_image(
     d_k, d_v = p["query.weight"].shape[0] // heads, dim // heads
     box = boxes.double().tolist()
     f = features.detach().double()
-    asked = f.clone()
+    asked, told = f.clone(), f.clone()
     if module.norm == "max_rms":
-        asked = torch.tensor([shortened(row) for row in f.tolist()], dtype=torch.float64)
+        asked = torch.tensor([shortened(row, 1.0) for row in f.tolist()], dtype=torch.float64)
+        told = torch.tensor([shortened(row, 2.0) for row in f.tolist()], dtype=torch.float64)
     if module.geometry == "unary":
         for n, (x1, y1, x2, y2) in enumerate(box):
             single = [(x1 + x2) / 2 / 4, (y1 + y2) / 2 / 4, x2 - x1 + 1, y2 - y1 + 1]
-            asked[n] += torch.tensor(embed(single, dim // 8, 1.0), dtype=torch.float64)
+            where = torch.tensor(embed(single, dim // 8, 1.0), dtype=torch.float64)
+            asked[n] += where
+            told[n] += where
     keys = [m for m, allowed in enumerate(is_key) if allowed]
     out = f.clone()
     for n in range(len(f)):
@@ -76,7 +79,7 @@ def relate_image(
                 weights.append(max(gate, 1e-6) * math.exp(float(k @ q) / math.sqrt(d_k)))
             if not keys:
                 continue
-            raw = sum(w * asked[m] for w, m in zip(weights, keys, strict=True)) / sum(weights)
+            raw = sum(w * told[m] for w, m in zip(weights, keys, strict=True)) / sum(weights)
             rows = slice(h * d_v, (h + 1) * d_v)
             out[n, rows] += p["value.weight"][rows] @ raw + p["value.bias"][rows]
     return out

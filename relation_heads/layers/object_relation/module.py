@@ -10,8 +10,9 @@ For query n, key m and head h (H heads, d_k channels each):
     w   = w_G exp(w_A) / sum_m w_G exp(w_A)          eq. 3
     f'_n = f_n + concat_h[ sum_m w W_V f_m ]         eq. 2, 6
 
-By default W_Q, W_K and W_V get `bounded` rows of f: logits are of second degree in f, so that their
-gradient grows with f and f grows with it, until training diverges (docs/divergence.md).
+By default W_Q, W_K and W_V get `bounded` rows of f: otherwise logits, which are of second degree in
+f, and values grow with f, their gradients into f too, and f with these, until training diverges
+(docs/divergence.md).
 
 Two forms that equal the released code in value and gradient: `log(max(w_G, 1e-6)) + w_A` goes
 through one softmax (a row that is gated off everywhere falls back to appearance instead of 0/0),
@@ -56,13 +57,15 @@ NORMS: tuple[str, ...] = get_args(Norm)
 INITS: tuple[str, ...] = get_args(Init)
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
 
+MAX_RMS, MAX_RMS_OF_VALUES = 1.0, 2.0  # of what enters W_Q and W_K, and W_V; see `bounded`
 FEW_PAIRS = 2**15  # of queries and keys in one image, 181 x 181: "simple" is faster up to there
 
 
-def bounded(features: Tensor) -> Tensor:
-    """f / max(1, rms(f)), (N, D): rows of a root mean square above 1 are scaled down to 1. Rows
-    below it stay, so that regions of little response, most of the background, still say little."""
-    mean_square = widen(features).square().mean(dim=1, keepdim=True)  # (N, 1)
+def bounded(features: Tensor, max_rms: float) -> Tensor:
+    """f / max(1, rms(f) / max_rms), (N, D): rows of a root mean square above `max_rms` are scaled
+    down to it. Shorter rows stay: regions of little response, most of the background, still say
+    little."""
+    mean_square = widen(features / max_rms).square().mean(dim=1, keepdim=True)  # (N, 1)
     return features * mean_square.clamp(min=1.0).rsqrt().to(features.dtype)
 
 
@@ -109,8 +112,8 @@ class ObjectRelation(nn.Module):
             dim: D, channels of the features; a multiple of `num_heads` (and of 8 for "unary").
             num_heads: H (N_r in the paper).
             key_dim: d_k, channels of queries and keys per head.
-            norm: of what enters W_Q, W_K and W_V: "max_rms", see `bounded`, which trains where a
-                stock head does, or "" (published).
+            norm: of what enters W_Q, W_K and W_V: "max_rms", `bounded` to 1, 1 and 2, which trains
+                where a stock head does, or "" (published).
             geometry: "none" (w_G = 1), "unary" (embedded boxes are added to the features that enter
                 the projections), "relation" (published), "signed" (see
                 `geometry.relative_geometry`).
@@ -193,22 +196,22 @@ class ObjectRelation(nn.Module):
         """The relation weights w of eq. 3: B tensors (H, Nq, Nk); arguments as in `forward`."""
         return [
             relation_weights(query, self._by_head(self.key(keys)), self._log_gate(*boxes))
-            for query, keys, *boxes in self._images(features, regions)
+            for query, keys, _, *boxes in self._images(features, regions)
         ]
 
     def _relate(
-        self, query: Tensor, keys: Tensor, query_boxes: Tensor, key_boxes: Tensor
+        self, query: Tensor, keys: Tensor, values: Tensor, query_boxes: Tensor, key_boxes: Tensor
     ) -> Tensor:
-        """Eq. 2 for one image: (Nq, H, d_k) and what enters W_K, W_V (Nk, D) to (Nq, H, d_v)."""
+        """Eq. 2 for one image: (Nq, H, d_k), what enters W_K and W_V (Nk, D) to (Nq, H, d_v)."""
         implementation: str = self.implementation
         if torch.jit.is_tracing():
             implementation = "simple"
         elif implementation == "auto":
             implementation = "fused" if len(query) * len(keys) > FEW_PAIRS else "simple"
         if implementation == "fused" and self.has_gate:
-            projected = [linear_by_channel(layer, keys) for layer in (self.key, self.value)]
+            projected = [linear_by_channel(self.key, keys), linear_by_channel(self.value, values)]
         else:
-            projected = [self.key(keys), self.value(keys)]
+            projected = [self.key(keys), self.value(values)]
         key, value = map(self._by_head, projected)
         if implementation == "simple":
             weights = relation_weights(query, key, self._log_gate(query_boxes, key_boxes))
@@ -238,17 +241,19 @@ class ObjectRelation(nn.Module):
 
     def _images(
         self, features: Tensor, regions: Regions
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Of each image W_Q f (Nq, H, d_k), what enters W_K and W_V (Nk, D), and both boxes."""
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
+        """Of each image W_Q f (Nq, H, d_k), what enters W_K and W_V (Nk, D each), both boxes."""
         if not torch.jit.is_tracing() and features.shape != (len(regions), self.dim):
             raise ValueError(
                 f"features must be ({len(regions)}, {self.dim}) for these regions, "
                 f"got {tuple(features.shape)}."
             )
-        projected = self._projected(features, regions)
+        appearance = self._projected(features, regions, MAX_RMS)
+        values = self._projected(features, regions, MAX_RMS_OF_VALUES)
         return zip(
-            regions.split(self._by_head(self.query(projected))),
-            regions.split_keys(projected),
+            regions.split(self._by_head(self.query(appearance))),
+            regions.split_keys(appearance),
+            regions.split_keys(values),
             regions.split(regions.boxes),
             regions.split_keys(regions.boxes),
             strict=True,
@@ -258,10 +263,10 @@ class ObjectRelation(nn.Module):
         """(N, H d) to (N, H, d)."""
         return x.unflatten(1, (self.num_heads, -1))
 
-    def _projected(self, features: Tensor, regions: Regions) -> Tensor:
-        """What enters W_Q, W_K, W_V: (N, D), for "unary" with the embedded boxes added."""
+    def _projected(self, features: Tensor, regions: Regions, max_rms: float) -> Tensor:
+        """What enters W_Q, W_K or W_V: (N, D), for "unary" with the embedded boxes added."""
         if self.norm:
-            features = bounded(features)
+            features = bounded(features, max_rms)
         if self.geometry == "unary":
             features = features + box_embedding(regions.boxes, self.dim).to(features.dtype)
         return features
