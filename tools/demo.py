@@ -175,8 +175,8 @@ def run(args: argparse.Namespace) -> None:
     result = table(runs, list(GROUPS))
     (output / "table.md").write_text(result + "\n")
     print(f"\nAP50 by group of classes, on 300 scenes the detectors have not seen:\n\n{result}\n")
-    print("This is one run on one machine. Float rounding differs between CPUs: on two of them,")
-    print("SGRN had 91.0 and 100.0 on direction, 70.7 and 78.5 on size.\n")
+    print("This is one run on one machine. Float rounding differs between CPUs, and a training")
+    print("amplifies it: on yours some numbers will be others.\n")
     pictures = output / "pictures"
     for name in DRAWN:
         for asked in ASKED:
