@@ -76,11 +76,12 @@ class Probes:
         module: ObjectRelation,
         query: Tensor,
         keys: Tensor,
+        values: Tensor,
         query_boxes: Tensor,
         key_boxes: Tensor,
     ) -> Tensor:
         """`ObjectRelation._relate` in its simple form, with logits that can be looked at."""
-        key, value = module._by_head(module.key(keys)), module._by_head(module.value(keys))
+        key, value = module._by_head(module.key(keys)), module._by_head(module.value(values))
         logits = torch.einsum("nhd,mhd->hnm", query, key).float() / math.sqrt(query.shape[-1])
         log_gate = module._log_gate(query_boxes, key_boxes)
         if logits.numel():
