@@ -31,11 +31,12 @@ from ..engine import RelationTrainer
 from ..engine.growth import Growth
 from ..engine.setup import setup_cfg
 from ..layers import SGRN, ObjectRelation
+from ..layers.geometry import MIN_GATE
+from ..layers.object_relation.module import appearance_logits
 from .curves import draw
 from .provenance import provenance
 
 TOOL = "tools/record_growth.py"
-FLOOR = 1e-6  # of the gate, eq. 5
 DIGITS = 5
 
 
@@ -82,7 +83,7 @@ class Probes:
     ) -> Tensor:
         """`ObjectRelation._relate` in its simple form, with logits that can be looked at."""
         key, value = module._by_head(module.key(keys)), module._by_head(module.value(values))
-        logits = torch.einsum("nhd,mhd->hnm", query, key).float() / math.sqrt(query.shape[-1])
+        logits = appearance_logits(query, key)
         log_gate = module._log_gate(query_boxes, key_boxes)
         if logits.numel():
             self.growth.add(f"{name}:logits", logits)
@@ -91,7 +92,7 @@ class Probes:
             if log_gate is not None:
                 gate = log_gate.exp()
                 self._note(f"{name}:gate mean", gate.mean())
-                self._note(f"{name}:gate share at floor", (gate < 1.01 * FLOOR).float().mean())
+                self._note(f"{name}:gate share at floor", (gate < 1.01 * MIN_GATE).float().mean())
         weights = (logits if log_gate is None else logits + log_gate).softmax(dim=-1)
         return torch.einsum("hnm,mhd->nhd", weights.to(value.dtype), value)
 

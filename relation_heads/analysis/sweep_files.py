@@ -37,11 +37,8 @@ def sweep_and_write(args: argparse.Namespace) -> int:
         importlib.import_module(module)
     heads = args.heads or registered_heads()
     configs = [c for c in stock_configs() if not args.configs or any(p in c for p in args.configs)]
-    content, start, cells = (
-        provenance(args.seed, "tools/sweep_stock_configs.py"),
-        time.perf_counter(),
-        [],
-    )
+    content = provenance(args.seed, "tools/sweep_stock_configs.py")
+    start, cells = time.perf_counter(), []
     for cell in sweep(configs, heads, check, tenth=args.tenth, seed=args.seed):
         cells.append(cell)
         print(f"{cell.config} {cell.head}: {cell.result} {cell.reason}", file=sys.stderr)

@@ -45,7 +45,8 @@ def record(tmp_path):
     unregister("flagged")
 
 
-def test_a_training_that_ends(record, capsys):
+def test_a_training_that_ends(record, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["record_growth.py", "--seed", "3"])
     written = record()
     assert written["diverged"] is None and written["iterations"] == list(range(6))
     assert written["seed"] == 3 and {"commit", "command", "machine", "versions"} < written.keys()

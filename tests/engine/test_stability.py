@@ -24,7 +24,7 @@ from relation_heads import get_cfg
 from relation_heads.config import find_config
 from relation_heads.data.scenes.scenes import compose_scenes, render
 
-SIZE, BATCH, ITERATIONS, WARMUP, LR = 128, 2, 100, 30, 0.06
+SIZE, BATCH, ITERATIONS, WARMUP, LR = 128, 2, 100, 30, 0.05
 TOO_LARGE = 1e3  # losses are 4 at the start
 
 

@@ -61,12 +61,19 @@ MAX_RMS, MAX_RMS_OF_VALUES = 1.0, 2.0  # of what enters W_Q and W_K, and W_V; se
 FEW_PAIRS = 2**15  # of queries and keys in one image, 181 x 181: "simple" is faster up to there
 
 
-def bounded(features: Tensor, max_rms: float) -> Tensor:
-    """f / max(1, rms(f) / max_rms), (N, D): rows of a root mean square above `max_rms` are scaled
-    down to it. Shorter rows stay: regions of little response, most of the background, still say
-    little."""
-    mean_square = widen(features / max_rms).square().mean(dim=1, keepdim=True)  # (N, 1)
-    return features * mean_square.clamp(min=1.0).rsqrt().to(features.dtype)
+def bounded(features: Tensor, *max_rms: float) -> Iterator[Tensor]:
+    """f / max(1, rms(f) / max_rms), (N, D), for each `max_rms`: rows of a root mean square above it
+    are scaled down to it. Shorter rows stay: regions of little response, most of the background,
+    still say little."""
+    mean_square = widen(features).square().mean(dim=1, keepdim=True)  # (N, 1)
+    for limit in max_rms:
+        scale = (mean_square / limit**2).clamp(min=1.0).rsqrt()
+        yield features * scale.to(features.dtype)
+
+
+def appearance_logits(query: Tensor, key: Tensor) -> Tensor:
+    """w_A of eq. 4, (Nq, H, d_k) and (Nk, H, d_k) to (H, Nq, Nk), float32 or wider."""
+    return widen(torch.einsum("nhd,mhd->hnm", query, key) / math.sqrt(query.shape[-1]))
 
 
 def relation_weights(query: Tensor, key: Tensor, log_gate: Tensor | None) -> Tensor:
@@ -80,9 +87,7 @@ def relation_weights(query: Tensor, key: Tensor, log_gate: Tensor | None) -> Ten
     Returns:
         (H, Nq, Nk); each row sums to 1 over the keys. Without keys (H, Nq, 0).
     """
-    logits = torch.einsum("nhd,mhd->hnm", query, key) / math.sqrt(query.shape[-1])
-    if logits.dtype != torch.float64:
-        logits = logits.float()
+    logits = appearance_logits(query, key)
     if log_gate is not None:
         logits = logits + log_gate
     return logits.softmax(dim=-1)
@@ -248,8 +253,7 @@ class ObjectRelation(nn.Module):
                 f"features must be ({len(regions)}, {self.dim}) for these regions, "
                 f"got {tuple(features.shape)}."
             )
-        appearance = self._projected(features, regions, MAX_RMS)
-        values = self._projected(features, regions, MAX_RMS_OF_VALUES)
+        appearance, values = self._entering(features, regions)
         return zip(
             regions.split(self._by_head(self.query(appearance))),
             regions.split_keys(appearance),
@@ -263,13 +267,16 @@ class ObjectRelation(nn.Module):
         """(N, H d) to (N, H, d)."""
         return x.unflatten(1, (self.num_heads, -1))
 
-    def _projected(self, features: Tensor, regions: Regions, max_rms: float) -> Tensor:
-        """What enters W_Q, W_K or W_V: (N, D), for "unary" with the embedded boxes added."""
+    def _entering(self, features: Tensor, regions: Regions) -> tuple[Tensor, Tensor]:
+        """What enters W_Q and W_K, and what enters W_V: (N, D) each, for "unary" with the embedded
+        boxes added."""
+        appearance = values = features
         if self.norm:
-            features = bounded(features, max_rms)
+            appearance, values = bounded(features, MAX_RMS, MAX_RMS_OF_VALUES)
         if self.geometry == "unary":
-            features = features + box_embedding(regions.boxes, self.dim).to(features.dtype)
-        return features
+            where = box_embedding(regions.boxes, self.dim).to(features.dtype)
+            appearance, values = appearance + where, values + where
+        return appearance, values
 
     def extra_repr(self) -> str:
         return f"{self.dim}, num_heads={self.num_heads}, norm={self.norm}, geometry={self.geometry}"
