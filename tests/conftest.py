@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import ipaddress
+import logging
 import os
 import random
 import socket
@@ -116,6 +117,18 @@ def _seed_everything() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_at_the_start() -> Iterator[None]:
+    """Detectron2's `setup_logger` stops records at its loggers: here all reach `caplog`, once."""
+    loggers = [logging.getLogger(name) for name in ("relation_heads", "detectron2", "fvcore")]
+    for logger in loggers:
+        logger.propagate = True
+    yield
+    for logger in loggers:
+        logger.propagate = True
+        logger.handlers.clear()  # their streams and files belong to this test
 
 
 def _is_local(host: object) -> bool:

@@ -36,10 +36,9 @@ def save(tmp_path):
 
 
 @pytest.fixture
-def log(caplog, monkeypatch):
+def log(caplog):
     """The report as it is logged."""
     logger = logging.getLogger("fvcore.common.checkpoint")
-    monkeypatch.setattr(logging.getLogger("fvcore"), "propagate", True)  # as before `setup_logger`
     caplog.set_level(logging.INFO, logger=logger.name)
 
     def lines():

@@ -67,12 +67,6 @@ def warnings(caplog, cfg):
     return [r.message for r in caplog.records if r.name == checks.logger.name]
 
 
-@pytest.fixture(autouse=True)
-def _log_reaches_caplog(monkeypatch):
-    for name in ("relation_heads", checks.logger.name):  # `setup_logger` stops it there
-        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
-
-
 def test_a_good_config_passes(cfg, caplog):
     assert problems(cfg) == []
     assert warnings(caplog, cfg) == []

@@ -25,10 +25,8 @@ presets = pytest.mark.parametrize("preset", NAMED)
 
 
 @pytest.fixture
-def warnings(tmp_path, caplog, monkeypatch):
+def warnings(tmp_path, caplog):
     """Gives the warnings about the divergence of a preset, at a learning rate, with other keys."""
-    monkeypatch.setattr(logging.getLogger("relation_heads"), "propagate", True)
-    monkeypatch.setattr(checks.logger, "propagate", True)
     with registered(tiny_coco(tmp_path)) as name:
 
         def of(preset, lr, *opts):

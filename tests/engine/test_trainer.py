@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from contextlib import contextmanager
@@ -150,15 +149,10 @@ def test_the_loader_has_the_mapper_of_the_data_set(trained, cfg, tmp_path, monke
 
 
 def test_a_data_set_without_an_evaluator_is_passed_over_aloud(trained, cfg, tmp_path, caplog):
-    monkey = logging.getLogger("relation_heads")
-    monkey.propagate, before = True, monkey.propagate
-    try:
-        with registered(tiny_coco(tmp_path)) as name:
-            vars(MetadataCatalog.get(name))["evaluator_type"] = "mine"
-            cfg.DATASETS.TEST = (name,)
-            assert RelationTrainer.test(cfg, trained.model) == {}
-    finally:
-        monkey.propagate = before
+    with registered(tiny_coco(tmp_path)) as name:
+        vars(MetadataCatalog.get(name))["evaluator_type"] = "mine"
+        cfg.DATASETS.TEST = (name,)
+        assert RelationTrainer.test(cfg, trained.model) == {}
     assert any("evaluator_type 'mine'" in r.getMessage() for r in caplog.records)
 
 

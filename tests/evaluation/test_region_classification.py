@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 
 import pytest
 
@@ -103,8 +102,7 @@ def test_a_class_without_a_region_has_empty_cells(tmp_path):
     assert text.splitlines()[-1] == "class3,0,,,"
 
 
-def test_missing_regions_are_wrong(name, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("relation_heads"), "propagate", True)
+def test_missing_regions_are_wrong(name, tmp_path, caplog):
     # Region 0 is of class 0, which is what the arg-max of an empty row would say.
     outputs = right(1, 2) | {3: output([1, 2], [1, 2])}
     results = evaluate(name, tmp_path, outputs)["region_cls"]

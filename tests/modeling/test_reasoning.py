@@ -156,7 +156,6 @@ def test_word_vectors_of_a_graph_file_are_used_and_stay_as_they_are(tmp_path):
 
 def test_without_a_graph_file_one_line_says_so(caplog):
     with caplog.at_level(logging.INFO, logger="relation_heads"):
-        logging.getLogger("relation_heads").propagate = True
         build_heads(*REASONING)
     lines = [r.message for r in caplog.records if "GRAPH_FILE" in r.message]
     assert len(lines) == 1 and "spatial edges between regions only" in lines[0]
