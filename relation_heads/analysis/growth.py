@@ -24,16 +24,15 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import HookBase, hooks
 from torch import Tensor, nn
 
-from ..engine import RelationTrainer
 from ..engine.growth import Growth
 from ..engine.setup import setup_cfg
 from ..layers import SGRN, ObjectRelation
 from ..layers.geometry import MIN_GATE
 from ..layers.object_relation.module import appearance_logits
 from .curves import draw
+from .measuring_trainer import MeasuringTrainer
 from .provenance import provenance
 
 TOOL = "tools/record_growth.py"
@@ -105,28 +104,6 @@ class Probes:
         self.growth.add(f"{name}:scores", graph.scores[graph.valid])
 
 
-class _Losses(HookBase):
-    """Losses and learning rate of every iteration."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, dict[int, float]] = defaultdict(dict)
-
-    def after_step(self) -> None:
-        latest, now = self.trainer.storage.latest(), self.trainer.iter
-        for name, (value, iteration) in latest.items():
-            if "loss" in name and iteration == now:
-                self.values[name][now] = value
-        self.values["lr"][now] = self.trainer.optimizer.param_groups[0]["lr"]
-
-
-class _Recorder(RelationTrainer):
-    """A trainer that evaluates and saves nothing."""
-
-    def build_hooks(self) -> list[HookBase]:
-        kept = (hooks.IterationTimer, hooks.LRScheduler, hooks.PeriodicWriter)
-        return [hook for hook in super().build_hooks() if isinstance(hook, kept)]
-
-
 def record(cfg: CfgNode) -> dict[str, Any]:
     """Trains for `SOLVER.MAX_ITER` iterations, or until it diverges.
 
@@ -135,16 +112,10 @@ def record(cfg: CfgNode) -> dict[str, Any]:
         lists with one number for every iteration: `losses`, `sizes`, `gradients`, `numbers`. None
         where it was missing, "inf" and "nan" where it was not finite.
     """
-    trainer = _Recorder(cfg)
-    trainer.resume_or_load(resume=False)
+    trainer = MeasuringTrainer(cfg)
     growth = trainer.growth = Growth(trainer._trainer.model, keep=cfg.SOLVER.MAX_ITER)
-    probes, losses = Probes(trainer.model, growth), _Losses()
-    trainer.register_hooks([losses])
-    diverged = None
-    try:
-        trainer.train()
-    except FloatingPointError as error:
-        diverged = str(error)
+    probes = Probes(trainer.model, growth)
+    diverged = trainer.diverged()
     iterations, series = growth.iterations, growth.series()
     numbers = {
         name: {i: _of_images(name, values) for i, values in by_iteration.items()}
@@ -155,7 +126,11 @@ def record(cfg: CfgNode) -> dict[str, Any]:
         "diverged": diverged,
         "first_to_grow": [f"{g} (from {g.since} on)" for g in growth.first_to_grow()],
         "iterations": iterations,
-        "losses": {name: row(values) for name, values in losses.values.items()},
+        "losses": {
+            name: row(values)
+            for name, values in trainer.history().items()
+            if "loss" in name or name == "lr"
+        },
         "sizes": {s.name: row(s.values) for s in series if not s.is_gradient},
         "gradients": {s.name: row(s.values) for s in series if s.is_gradient},
         "numbers": {name: row(values) for name, values in numbers.items()},

@@ -17,26 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from detectron2.engine import HookBase, hooks
-from detectron2.utils.events import CommonMetricPrinter, EventWriter
-
 from ..engine.setup import setup_cfg
-from ..engine.trainer import RelationTrainer
+from .measuring_trainer import MeasuringTrainer
 
 MEASURED = "measured.json"
-
-
-class LossTrainer(RelationTrainer):
-    """The trainer, without what a training leaves behind."""
-
-    def build_hooks(self) -> list[HookBase]:
-        """Those of the trainer, but of checkpoints and evaluation."""
-        left_out = (hooks.PeriodicCheckpointer, hooks.EvalHook)
-        return [hook for hook in super().build_hooks() if not isinstance(hook, left_out)]
-
-    def build_writers(self) -> list[EventWriter]:
-        """Only lines of the log."""
-        return [CommonMetricPrinter(self.max_iter)]
 
 
 def measure(config: str, opts: Sequence[str]) -> None:
@@ -51,20 +35,12 @@ def measure(config: str, opts: Sequence[str]) -> None:
             config_file=config, opts=list(opts), dataset=[], eval_only=False, resume=False
         )
     )
-    trainer, error = LossTrainer(cfg), ""
-    trainer.resume_or_load(resume=False)
-    try:
-        trainer.train()
-    except FloatingPointError as divergence:
-        error = str(divergence)
-    histories = trainer.storage.histories()
-    losses, seconds = (
-        [float(value) for value, _ in histories[name].values()] if name in histories else []
-        for name in ("total_loss", "time")
-    )
+    trainer = MeasuringTrainer(cfg)
+    error, history = trainer.diverged(), trainer.history()
+    losses, seconds = ([*history.get(name, {}).values()] for name in ("total_loss", "time"))
     measured = {
         "losses": losses,
-        "error": error,
+        "error": error or "",
         "iterations": trainer.iter,
         "seconds": median(seconds) if seconds else None,
     }
