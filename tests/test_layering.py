@@ -22,6 +22,7 @@ FLOORS = (
     ("evaluation", "visualization"),
     ("engine",),
     ("analysis",),
+    ("registration",),
     ("__init__", "d2_env", "doctor"),
 )
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
@@ -170,16 +171,53 @@ def test_the_numbers_of_an_evaluation_need_no_detectron2():
     run_python(f"{WITHOUT_DETECTRON2}\nimport {', '.join(names)}")
 
 
-def test_importing_the_package_registers_everything():
+def test_importing_the_package_imports_neither_torch_nor_detectron2():
+    code = (
+        "import sys, relation_heads; print({'torch', 'detectron2', 'numpy'} & sys.modules.keys())"
+    )
+    assert run_python(code) == "set()"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import relation_heads",
+        "import detectron2, relation_heads",
+        "from relation_heads import get_cfg",
+        # Each of these is registered, or imported by what is, and imports Detectron2 first.
+        "import relation_heads.config.defaults",
+        "import relation_heads.data.coco_format",
+        "import relation_heads.modeling.watch",
+        "import relation_heads.engine.checks",
+    ],
+)
+def test_importing_the_package_registers_everything(first):
     pytest.importorskip("detectron2")
-    code = """
-import relation_heads
+    code = (
+        f"{first}\n"
+        + """
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, ROI_HEADS_REGISTRY
 print("RelationROIHeads" in ROI_HEADS_REGISTRY, "Res5RelationROIHeads" in ROI_HEADS_REGISTRY,
       "build_shallow_backbone" in BACKBONE_REGISTRY, "relational_scenes_train" in DatasetCatalog)
 """
-    assert run_python(code) == "True True True True"
+    )
+    code += "import os; print(os.environ.get('DETECTRON2_ENV_MODULE'))"
+    assert run_python(code).split() == ["True"] * 4 + [
+        "None"
+    ]  # and child processes inherit nothing
+
+
+def test_another_use_of_detectron2s_variable_is_respected(tmp_path):
+    pytest.importorskip("detectron2")
+    (tmp_path / "mine.py").write_text("def setup_environment():\n    print('mine')\n")
+    code = """
+import relation_heads
+from detectron2.modeling import ROI_HEADS_REGISTRY
+print("RelationROIHeads" in ROI_HEADS_REGISTRY)
+"""
+    printed = run_python(code, DETECTRON2_ENV_MODULE=str(tmp_path / "mine.py"))
+    assert printed.split() == ["mine", "True"]
 
 
 @pytest.mark.parametrize("first", ["detectron2.config", "relation_heads"])

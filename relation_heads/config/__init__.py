@@ -1,5 +1,7 @@
 """Every key with its default, and where configs are found. Imports nothing of this package."""
 
+import detectron2  # noqa: F401  (first: it registers us, see `registration`)
+
 from .defaults import add_relation_heads_config, get_cfg, node
 from .files import find_config
 

@@ -2,6 +2,7 @@
 
 from .checkpoint import ReportingCheckpointer
 from .freeze import train_only
+from .predictor import Predictor, load
 from .trainer import RelationTrainer
 
-__all__ = ["RelationTrainer", "ReportingCheckpointer", "train_only"]
+__all__ = ["Predictor", "RelationTrainer", "ReportingCheckpointer", "load", "train_only"]

@@ -1,4 +1,4 @@
-"""What a checkpoint gave the model, in four lines.
+"""Checkpoints that can be used alone, and what a checkpoint gave the model, in four lines.
 
 Stock loading lists every missing parameter, one group a line, and goes on; an evaluation of a head
 that was never trained looks like any other. Here the log says how many tensors were loaded, which
@@ -9,16 +9,20 @@ unless every parameter was loaded.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from fvcore.common.checkpoint import _filter_reused_missing_keys, _IncompatibleKeys
 from torch import nn
 
 from ..layers.arguments import first_few
 
+# Keys of a checkpoint: the config as YAML, and the names of the classes.
+CONFIG, CLASS_NAMES = "config", "class_names"
 _MAX_LISTED = 4
 
 
@@ -59,18 +63,30 @@ class ReportingCheckpointer(DetectionCheckpointer):
     """
 
     def __init__(
-        self, model: nn.Module, save_dir: str = "", *, complete: bool = False, **kwargs: Any
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        complete: bool = False,
+        about: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
         """
         Args:
             model: as in `DetectionCheckpointer`.
             save_dir: as in `DetectionCheckpointer`.
             complete: refuse a checkpoint that leaves a parameter of the model untrained.
+            about: what is saved beside the weights, of plain values, see `about_model`.
             kwargs: as in `DetectionCheckpointer`.
         """
         super().__init__(model, save_dir, **kwargs)
         self.complete = complete
+        self.about = dict(about or {})
         self.report: LoadReport | None = None
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """See `Checkpointer.save`."""
+        super().save(name, **{**self.about, **kwargs})
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """See `DetectionCheckpointer.load`.
@@ -87,6 +103,16 @@ class ReportingCheckpointer(DetectionCheckpointer):
     def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
         self.report = _report(self.model, incompatible)
         self.logger.info(f"Checkpoint and model, in tensors:\n{self.report}")
+
+
+def about_model(cfg: CfgNode) -> dict[str, Any]:
+    """What a checkpoint needs to be used alone: its config, and the names of the training set's
+    classes if they are known."""
+    about: dict[str, Any] = {CONFIG: cfg.dump()}
+    names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
+    if names:
+        about[CLASS_NAMES] = list(names)
+    return about
 
 
 def _report(model: nn.Module, incompatible: _IncompatibleKeys) -> LoadReport:

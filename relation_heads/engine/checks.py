@@ -25,7 +25,7 @@ from detectron2.modeling import (
 )
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY
 
-from ..config import node
+from ..config.defaults import node
 from ..config.problems import Problem, did_you_mean, log_and_raise
 from ..modeling import context_backbone
 from ..modeling.context_plugins import parse_plugins

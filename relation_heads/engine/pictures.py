@@ -6,19 +6,16 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.logger import setup_logger
+from torch import nn
 
-from ..config import find_config, get_cfg
 from ..layers import SGRN
 from ..visualization import draw_kernels
-from ..visualization.inspect import inspect_image, picture, relation_modules
-from .checkpoint import ReportingCheckpointer
-from .trainer import RelationTrainer
+from ..visualization.detections import write_image
+from .predictor import load, relation_modules
 
 
 def records(cfg: CfgNode, images: list[str]) -> Iterator[dict]:
@@ -30,13 +27,11 @@ def records(cfg: CfgNode, images: list[str]) -> Iterator[dict]:
         yield {"file_name": file_name, "height": height, "width": width}
 
 
-def write_kernels(model: torch.nn.Module, folder: Path) -> None:
+def write_kernels(model: nn.Module, folder: Path) -> None:
     """One picture per graph layer of an SGRN."""
     graphs = [module for module in relation_modules(model).values() if isinstance(module, SGRN)]
     for k, conv in enumerate((conv for graph in graphs for conv in graph.convs), start=1):
-        path = folder / f"kernels_layer{k}.png"
-        cv2.imwrite(str(path), draw_kernels(conv.kernels))
-        print(path)
+        print(write_image(folder / f"kernels_layer{k}.png", draw_kernels(conv.kernels)))
 
 
 def write_pictures(args: argparse.Namespace) -> int:
@@ -49,41 +44,34 @@ def write_pictures(args: argparse.Namespace) -> int:
         OSError, ValueError: a file, a key, the class or the module is not there.
     """
     setup_logger(name="fvcore")
-    cfg = get_cfg()
-    cfg.merge_from_file(find_config(args.config_file))
-    cfg.merge_from_list(args.opts)
-    model = RelationTrainer.build_model(cfg).eval()
-    if not relation_modules(model):
+    predictor = load(args.config_file, opts=args.opts)
+    if not relation_modules(predictor.model):
         raise ValueError(
             f"{args.config_file} has no relation module and no SGRN graph: "
-            f"MODEL.ROI_HEADS.NAME is {cfg.MODEL.ROI_HEADS.NAME}."
+            f"MODEL.ROI_HEADS.NAME is {predictor.cfg.MODEL.ROI_HEADS.NAME}."
         )
-    ReportingCheckpointer(model, complete=True).load(cfg.MODEL.WEIGHTS)
-    class_names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes
-    if args.class_name and args.class_name not in class_names:
-        raise ValueError(f"--class {args.class_name} is none of: {', '.join(class_names)}.")
-    load = DatasetMapper(cfg, is_train=False)
-    args.output.mkdir(parents=True, exist_ok=True)
-    write_kernels(model, args.output)
+    names = predictor.class_names
+    if args.class_name and args.class_name not in names:
+        raise ValueError(f"--class {args.class_name} is none of: {', '.join(names)}.")
+    write_kernels(predictor.model, args.output)
     written = 0
-    for record in records(cfg, args.image):
-        if written == args.num:
-            break
-        seen = inspect_image(model, load(record)["image"], class_names, args.module)
+    files = (record["file_name"] for record in records(predictor.cfg, args.image))
+    for found in predictor.stream(files, relations=True):
         asked = [
             d
-            for d, name in enumerate(seen.detection_labels)
-            if args.class_name in (None, name) and seen.detections.scores[d] >= args.min_score
+            for d, name in enumerate(found.names)
+            if args.class_name in (None, name) and found.scores[d] >= args.min_score
         ]
-        if not asked:
-            continue
-        path = (
-            args.output / f"{Path(record['file_name']).stem}_{seen.detection_labels[asked[0]]}.png"
-        )
-        drawn = picture(seen, asked[0], head=args.head, top=args.top, min_score=args.min_score)
-        cv2.imwrite(str(path), drawn)
-        print(path)
-        written += 1
+        if asked:
+            path = args.output / f"{Path(found.file_name).stem}_{found.names[asked[0]]}.png"
+            drawn = found.picture_of_relations(
+                asked[0], module=args.module, head=args.head, top=args.top,
+                min_score=args.min_score,
+            )  # fmt: skip
+            print(write_image(path, drawn))
+            written += 1
+        if written == args.num:
+            break
     if not written:
         wanted = f" of {args.class_name}" if args.class_name else ""
         print(f"No detection{wanted} has a score of {args.min_score}.")

@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 
 from ..evaluation import build_evaluator
 from .build import build_mapper
-from .checkpoint import ReportingCheckpointer
+from .checkpoint import ReportingCheckpointer, about_model
 from .federated import provide_class_image_count
 from .freeze import train_only
 from .growth import Growth
@@ -59,7 +59,10 @@ class RelationTrainer(DefaultTrainer):
         """The default hooks, around a checkpointer that reports."""
         # Called at the end of `__init__`: the hooks are to save with the checkpointer that loads.
         self.checkpointer = ReportingCheckpointer(
-            self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+            self.model,
+            self.cfg.OUTPUT_DIR,
+            about=about_model(self.cfg),
+            trainer=weakref.proxy(self),
         )
         return super().build_hooks()
 

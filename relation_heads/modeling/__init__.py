@@ -1,5 +1,7 @@
 """Detectron2 adapters of `relation_heads.layers`; importing this registers them."""
 
+import detectron2  # noqa: F401  (first: it registers us, see `registration`)
+
 from . import context_backbone  # noqa: F401  (registers)
 from .c5_backbone import C5Backbone
 from .context_res5 import ContextRes5ROIHeads

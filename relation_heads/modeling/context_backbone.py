@@ -26,7 +26,7 @@ from detectron2.modeling import (
 from detectron2.modeling.backbone.fpn import build_resnet_fpn_backbone
 from detectron2.modeling.roi_heads import Res5ROIHeads
 
-from ..config import node
+from ..config.defaults import node
 from .context_blocks import add_context_blocks, residual_stages
 from .context_plugins import parse_plugins
 from .context_res5 import ContextRes5

@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
 from torch import nn
 
-from ..config import node
+from ..config.defaults import node
 from .context_blocks import add_context_blocks
 from .context_plugins import parse_plugins
 

@@ -41,7 +41,7 @@ from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler, get_cache_dir
 from torch import Tensor, nn
 
-from ..config import node
+from ..config.defaults import node
 
 # Repeats, kernel, stride, expansion and output channels of the seven groups of blocks of lite0.
 GROUPS = (

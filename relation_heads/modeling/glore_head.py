@@ -26,7 +26,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from fvcore.nn import weight_init
 from torch import Tensor, nn
 
-from ..config import node
+from ..config.defaults import node
 from ..config.problems import Problem, raise_fatal
 from ..layers.arguments import at_least, require, within
 from ..layers.blocks.glore import GloRe

@@ -7,7 +7,7 @@ import logging
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from ..config import node
+from ..config.defaults import node
 from ..layers.reasoning.global_module import GlobalReasoning
 from ..layers.reasoning.knowledge_graph import KnowledgeGraph
 from ..layers.reasoning.rollout import IterativeReasoning

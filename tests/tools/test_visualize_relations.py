@@ -12,8 +12,8 @@ from detectron2.structures import Boxes, Instances
 
 from relation_heads.config import find_config, get_cfg
 from relation_heads.data.scenes.scenes import CLASSES, compose_scenes, render
+from relation_heads.engine.predictor import Predictor, relation_modules
 from relation_heads.modeling import watch
-from relation_heads.visualization.inspect import inspect_image, picture, relation_modules
 from tests.modeling.common import NUM_CLASSES, batch, build
 from tests.tools.test_train_net import load_tool
 
@@ -39,17 +39,26 @@ def image():
     return torch.as_tensor(render(scene).transpose(2, 0, 1).copy())
 
 
+def look(model, image, names):
+    """What a predictor sees in an image (3, H, W) BGR that is not resized."""
+    cfg = get_cfg()
+    cfg.INPUT.MIN_SIZE_TEST = 0
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(names)
+    pixels = image.to(torch.uint8).numpy().transpose(1, 2, 0)
+    return Predictor(model, cfg, names)(pixels, relations=True)
+
+
 def test_weights_belong_to_the_proposals_that_became_detections(model):
-    seen = inspect_image(model, image(), CLASSES)
-    regions = len(seen.boxes)
-    assert regions > 0 and seen.weights.shape == (16, regions, regions)
-    np.testing.assert_allclose(seen.weights.sum(-1), 1, rtol=1e-5)
-    assert len(seen.detections) == len(seen.queries) == len(seen.detection_labels) > 0
-    assert len(seen.labels) == regions
+    found = look(model, image(), CLASSES)
+    heard = found.relations_of()
+    regions = len(heard.boxes)
+    assert regions > 0 and heard.weights.shape == (16, len(found), regions)
+    np.testing.assert_allclose(heard.weights.sum(-1), 1, rtol=1e-5)
+    assert len(found) == len(heard.region) == len(found.names) > 0
+    assert len(heard.labels) == regions
     # An untrained box regression moves a proposal little: a detection lies on the region it is said
     # to come from.
-    found = seen.detections.pred_boxes.tensor.numpy()
-    assert np.abs(found - seen.boxes[seen.queries]).max() < 8
+    assert np.abs(found.boxes - heard.boxes[heard.region]).max() < 8
 
 
 def test_modules_are_chosen_by_name(model):
@@ -57,23 +66,25 @@ def test_modules_are_chosen_by_name(model):
         "roi_heads.box_head.relation1.0",
         "roi_heads.box_head.relation2.0",
     ]
-    last = inspect_image(model, image(), CLASSES)
-    first = inspect_image(model, image(), CLASSES, "roi_heads.box_head.relation1.0")
+    found = look(model, image(), CLASSES)
+    first, last = found.relations_of("roi_heads.box_head.relation1.0"), found.relations_of()
+    assert last.module == "roi_heads.box_head.relation2.0"
     assert np.abs(first.weights - last.weights).max() > 1e-4
     with pytest.raises(
-        ValueError, match=r"no relation module 'nobody'; it has: roi_heads.box_head"
+        ValueError, match=r"no relation module 'nobody'; there are: roi_heads.box_head"
     ):
-        inspect_image(model, image(), CLASSES, "nobody")
+        found.relations_of("nobody")
 
 
 def test_picture_has_two_panels(model):
-    seen = inspect_image(model, image(), CLASSES)
-    drawn = picture(seen, 0, min_score=0.0)
+    found = look(model, image(), CLASSES)
+    drawn = found.picture_of_relations(0, min_score=0.0)
     assert drawn.dtype == np.uint8 and drawn.shape[1] > 2 * 640
-    assert (picture(seen, 0, head=1) != picture(seen, 0, head=2)).any()
+    one, two = (found.picture_of_relations(0, head=head) for head in (1, 2))
+    assert (one != two).any()
     for head in (-1, 16):
         with pytest.raises(ValueError, match=f"head must be in 0 to 15, got {head}"):
-            picture(seen, 0, head=head)
+            found.picture_of_relations(0, head=head)
 
 
 def test_the_tool_writes_pictures_of_given_images(model, tmp_path):
@@ -120,10 +131,10 @@ def sgrn(request):
 
 
 def recorded(module, image, model):
-    """What inspect_image sees, and the (inputs, output) of `module` meanwhile."""
+    """What a predictor sees, and the (inputs, output) of `module` meanwhile."""
     calls = []
     handle = module.register_forward_hook(lambda _, inputs, output: calls.append((inputs, output)))
-    seen = inspect_image(model, image, NAMES)
+    seen = look(model, image, NAMES)
     handle.remove()
     (call,) = calls
     return seen, *call
@@ -134,38 +145,39 @@ def test_sgrn_weights_are_the_softmax_of_the_kept_scores(sgrn):
     graph = sgrn.roi_heads.mechanism.graph
     assert relation_modules(sgrn) == {"roi_heads.mechanism.graph": graph}
     seen, (features, _, regions, key_bias), _ = recorded(graph, batch()[0]["image"], sgrn)
-    assert len(regions) > 6 and seen.weights.shape == (1, len(regions), len(regions))
-    np.testing.assert_allclose(seen.weights.sum(-1), 1, rtol=1e-5)
+    heard = seen.relations_of()
+    assert len(regions) > 6 and heard.weights.shape == (1, len(seen), len(regions))
+    np.testing.assert_allclose(heard.weights.sum(-1), 1, rtol=1e-5)
     assert (key_bias is not None) == (sgrn.roi_heads.mechanism.resampler is not None)
     z = graph.learner(features)
     e = z @ z.T + (0 if key_bias is None else key_bias)
     rest = e < e.topk(6, dim=1).values[:, -1:]
     expected = e.masked_fill(rest, -torch.inf).softmax(dim=1)
-    np.testing.assert_allclose(seen.weights[0], expected, rtol=1e-4, atol=1e-6)
-    assert len(seen.labels) == len(regions)
+    np.testing.assert_allclose(heard.weights[0], expected[heard.region], rtol=1e-4, atol=1e-6)
+    assert len(heard.labels) == len(regions)
 
 
 @torch.no_grad()
 def test_sgrn_with_fewer_regions_than_neighbours(sgrn, monkeypatch):
     monkeypatch.setattr(sgrn.roi_heads.mechanism.graph, "num_neighbors", 1000)
-    seen = inspect_image(sgrn, batch()[0]["image"], NAMES)
-    np.testing.assert_allclose(seen.weights.sum(-1), 1, rtol=1e-5)
-    assert (seen.weights > 0).all()
+    heard = look(sgrn, batch()[0]["image"], NAMES).relations_of()
+    np.testing.assert_allclose(heard.weights.sum(-1), 1, rtol=1e-5)
+    assert (heard.weights > 0).all()
 
 
 @torch.no_grad()
 def test_sgrn_detections_are_the_boxes_of_their_regions(sgrn):
     predictor = sgrn.roi_heads.mechanism.predictor
     seen, _, predictions = recorded(predictor, batch()[0]["image"], sgrn)
-    found = seen.detections
-    regions = Instances(found.image_size, proposal_boxes=Boxes(torch.as_tensor(seen.boxes)))
+    found, heard = seen.instances, seen.relations_of()
+    regions = Instances(found.image_size, proposal_boxes=Boxes(torch.as_tensor(heard.boxes)))
     (boxes,) = predictor.predict_boxes(predictions, [regions])
-    boxes = Boxes(boxes.unflatten(1, (NUM_CLASSES, 4))[seen.queries, found.pred_classes])
+    boxes = Boxes(boxes.unflatten(1, (NUM_CLASSES, 4))[heard.region, found.pred_classes])
     boxes.clip(found.image_size)
-    assert len(found) > 10 and len(set(seen.queries)) > 5
+    assert len(found) > 10 and len(set(heard.region.tolist())) > 5
     torch.testing.assert_close(found.pred_boxes.tensor, boxes.tensor)
-    assert seen.detection_labels == [NAMES[k] for k in found.pred_classes]
-    assert picture(seen, 0, min_score=0.0).shape[1] > 2 * 640
+    assert seen.names == [NAMES[k] for k in found.pred_classes]
+    assert seen.picture_of_relations(0, min_score=0.0).shape[1] > 2 * 640
 
 
 @torch.no_grad()
@@ -189,16 +201,16 @@ def test_sgrn_detections_of_both_stages_come_from_a_region(sgrn, monkeypatch):
         boxes = Boxes(boxes)
         boxes.clip(found.image_size)
         torch.testing.assert_close(found.pred_boxes.tensor[mine], boxes.tensor)
-    seen = inspect_image(sgrn, batch()[0]["image"], NAMES)
-    assert max(seen.queries) < len(seen.boxes) == half
+    heard = look(sgrn, batch()[0]["image"], NAMES).relations_of()
+    assert max(heard.region) < len(heard.boxes) == half
 
 
 def test_relations_of_a_cascade_are_named_by_stage():
     model = build(*CASCADE, "MODEL.ROI_HEADS.NAME", "CascadeRelationROIHeads").eval()
-    seen = inspect_image(model, batch()[0]["image"], NAMES, "roi_heads.box_head.1.relation2.0")
-    np.testing.assert_allclose(seen.weights.sum(-1), 1, rtol=1e-5)
-    other = inspect_image(model, batch()[0]["image"], NAMES, "roi_heads.box_head.2.relation2.0")
-    assert (seen.boxes != other.boxes).any()
+    found = look(model, batch()[0]["image"], NAMES)
+    second, third = (found.relations_of(f"roi_heads.box_head.{k}.relation2.0") for k in (1, 2))
+    np.testing.assert_allclose(second.weights.sum(-1), 1, rtol=1e-5)
+    assert (second.boxes != third.boxes).any()
 
 
 @pytest.mark.parametrize("stages", [1, 2])

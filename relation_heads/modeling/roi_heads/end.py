@@ -20,7 +20,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from ...config import node
+from ...config.defaults import node
 from ...config.problems import Problem
 from ...layers import soft_nms_per_class
 from ...layers.arguments import above, at_least, numbers, one_of, require

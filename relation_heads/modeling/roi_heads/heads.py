@@ -25,7 +25,7 @@ from detectron2.modeling.roi_heads.cascade_rcnn import _ScaleGradient
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
-from ...config import node
+from ...config.defaults import node
 from ...config.problems import Problem, raise_fatal
 from ..context_res5 import ContextRes5
 from ..many_classes import for_many_classes

@@ -23,7 +23,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ...config import node
+from ...config.defaults import node
 from ...config.problems import Problem
 from ...layers.arguments import above, at_least, each_of, numbers, one_of, within
 from ...layers.reasoning.losses import reasoning_losses

@@ -22,7 +22,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCHead
 from torch import Tensor, nn
 
-from ...config import node
+from ...config.defaults import node
 from ...config.problems import Problem
 from ...layers import ObjectRelation, Regions
 from ...layers.arguments import one_of

@@ -27,7 +27,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from ...config import node
+from ...config.defaults import node
 from ...config.problems import Problem
 from ...layers import SGRN, semantic_nodes
 from ...layers.arguments import numbers, one_of, require

@@ -1,0 +1,303 @@
+"""From a checkpoint or a config to detections, and to what they listened to, in three lines.
+
+    predictor = relation_heads.load("output/model_final.pth")
+    found = predictor("street.jpg", relations=True)
+    print(found)                                            # car 0.97, person 0.93
+
+A checkpoint that `tools/train_net.py` wrote has its config and the names of its classes inside.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any, overload
+
+import numpy as np
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.modeling import build_model
+from detectron2.modeling.meta_arch import GeneralizedRCNN
+from detectron2.structures import Instances
+from torch import nn
+
+from ..config import find_config, get_cfg
+from ..layers import SGRN, ObjectRelation
+from ..modeling import watch
+from ..modeling.roi_heads.heads import Relational
+from ..modeling.watch import Seen
+from ..visualization.detections import Detections, Relations
+from .checkpoint import CLASS_NAMES, CONFIG, ReportingCheckpointer
+from .images import Image, to_bgr
+
+CHECKPOINTS = (".pth", ".pkl")
+
+
+def load(
+    source: str | os.PathLike[str],
+    *,
+    weights: str | os.PathLike[str] = "",
+    class_names: Sequence[str] | None = None,
+    device: str | None = None,
+    half: bool = False,
+    opts: Sequence[Any] = (),
+) -> Predictor:
+    """A trained detector that takes images.
+
+    Args:
+        source: a checkpoint of `tools/train_net.py`, or a config: a path, or a name below this
+            project's `configs/` or Detectron2's own.
+        weights: of a config: the checkpoint, instead of its `MODEL.WEIGHTS`.
+        class_names: K names, where neither the checkpoint nor the data set of the config has them.
+        device: "cpu", "cuda", ...; by default `MODEL.DEVICE`, or "cpu" where that is "cuda" and
+            there is none.
+        half: compute in half precision (bfloat16 on a CPU).
+        opts: config overrides, keys and values in turn.
+
+    Raises:
+        FileNotFoundError, KeyError, ValueError: a file, key or value is wrong, or the checkpoint
+            has no config inside, or not all weights of the model.
+    """
+    source = os.fspath(source)
+    cfg, saved_names = get_cfg(), None
+    if source.endswith(CHECKPOINTS):
+        saved = read_checkpoint(source)
+        if CONFIG not in saved:
+            raise ValueError(
+                f"{source} has no config inside: give the config it was trained with, and this "
+                "file as its weights."
+            )
+        merge_config(cfg, saved[CONFIG], source)
+        saved_names = saved.get(CLASS_NAMES)
+        cfg.MODEL.WEIGHTS = source
+    else:
+        cfg.merge_from_file(find_config(source))
+        if weights:
+            cfg.MODEL.WEIGHTS = os.fspath(weights)
+    cfg.merge_from_list(list(opts))
+    if device is not None:
+        cfg.MODEL.DEVICE = device
+    elif cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS = False  # it needs the training set's counts
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError(f"{source} has no weights: its MODEL.WEIGHTS is empty.")
+    model = build_model(cfg).eval()
+    ReportingCheckpointer(model, complete=True).load(cfg.MODEL.WEIGHTS)
+    if saved_names is None and os.path.isfile(cfg.MODEL.WEIGHTS):
+        saved_names = read_checkpoint(cfg.MODEL.WEIGHTS).get(CLASS_NAMES)
+    return Predictor(model, cfg, class_names or saved_names or names_of_classes(cfg), half=half)
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """The content of a `.pth` file, of tensors and plain containers only; {} of a `.pkl`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or needs code to be read.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no checkpoint {path}.")
+    if path.endswith(".pkl"):  # of Detectron2's model zoo, without a config
+        return {}
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise ValueError(f"{path} is not a checkpoint that can be read safely: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def merge_config(cfg: CfgNode, text: str, source: str) -> None:
+    """Merges the config inside a checkpoint.
+
+    Raises:
+        ValueError: it is not one of this version.
+    """
+    try:
+        cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(text)))
+    except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"The config inside {source} is not one of this version: {error}."
+        ) from error
+
+
+def names_of_classes(cfg: CfgNode) -> list[str]:
+    """Of the config's data sets; "class 0", "class 1", ... where these have none."""
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        names = MetadataCatalog.get(name).get("thing_classes")
+        if names:
+            return list(names)
+    return [f"class {k}" for k in range(cfg.MODEL.ROI_HEADS.NUM_CLASSES)]
+
+
+class Predictor:
+    """A detector that takes images: file names, arrays, PIL images or tensors.
+
+    Attributes:
+        model: in evaluation mode.
+        cfg: its config.
+        class_names: K names.
+    """
+
+    def __init__(
+        self, model: nn.Module, cfg: CfgNode, class_names: Sequence[str], *, half: bool = False
+    ) -> None:
+        """
+        Args:
+            model: a `GeneralizedRCNN` with its weights.
+            cfg: of which `INPUT` is read.
+            class_names: K names.
+            half: compute in half precision (bfloat16 on a CPU).
+
+        Raises:
+            ValueError: the model does not detect, or there are not K names.
+        """
+        if not isinstance(model, GeneralizedRCNN):
+            raise ValueError(
+                "MODEL.META_ARCHITECTURE must be GeneralizedRCNN or PanopticFPN to detect, got "
+                f"{type(model).__name__}."
+            )
+        if len(class_names) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+            raise ValueError(
+                f"There are {len(class_names)} names of classes, but MODEL.ROI_HEADS.NUM_CLASSES "
+                f"is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}."
+            )
+        self.model = model.eval()
+        self.cfg = cfg
+        self.class_names = list(class_names)
+        self.half = half
+        self._resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    @overload
+    def __call__(
+        self, images: Image, *, relations: bool = ..., features: bool = ...
+    ) -> Detections: ...
+
+    @overload
+    def __call__(
+        self, images: list[Any], *, relations: bool = ..., features: bool = ...
+    ) -> list[Detections]: ...
+
+    def __call__(
+        self, images: Image | list[Any], *, relations: bool = False, features: bool = False
+    ) -> Detections | list[Detections]:
+        """Detects.
+
+        Args:
+            images: an image, or a list of images that go through the model together. An image is a
+                file name, a PIL image, an array (H, W, 3) uint8 BGR as OpenCV reads it, or a tensor
+                (3, H, W) RGB as torchvision has it, uint8 or float in 0 to 1.
+            relations: also say what the detections listened to.
+            features: also give the box features behind the detections.
+
+        Returns:
+            the detections of the image; of a list one entry for every image.
+
+        Raises:
+            OSError: a file is not an image.
+            ValueError: something else is not an image, or the heads cannot be watched.
+        """
+        if not isinstance(images, list):
+            return self([images], relations=relations, features=features)[0]
+        if not images:
+            return []
+        if (relations or features) and not isinstance(self.model.roi_heads, Relational):
+            raise ValueError(
+                "Relations and features are those of the heads of this package, and "
+                f"MODEL.ROI_HEADS.NAME is {self.cfg.MODEL.ROI_HEADS.NAME}."
+            )
+        arrays = [to_bgr(image) for image in images]
+        half = torch.bfloat16 if self.device.type == "cpu" else torch.float16
+        precision = torch.autocast(self.device.type, half) if self.half else nullcontext()
+        asks = relations or features
+        with torch.inference_mode(), precision, watch() if asks else nullcontext() as seen:
+            outputs = self.model([self._input(array) for array in arrays])
+        found = []
+        for i, (image, array, output) in enumerate(zip(images, arrays, outputs, strict=True)):
+            one = self._detections(output["instances"], image, array)
+            if relations:
+                one = replace(one, **self._heard(seen, i, one))
+            if features:
+                x = seen.features(i, one.instances)
+                one = replace(one, features=x.float().cpu().numpy())
+            found.append(one)
+        return found
+
+    def stream(
+        self, images: Iterable[Image], *, batch_size: int = 1, **what: bool
+    ) -> Iterator[Detections]:
+        """Detects in many images, `batch_size` at a time; arguments as of a call."""
+        batch: list[Image] = []
+        for image in images:
+            batch.append(image)
+            if len(batch) == batch_size:
+                yield from self(batch, **what)
+                batch = []
+        yield from self(batch, **what)
+
+    def _input(self, image: np.ndarray) -> dict[str, Any]:
+        height, width = image.shape[:2]
+        if self.cfg.INPUT.FORMAT == "RGB":
+            image = image[:, :, ::-1]
+        resized = self._resize.get_transform(image).apply_image(image)
+        pixels = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        return {"image": pixels, "height": height, "width": width}
+
+    def _detections(self, found: Instances, image: Image, array: np.ndarray) -> Detections:
+        found = found.to("cpu")
+        classes = found.pred_classes.numpy()
+        return Detections(
+            image=array,
+            boxes=found.pred_boxes.tensor.float().numpy(),
+            scores=found.scores.float().numpy(),
+            classes=classes,
+            names=[self.class_names[k] for k in classes],
+            file_name=os.fspath(image) if isinstance(image, str | os.PathLike) else "",
+            instances=found,
+        )
+
+    def _heard(self, seen: Seen, i: int, found: Detections) -> dict[str, Any]:
+        """`relations` and `attention` of the detections of image i."""
+        assert seen.last is not None and found.instances is not None
+        rows = found.instances.region.to(self.device)
+        objects = seen.last.probabilities()[i][:, : len(self.class_names)].argmax(1)  # (R,)
+        module_names = {module: name for name, module in self.model.named_modules()}
+        relations = []
+        for listened in seen.listened:
+            boxes = listened.regions.split(listened.regions.boxes)[i]  # of the resized image
+            height, width = listened.regions.image_sizes[i]
+            scale = boxes.new_tensor([width, height] * 2)
+            size = boxes.new_tensor([*found.image.shape[1::-1]] * 2)
+            # Where both stages of an SGRN end in one NMS, the second one's rows come last.
+            labels, region = objects[-len(boxes) :], rows % max(len(boxes), 1)
+            relations.append(
+                Relations(
+                    module=module_names[listened.module],
+                    kind=type(listened.module).__name__,
+                    boxes=(boxes / scale * size).float().cpu().numpy(),
+                    labels=[self.class_names[k] for k in labels.tolist()],
+                    region=region.cpu().numpy(),
+                    weights=listened.weights[i][:, region].float().cpu().numpy(),
+                )
+            )
+        attention = {
+            name: seen.last.regions.split(weights)[i][rows].float().cpu().numpy()
+            for name, weights in seen.attention.items()
+        }
+        return {"relations": tuple(relations), "attention": attention}
+
+
+def relation_modules(model: nn.Module) -> dict[str, ObjectRelation | SGRN]:
+    """The relation modules and SGRN graphs of a model by name, in the order in which they stand in
+    it."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, ObjectRelation | SGRN)}
