@@ -108,8 +108,13 @@ def test_maps_of_the_network_itself_with_weights_from_its_file(name, tmp_path):
 
 @pytest.mark.parametrize(
     ("freeze_at", "frozen"),
-    [(0, ()), (1, ("conv1",)), (2, ("conv1", "layer1")), (4, ("conv1", "layer1", "layer2", "layer3"))],
-)  # fmt: skip
+    [
+        (0, ()),
+        (1, ("conv1",)),
+        (2, ("conv1", "layer1")),
+        (4, ("conv1", "layer1", "layer2", "layer3")),
+    ],
+)
 def test_frozen_stages(freeze_at, frozen):
     backbone = TorchvisionBackbone("resnet18", freeze_at=freeze_at)
     for name, parameter in backbone.named_parameters():
