@@ -23,7 +23,9 @@ parts are kept that run one after the other and whose maps have a stride of 32 o
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -143,7 +145,7 @@ def _stride(x: Any) -> int | None:
     return sizes.get((x.shape[2], x.shape[3]))
 
 
-def place_weights(model: nn.Module, weights: Mapping[str, Any], file: str) -> dict[str, Any]:
+def place_weights(model: nn.Module, weights: dict[str, Any], file: str) -> dict[str, Any]:
     """A state dict of torchvision under the names of the network in a detector.
 
     Args:
@@ -159,12 +161,12 @@ def place_weights(model: nn.Module, weights: Mapping[str, Any], file: str) -> di
     own = model.state_dict()
     backbones = [(n, m) for n, m in model.named_modules() if isinstance(m, TorchvisionBackbone)]
     if not backbones or own.keys() & weights.keys():
-        return dict(weights)
+        return weights
     name, backbone = backbones[0]
     prefix = f"{name}.net." if name else "net."
     wanted = {k.removeprefix(prefix): v for k, v in own.items() if k.startswith(prefix)}
     needed = {k: v for k, v in wanted.items() if not k.endswith(_COUNTER)}
-    weights = {k.removeprefix("module."): v for k, v in weights.items()}  # of a parallel training
+    weights = {_name_today(k): v for k, v in weights.items()}
     wrong = [k for k, v in needed.items() if k not in weights or weights[k].shape != v.shape]
     if wrong:
         raise ValueError(
@@ -172,7 +174,16 @@ def place_weights(model: nn.Module, weights: Mapping[str, Any], file: str) -> di
             f"{backbone.name}, or has them in another shape: {first_few(wrong)}. MODEL.WEIGHTS is "
             "torchvision's file for this network, or a checkpoint of this detector."
         )
-    return {prefix + k: weights[k] for k in wanted if k in weights}
+    placed = OrderedDict((prefix + k, weights[k]) for k in wanted if k in weights)
+    placed._metadata = own._metadata  # type: ignore[attr-defined]  # MNASNet asks for its version
+    return placed
+
+
+def _name_today(key: str) -> str:
+    """Without what a parallel training puts before it; the names in the files of DenseNets have one
+    dot more than the modules, which torchvision's own download mends."""
+    key = key.removeprefix("module.")
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key)
 
 
 @BACKBONE_REGISTRY.register()

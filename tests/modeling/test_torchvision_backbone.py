@@ -38,6 +38,11 @@ NETWORKS = {
         ("trunk_output.block4", 440)),
     "convnext_tiny": (
         ("features.1", 96), ("features.3", 192), ("features.5", 384), ("features.7", 768)),
+    "densenet121": (
+        ("features.denseblock1", 256), ("features.denseblock2", 512),
+        ("features.denseblock3", 1024), ("features.norm5", 1024)),
+    "mnasnet1_0": (
+        ("layers.8", 24), ("layers.9", 40), ("layers.11", 96), ("layers.16", 1280)),
     "vgg16": (("features.15", 256), ("features.22", 512), ("features.29", 512),
               ("features.30", 512)),
 }  # fmt: skip
@@ -72,6 +77,9 @@ def test_maps_of_the_network_itself_with_weights_from_its_file(name, tmp_path):
     classifier = ("fc.", "classifier.")  # a row of it, for the time to write vgg16's
     state = net.state_dict()
     state = {k: v[:1].clone() if k.startswith(classifier) else v for k, v in state.items()}
+    if name == "densenet121":  # as the names in its file are
+        state = {re.sub(r"(norm|conv)([12])\.", r"\1.\2.", k): v for k, v in state.items()}
+        assert "features.denseblock4.denselayer16.norm.2.weight" in state
     torch.save(state, tmp_path / "weights.pth")
     cfg = config("MODEL.TORCHVISION.NAME", name, "MODEL.BACKBONE.FREEZE_AT", 2)
     model = nn.ModuleDict({"backbone": build_backbone(cfg)})
