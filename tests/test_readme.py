@@ -117,6 +117,7 @@ def flat(node, start=""):
         "GLORE_HEAD",
         "DUPLICATE_REMOVAL",
         "EFFICIENTNET_LITE",
+        "TORCHVISION",
     ],
 )
 def test_every_key_is_in_its_table(group):

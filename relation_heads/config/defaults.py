@@ -277,6 +277,17 @@ def _efficientnet_lite() -> CN:
     return node
 
 
+def _torchvision() -> CN:
+    """A classification network of torchvision, for build_torchvision_backbone and
+    build_torchvision_fpn_backbone."""
+    node = CN()
+    # Of torchvision.models, such as "resnet18"; MODEL.WEIGHTS is torchvision's file for it.
+    node.NAME = "resnet50"
+    # Of the backbone without FPN; with FPN they are MODEL.FPN.IN_FEATURES.
+    node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    return node
+
+
 # Name below MODEL -> its defaults.
 NODES: dict[str, Callable[[], CN]] = {
     "RELATION": _relation,
@@ -286,4 +297,5 @@ NODES: dict[str, Callable[[], CN]] = {
     "DUPLICATE_REMOVAL": _duplicate_removal,
     "GLORE_HEAD": _glore_head,
     "EFFICIENTNET_LITE": _efficientnet_lite,
+    "TORCHVISION": _torchvision,
 }

@@ -6,8 +6,8 @@
   by `datasets/prepare_vg.py`.
 - `ade_{train,val}` (merged names), `ade_regions_{train,val,mval,mtest}` (1,484 names): in
   `<datasets_root()>/ade20k`, made by `datasets/prepare_ade.py`.
-- `photos_voc_animals_{train,val}`, `photos_camvid_{train,val,test}`: in `<datasets_root()>/photos`,
-  made by `datasets/prepare_photos.py`.
+- `photos_voc_animals_{train,val}`, `photos_camvid_{train,val,test}`, `photos_vg500_{train,val}`: in
+  `<datasets_root()>/photos`, made by `datasets/prepare_photos.py`.
 - those of the environment variable `RELATION_HEADS_DATASETS`, see `coco_format`.
 
 Registering reads no annotations. Names of classes are constants (Relational Scenes, VG3000) or in
@@ -59,13 +59,14 @@ def register_builtin() -> None:
     ):
         for split in ("train", "val"):
             _register_relational_scenes(scenes, split, tool)
+    class_names = cache(_class_names)  # read once for all splits
     photos = os.path.join(datasets_root(), "photos")
     for name in COUNTS:
         json_file = os.path.join(photos, "annotations", f"{name}.json")
         kind = name.rsplit("_", 1)[0]
         images = os.path.join(photos, "voc" if kind == "voc_animals" else kind)
-        _register(f"photos_{name}", json_file, images, "prepare_photos.py", **METADATA[kind])
-    class_names = cache(_class_names)  # read once for all splits
+        metadata = METADATA[kind] or class_names(photos, kind)
+        _register(f"photos_{name}", json_file, images, "prepare_photos.py", **metadata)
     for name, (folder, file, tool) in CONVERTED.items():
         folder = os.path.join(datasets_root(), folder)
         json_file = os.path.join(folder, "annotations", f"{file}.json")

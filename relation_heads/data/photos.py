@@ -1,7 +1,8 @@
-"""Two small sets of photographs with boxes, from public repositories.
+"""Three small sets of photographs with boxes, from public repositories.
 
 - VOC-animals: 3,682 images of VOC2012 that show animals, with all boxes of the 20 classes.
 - CamVid regions: 701 frames of street scenes; the connected regions of their masks, 11 classes.
+- VG-500: 500 images of Visual Genome; the 150 most frequent names of objects.
 
 `datasets/prepare_photos.py` makes them. datasets/README.md says where the images come from.
 """
@@ -21,6 +22,8 @@ import numpy as np
 from PIL import Image
 
 from ..layers.arguments import first_few
+from .visual_genome.boxes import count_synsets, read_boxes, select
+from .visual_genome.images import Photo, Tally, decoded_size
 
 VOC_GROUPS = {  # of the VOC challenge
     "person": ("person",),
@@ -34,6 +37,7 @@ CAMVID_CLASSES = (
     "Pedestrian", "Bicyclist",
 )  # fmt: skip
 MIN_REGION = 100  # pixels of a region of CamVid
+VG_CLASSES = 150
 VOC_NAMES = Path(__file__).parent / "vocabularies" / "voc_animals.txt"
 # Images and boxes of every split.
 COUNTS = {
@@ -42,14 +46,17 @@ COUNTS = {
     "camvid_train": (367, 10329),
     "camvid_val": (101, 2775),
     "camvid_test": (233, 7025),
+    "vg500_train": (334, 6009),
+    "vg500_val": (166, 2895),
 }
-# Classes and metadata of a set, by the start of its names.
+# Classes and metadata of a set, by the start of its names. Those of VG-500 are counted.
 METADATA: dict[str, dict[str, Any]] = {
     "voc_animals": {
         "thing_classes": list(VOC_CLASSES),
         "class_groups": {name: group for group, names in VOC_GROUPS.items() for name in names},
     },
     "camvid": {"thing_classes": list(CAMVID_CLASSES)},
+    "vg500": {},
 }
 
 Object = tuple[int, Sequence[float]]  # class, and x1, y1, x2, y2
@@ -60,16 +67,19 @@ def prepare(args: argparse.Namespace) -> None:
 
     Raises:
         FileNotFoundError: images, boxes or masks are missing.
+        ValueError: the objects of Visual Genome cannot be read, or too few have a name.
     """
     found = {}
     if args.voc:
-        found["voc_animals"] = ("voc", _voc(args.voc, args.voc_boxes))
+        found["voc_animals"] = ("voc", _voc(args.voc, args.voc_boxes), list(VOC_CLASSES))
     if args.camvid:
-        found["camvid"] = ("camvid", _camvid(args.camvid))
-    for name, (folder, photos) in found.items():
+        found["camvid"] = ("camvid", _camvid(args.camvid), list(CAMVID_CLASSES))
+    if args.vg:
+        found["vg500"] = ("vg500", *_vg500(args.vg))
+    for name, (folder, photos, classes) in found.items():
         for photo in photos:
             _place(photo["source"], args.output / folder / photo["file_name"], copy=args.copy)
-        for split, coco in _coco(photos, METADATA[name]["thing_classes"]).items():
+        for split, coco in _coco(photos, classes).items():
             file = args.output / "annotations" / f"{name}_{split}.json"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(coco, separators=(",", ":")), encoding="utf-8")
@@ -77,6 +87,9 @@ def prepare(args: argparse.Namespace) -> None:
             expected = COUNTS[f"{name}_{split}"]
             verdict = "as it must be" if counts == expected else "NOT {} and {}".format(*expected)
             print(f"{file}: {images} images, {boxes} boxes, {verdict}")
+        if "thing_classes" not in METADATA[name]:
+            text = "".join(f"{label}\n" for label in classes)
+            (args.output / f"{name}_classes.txt").write_text(text, encoding="utf-8")
 
 
 def voc_split(file_name: str) -> str:
@@ -158,6 +171,50 @@ def regions_of(mask: np.ndarray) -> list[Object]:
             if area >= MIN_REGION:
                 found.append((label, (x, y, x + width, y + height)))
     return found
+
+
+def _vg500(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The photographs and the classes, most frequent first and then by name."""
+    files = [file for file in (root / "VG_500").glob("*.jpg") if file.stem.isdecimal()]
+    files.sort(key=lambda file: int(file.stem))
+    expected = COUNTS["vg500_train"][0] + COUNTS["vg500_val"][0]
+    if len(files) != expected:
+        raise FileNotFoundError(
+            f"{root / 'VG_500'} must have the {expected} images of VG-500, and has {len(files)}: "
+            "see datasets/README.md."
+        )
+    photos = {}
+    for file in files:
+        size = decoded_size(file)
+        if isinstance(size, str):
+            raise ValueError(f"{file}: {size}.")
+        photos[int(file.stem)] = Photo(int(file.stem), file.name, *size, coco_id=None)
+    boxes = read_boxes(root / "objects.json", photos, Tally(), Tally(), label="names")
+    records = {p.file_name: None if p.left_out else p for p in photos.values()}
+    _require_all(records, "lists of objects", [root / "objects.json"])
+    split = {k: "val" if place % 3 == 2 else "train" for place, k in enumerate(photos)}
+    counts = count_synsets(boxes, [k for k in photos if split[k] == "train"])
+    classes = [name for name, count in counts.items() if count][:VG_CLASSES]
+    if len(classes) < VG_CLASSES:
+        raise ValueError(
+            f"{root / 'objects.json'}: the training split has {len(classes)} names of objects, "
+            f"fewer than the {VG_CLASSES} classes of VG-500."
+        )
+    chosen = select(boxes, classes, photos)
+    objects: dict[int, list[Object]] = {k: [] for k in photos}
+    columns = chosen.image_ids.tolist(), chosen.labels.tolist(), chosen.boxes.tolist()
+    for k, label, (x, y, w, h) in zip(*columns, strict=True):
+        objects[k].append((label, (x, y, x + w, y + h)))
+    return [
+        {
+            "id": k,
+            "file_name": photo.file_name,
+            "split": split[k],
+            "source": root / "VG_500" / photo.file_name,
+            "objects": objects[k],
+        }
+        for k, photo in photos.items()
+    ], classes
 
 
 def _coco(photos: Sequence[dict[str, Any]], classes: Sequence[str]) -> dict[str, dict[str, Any]]:

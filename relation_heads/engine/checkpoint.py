@@ -20,6 +20,7 @@ from fvcore.common.checkpoint import _filter_reused_missing_keys, _IncompatibleK
 from torch import nn
 
 from ..layers.arguments import first_few
+from ..modeling.torchvision_backbone import place_weights
 
 # Keys of a checkpoint: the config as YAML, and the names of the classes.
 CONFIG, CLASS_NAMES = "config", "class_names"
@@ -57,6 +58,8 @@ class LoadReport:
 
 class ReportingCheckpointer(DetectionCheckpointer):
     """`DetectionCheckpointer` that reports in four lines what was loaded.
+
+    It also reads torchvision's own files of weights, for `build_torchvision_backbone`.
 
     Attributes:
         report: of the last `load`; None if nothing was loaded.
@@ -99,6 +102,11 @@ class ReportingCheckpointer(DetectionCheckpointer):
         if self.complete:
             _check_complete(self.report, path)
         return extra
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        checkpoint: dict[str, Any] = super()._load_file(filename)
+        checkpoint["model"] = place_weights(self.model, checkpoint["model"], filename)
+        return checkpoint
 
     def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
         self.report = _report(self.model, incompatible)

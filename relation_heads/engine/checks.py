@@ -165,14 +165,21 @@ def _weights(cfg: CfgNode) -> Iterator[Problem]:
 
 def _from_scratch(cfg: CfgNode) -> Iterator[Problem]:
     """Parts of the backbone that would stay random. Only these backbones read these keys."""
-    resnet, lite = (kind in cfg.MODEL.BACKBONE.NAME for kind in ("resnet", "efficientnet_lite"))
-    if cfg.MODEL.WEIGHTS or not (resnet or lite):
+    kinds = ("resnet", "torchvision", "efficientnet_lite")
+    resnet, torchvision, lite = (kind in cfg.MODEL.BACKBONE.NAME for kind in kinds)
+    if cfg.MODEL.WEIGHTS or not (resnet or torchvision or lite):
         return
     scratch = "but MODEL.WEIGHTS is empty, so that the backbone starts from random values"
     if resnet and cfg.MODEL.RESNETS.NORM == "FrozenBN":
         yield Problem(
             f"MODEL.RESNETS.NORM is FrozenBN, {scratch}: training diverges at once without working "
             "normalisation; set MODEL.RESNETS.NORM BN or GN, or give pretrained weights."
+        )
+    if torchvision:
+        yield Problem(
+            f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME}, whose batch norms are frozen, "
+            f"{scratch}: most networks diverge so; give pretrained weights.",
+            fatal=False,
         )
     if cfg.MODEL.BACKBONE.FREEZE_AT > 0:
         yield Problem(

@@ -11,6 +11,7 @@ from .region_classification import RegionClassificationROIHeads, Res5RegionClass
 from .roi_heads import *  # noqa: F403  (their __all__)
 from .roi_heads import __all__ as _roi_heads
 from .shallow_backbone import ShallowBackbone
+from .torchvision_backbone import TorchvisionBackbone
 from .watch import Listened, Seen, watch, watched
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Res5RegionClassificationROIHeads",
     "Seen",
     "ShallowBackbone",
+    "TorchvisionBackbone",
     "watch",
     "watched",
     *_roi_heads,

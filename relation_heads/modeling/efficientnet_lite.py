@@ -35,13 +35,14 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone.fpn import FPN
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler, get_cache_dir
 from torch import Tensor, nn
 
 from ..config.defaults import node
+from .staged_backbone import STAGES, Part, StagedBackbone, needed_parts, with_fpn
 
 # Repeats, kernel, stride, expansion and output channels of the seven groups of blocks of lite0.
 GROUPS = (
@@ -57,7 +58,6 @@ GROUPS = (
 # group, are the same in all of them.
 SCALES = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2))
 STEM_CHANNELS = 32
-STAGES = ("stem", "res2", "res3", "res4", "res5")  # of strides 2, 4, 8, 16, 32
 BN_EPSILON = 1e-3
 PREFIX = "efficientnet-lite://"
 # The batch norm after each convolution of a block, in the released names.
@@ -101,11 +101,17 @@ class Block(nn.Module):
         return x + y if self.residual else y
 
 
-class EfficientNetLite(Backbone):
-    """(B, 3, H, W) images, H and W multiples of 32, to {"res2": (B, C, H / 4, W / 4), ...}.
+class Stem(SameConv):
+    """The first convolution, and its ReLU6."""
 
-    "res2" to "res5" are the last maps at strides 4, 8, 16 and 32; in lite0 they have 24, 40, 112
-    and 320 channels. Blocks after the last map that is asked for are not built.
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu6(super().forward(x))
+
+
+class EfficientNetLite(StagedBackbone):
+    """See `StagedBackbone`; in lite0 "res2" to "res5" have 24, 40, 112 and 320 channels.
+
+    Blocks after the last map that is asked for are not built.
     """
 
     def __init__(
@@ -128,59 +134,32 @@ class EfficientNetLite(Backbone):
         super().__init__()
         if variant not in range(len(SCALES)):
             raise ValueError(f"MODEL.EFFICIENTNET_LITE.VARIANT must be 0, 1 or 2, got {variant!r}.")
-        if not out_features or not set(out_features) <= set(STAGES[1:]):
-            raise ValueError(
-                f"EfficientNet-Lite has the features {', '.join(STAGES[1:])}, got "
-                f"{list(out_features)}: set MODEL.FPN.IN_FEATURES, or without FPN "
-                "MODEL.EFFICIENTNET_LITE.OUT_FEATURES."
-            )
-        self.stem = SameConv(3, STEM_CHANNELS, 3, stride=2)
-        self.stem.requires_grad_(freeze_at < 1)
-        self.blocks = nn.ModuleList()
-        self._shapes: dict[str, ShapeSpec] = {}
-        self._ends: dict[int, str] = {}  # number of a block -> the feature that ends with it
-        last = max(map(STAGES.index, out_features))
-        for k, stage in enumerate(_stages(variant)[: last + 1]):
-            self.blocks.extend(stage)
-            for block in stage:
-                block.requires_grad_(freeze_at < k + 1)
-            if STAGES[k] in out_features:
-                channels = stage[-1].project.out_channels
-                self._shapes[STAGES[k]] = ShapeSpec(channels=channels, stride=2 ** (k + 1))
-                self._ends[len(self.blocks) - 1] = STAGES[k]
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        x = F.relu6(self.stem(x))
-        maps = {}
-        for k, block in enumerate(self.blocks):
-            x = block(x)
-            if k in self._ends:
-                maps[self._ends[k]] = x
-        return maps
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        return self._shapes
-
-    @property
-    def size_divisibility(self) -> int:
-        return 32
+        self.stem = Stem(3, STEM_CHANNELS, 3, stride=2)
+        blocks, strides = _blocks(variant)
+        parts = [Part("stem", 2, STEM_CHANNELS)]
+        for k, (block, stride) in enumerate(zip(blocks, strides, strict=True)):
+            parts.append(Part(f"blocks.{k}", stride, block.project.out_channels))
+        parts = needed_parts(parts, out_features, "EfficientNet-Lite", "MODEL.EFFICIENTNET_LITE")
+        self.blocks = nn.ModuleList(blocks[: len(parts) - 1])
+        self.set_parts(parts, out_features, freeze_at)
 
 
-def _stages(variant: int) -> list[list[Block]]:
-    """The blocks of each of `STAGES`: a block of stride 2 begins the next one."""
+def _blocks(variant: int) -> tuple[list[Block], list[int]]:
+    """All blocks, and the stride of the map of each."""
     width, depth = SCALES[variant]
-    stages: list[list[Block]] = [[]]
-    c_in = STEM_CHANNELS
+    blocks: list[Block] = []
+    strides: list[int] = []
+    c_in, total = STEM_CHANNELS, 2
     for group, (repeats, kernel, stride, expansion, channels) in enumerate(GROUPS):
         c_out = _to_multiple_of_8(channels * width)
         if 0 < group < len(GROUPS) - 1:
             repeats = ceil(repeats * depth)
-        if stride == 2:
-            stages.append([])
+        total *= stride
         for k in range(repeats):
-            stages[-1].append(Block(c_in, c_out, kernel, stride if k == 0 else 1, expansion))
+            blocks.append(Block(c_in, c_out, kernel, stride if k == 0 else 1, expansion))
+            strides.append(total)
             c_in = c_out
-    return stages
+    return blocks, strides
 
 
 def _to_multiple_of_8(channels: float) -> int:
@@ -201,20 +180,13 @@ def build_efficientnet_lite_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Ef
 
 @BACKBONE_REGISTRY.register()
 def build_efficientnet_lite_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """`MODEL.BACKBONE.NAME build_efficientnet_lite_fpn_backbone`: Detectron2's FPN over the maps of
-    `MODEL.FPN.IN_FEATURES`, with a last, max-pooled level like its ResNets'."""
-    keys, fpn = node(cfg, "EFFICIENTNET_LITE"), cfg.MODEL.FPN
+    """`MODEL.BACKBONE.NAME build_efficientnet_lite_fpn_backbone`: over `MODEL.FPN.IN_FEATURES`."""
     bottom_up = EfficientNetLite(
-        keys.VARIANT, out_features=fpn.IN_FEATURES, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT
+        node(cfg, "EFFICIENTNET_LITE").VARIANT,
+        out_features=cfg.MODEL.FPN.IN_FEATURES,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
     )
-    return FPN(
-        bottom_up=bottom_up,
-        in_features=fpn.IN_FEATURES,
-        out_channels=fpn.OUT_CHANNELS,
-        norm=fpn.NORM,
-        top_block=LastLevelMaxPool(),
-        fuse_type=fpn.FUSE_TYPE,
-    )
+    return with_fpn(cfg, bottom_up)
 
 
 def fold_batch_norms(released: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ NAMES = (
 PHOTOS = [
     "photos_voc_animals_train", "photos_voc_animals_val",
     "photos_camvid_train", "photos_camvid_val", "photos_camvid_test",
+    "photos_vg500_train", "photos_vg500_val",
 ]  # fmt: skip
 ALL = (*NAMES, *PHOTOS, *CONVERTED)
 
@@ -118,13 +119,25 @@ def test_names_that_a_converter_wrote_are_known_at_once(root):
 def test_photographs_are_known_without_files(root):
     for name in PHOTOS:
         metadata = MetadataCatalog.get(name)
-        file, voc = name.removeprefix("photos_"), "voc" in name
+        file, kind = name.removeprefix("photos_"), name.split("_")[1]
         assert metadata.json_file == str(root / "photos" / "annotations" / f"{file}.json")
-        assert metadata.image_root == str(root / "photos" / ("voc" if voc else "camvid"))
-        assert len(metadata.thing_classes) == (20 if voc else 11)
+        assert metadata.image_root == str(root / "photos" / kind)
+        # The names of VG-500 are counted when it is made.
+        classes = {"voc": 20, "camvid": 11, "vg500": 0}[kind]
+        assert len(metadata.get("thing_classes", [])) == classes
         with pytest.raises(FileNotFoundError, match=r"python datasets/prepare_photos\.py"):
             DatasetCatalog.get(name)
     voc = MetadataCatalog.get("photos_voc_animals_val")
     assert voc.thing_classes[:2] + voc.thing_classes[-1:] == ["aeroplane", "bicycle", "tvmonitor"]
     assert voc.class_groups.keys() == set(voc.thing_classes)
     assert (voc.class_groups["sheep"], voc.class_groups["sofa"]) == ("animal", "indoor")
+
+
+def test_names_of_vg500_are_known_once_it_is_made(root):
+    unregister(*ALL)
+    (root / "photos").mkdir()
+    (root / "photos" / "vg500_classes.txt").write_text("man\nwhite-flower petal\n")
+    register_builtin()
+    for split in ("train", "val"):
+        metadata = MetadataCatalog.get(f"photos_vg500_{split}")
+        assert metadata.thing_classes == ["man", "white-flower petal"]

@@ -257,6 +257,19 @@ def test_exactly_one_synset(synsets, reason):
     assert vg_boxes.parse_object([item], 100, 80) == vg_boxes.NOT_AN_OBJECT
 
 
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        (["oak tree"], ("oak tree", (1, 1, 5, 5))),
+        ([], vg_boxes.NO_NAME),
+        (["tree", "oak"], vg_boxes.SEVERAL_NAMES),
+    ],
+)
+def test_a_name_as_label(names, expected):
+    item = an_object(1, (1, 1, 5, 5), ["tree.n.01"], names)
+    assert vg_boxes.parse_object(item, 100, 80, label="names") == expected
+
+
 def random_folder(path, seed, num_images=30):
     rng = random.Random(seed)
     photos = {k: Photo(k, f"VG_100K/{k}.jpg", 100, 80, None) for k in range(1, num_images + 1)}

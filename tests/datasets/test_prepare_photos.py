@@ -63,6 +63,41 @@ def camvid(tmp_path, monkeypatch):
     return ["--camvid", root]
 
 
+@pytest.fixture
+def vg(tmp_path, monkeypatch):
+    """Arguments: a folder with seven images, 100 x 80, ids 2, 4, 9, 10, 11, 12, 13, and objects."""
+    root = tmp_path / "VG"
+    (root / "VG_500").mkdir(parents=True)
+    ids = 2, 4, 9, 10, 11, 12, 13
+    for k in ids:
+        Image.new("RGB", (100, 80)).save(root / "VG_500" / f"{k}.jpg")
+
+    def an_object(number, *names, box=(1, 2, 30, 40)):
+        x, y, w, h = box
+        return {"object_id": number, "names": list(names), "synsets": [],
+                "x": x, "y": y, "w": w, "h": h}  # fmt: skip
+
+    objects = {
+        2: [an_object(1, "man"), an_object(2, "tree", box=(90, -5, 20, 25)), an_object(3, "sign")],
+        4: [
+            an_object(4, "tree"),
+            an_object(5, "man", "boy"),
+            an_object(6, "man", box=(0, 0, 9, 0)),
+        ],
+        9: [an_object(7, "dog"), an_object(8, "dog", box=(5, 5, 5, 5)), an_object(9, "man")],
+        10: [an_object(10, "bag"), an_object(11, "tree")],
+        11: [],
+        12: [an_object(12, "dog"), an_object(13, "tree")],
+        13: [an_object(14, "bag"), an_object(15, "bag", box=(100, 10, 5, 5))],
+    }
+    records = [{"image_id": k, "objects": objects[k]} for k in reversed(ids)]
+    (root / "objects.json").write_text(json.dumps(records))
+    counts = {"vg500_train": (5, 4), "vg500_val": (2, 1)}
+    monkeypatch.setattr(photos, "COUNTS", photos.COUNTS | counts)
+    monkeypatch.setattr(photos, "VG_CLASSES", 2)
+    return ["--vg", root]
+
+
 def read(output, name):
     return json.loads((output / "annotations" / f"{name}.json").read_text())
 
@@ -105,6 +140,59 @@ def test_camvid(camvid, tmp_path, capsys):
     assert said[2].endswith("1 images, 2 boxes, NOT 1 and 3")
 
 
+def test_vg500(vg, tmp_path, capsys):
+    output = tmp_path / "photos"
+    prepare(*vg, "--output", output)
+    train, val = (read(output, f"vg500_{split}") for split in ("train", "val"))
+    # The third and the sixth are val. In train: tree 3, bag 2, man 1, sign 1; the first bag of 13.
+    assert [i["id"] for i in train["images"]] == [2, 4, 10, 11, 13]
+    assert [i["file_name"] for i in val["images"]] == ["9.jpg", "12.jpg"]
+    assert [(c["id"], c["name"]) for c in val["categories"]] == [(1, "tree"), (2, "bag")]
+    found = [(a["image_id"], a["category_id"], a["bbox"]) for a in train["annotations"]]
+    whole = [1, 2, 30, 40]
+    assert found == [
+        (2, 1, [90, 0, 10, 20]),  # clipped
+        (4, 1, whole),
+        (10, 2, whole),
+        (10, 1, whole),
+        (13, 2, whole),
+    ]
+    assert [(a["image_id"], a["category_id"]) for a in val["annotations"]] == [(12, 1)]
+    assert (output / "vg500_classes.txt").read_text() == "tree\nbag\n"
+    assert sorted(f.name for f in (output / "vg500").iterdir())[:2] == ["10.jpg", "11.jpg"]
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith("5 images, 5 boxes, NOT 5 and 4")
+    assert said[1].endswith("2 images, 1 boxes, as it must be")
+
+
+def test_too_few_names_for_the_classes_of_vg500(vg, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(photos, "VG_CLASSES", 5)
+    with pytest.raises(SystemExit):
+        prepare(*vg, "--output", tmp_path / "photos")
+    sentence = r"objects.json: the training split has 4 names of objects, fewer than the 5 classes"
+    assert re.search(sentence, capsys.readouterr().err)
+    assert not (tmp_path / "photos").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda root: (root / "VG_500" / "9.jpg").unlink(), "VG_500 must have the 7 images .* 6"),
+        (lambda root: (root / "VG_500" / "9.jpg").write_text("?"), "9.jpg: file cannot be decoded"),
+        (lambda root: (root / "objects.json").write_text("[]"), "7 of 7 lists of objects are not"),
+        (lambda root: (root / "objects.json").unlink(), "objects.json: No such file"),
+    ],
+)
+def test_what_is_wrong_with_the_folder_of_vg500(vg, tmp_path, capsys, change, sentence):
+    change(tmp_path / "VG")
+    with pytest.raises(SystemExit) as error:
+        prepare(*vg, "--output", tmp_path / "photos")
+    message = capsys.readouterr().err
+    assert error.value.code == 2 and message.count("\n") == 1
+    assert re.search(sentence, message), message
+    assert not (tmp_path / "photos").exists()
+
+
 @pytest.mark.parametrize(
     ("gone", "sentence"),
     [
@@ -141,4 +229,4 @@ def test_the_list_of_voc_animals_splits_as_the_counts_say():
     assert len(set(names)) == 3682
     assert (splits.count("train"), splits.count("val")) == (2467, 1215)
     boxes = [number for _, number in photos.COUNTS.values()]
-    assert (sum(boxes[:2]), sum(boxes[2:])) == (7846, 20129)
+    assert (sum(boxes[:2]), sum(boxes[2:5]), sum(boxes[5:])) == (7846, 20129, 8904)

@@ -231,6 +231,17 @@ def test_a_frozen_lite_without_weights(cfg):
     assert_only_problem(cfg, "MODEL.BACKBONE.FREEZE_AT is 2", "MODEL.WEIGHTS is empty")
 
 
+def test_a_torchvision_backbone_without_weights(cfg, caplog):
+    cfg.MODEL.BACKBONE.FREEZE_AT = 2
+    cfg.MODEL.BACKBONE.NAME = "build_torchvision_fpn_backbone"
+    assert_only_problem(cfg, "MODEL.BACKBONE.FREEZE_AT is 2", "MODEL.WEIGHTS is empty")
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    caplog.clear()
+    assert problems(cfg) == []
+    (record,) = caplog.records
+    assert "batch norms are frozen, but MODEL.WEIGHTS is empty" in record.getMessage()
+
+
 def test_weights_that_do_not_exist(cfg, tmp_path):
     cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
     assert_only_problem(cfg, "MODEL.WEIGHTS", str(tmp_path / "model.pth"))

