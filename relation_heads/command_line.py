@@ -23,7 +23,9 @@ _ROOT = Path(__file__).resolve().parents[1]
 _OURS = tuple(_ROOT / name for name in ("relation_heads", "benchmarks", "tools", "datasets"))
 
 
-def run_or_explain(run: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> Any:
+def run_or_explain(
+    run: Callable[[argparse.Namespace], Any], args: argparse.Namespace, program: str = ""
+) -> Any:
     """`run(args)`; exit code 2 and one sentence on stderr for a fault that is known.
 
     Known are a file that cannot be opened, a package that is not installed, and an OSError,
@@ -36,7 +38,8 @@ def run_or_explain(run: Callable[[argparse.Namespace], Any], args: argparse.Name
         message = explain(error)
         if message is None:
             raise
-    print(f"{Path(run.__code__.co_filename).name}: {message}", file=sys.stderr)
+    program = program or Path(run.__code__.co_filename).name
+    print(f"{program}: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -202,7 +202,7 @@ def check_environment(report: Report) -> None:
     for name in ENVIRONMENT:
         report.line(name, os.environ.get(name, "not set"))
     module = os.environ.get("DETECTRON2_ENV_MODULE", "")
-    if module not in ("", "relation_heads.d2_env"):
+    if module not in ("", "relation_heads.d2_env", "relation_heads.registration"):
         report.problem(
             f"DETECTRON2_ENV_MODULE is {module}, so Detectron2's own tools do not know "
             "relation_heads: set it to relation_heads.d2_env, or unset it and use our tools."

@@ -23,7 +23,9 @@ FLOORS = (
     ("engine",),
     ("analysis",),
     ("registration",),
-    ("__init__", "d2_env", "doctor"),
+    ("doctor",),
+    ("commands",),
+    ("__init__", "__main__", "d2_env"),
 )
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 ON_TOP = ("benchmarks", "datasets", "examples", "tests", "tools")

@@ -16,65 +16,29 @@ add `MODEL.DEVICE cpu`.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Detectron2's arguments (`detectron2.engine.default_argument_parser`), and `--dataset`."""
+    """Detectron2's arguments, and `--dataset`; see `relation_heads.commands.train`."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
-    add("--config-file", default="", metavar="FILE", help="a path or a name, see above")
-    add("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR, if "
-        "there is one")  # fmt: skip
-    add("--eval-only", action="store_true", help="only evaluate MODEL.WEIGHTS")
-    add("--num-gpus", type=int, default=1, help="GPUs per machine (%(default)s)")
-    add("--num-machines", type=int, default=1, help="machines in all (%(default)s)")
-    add("--machine-rank", type=int, default=0, help="number of this machine, from 0")
-    # The same port for all runs of a user: processes that an earlier run left behind are noticed.
-    port = 2**15 + 2**14 + hash(os.getuid() if sys.platform != "win32" else 1) % 2**14
-    add("--dist-url", default=f"tcp://127.0.0.1:{port}", help="where the processes meet, see "
-        "torch.distributed (%(default)s)")  # fmt: skip
-    add("--dataset", action="append", default=[], nargs=3, metavar=("NAME", "JSON", "IMAGES"),
-        help="register a dataset in COCO format under NAME, for use in DATASETS.TRAIN and "
-        "DATASETS.TEST; repeatable. Relative paths are also looked up under "
-        "$DETECTRON2_DATASETS")  # fmt: skip
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
+    from relation_heads.commands.train import add_arguments
+
+    add_arguments(parser)
+    parser.set_defaults(program="train_net.py")
     return parser.parse_args(argv)
-
-
-def run(args: argparse.Namespace) -> None:
-    """What one process does."""
-    from relation_heads.engine.train import train_or_evaluate
-
-    train_or_evaluate(args)
-
-
-def launch(args: argparse.Namespace) -> None:
-    """Starts the processes."""
-    from detectron2.engine import launch
-
-    from relation_heads.command_line import run_or_explain
-
-    launch(
-        run_or_explain,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(run, args),
-    )
 
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; exit code 2 and one sentence if something does not fit."""
     args = parse_args(argv)
     from relation_heads.command_line import run_or_explain
+    from relation_heads.commands.train import run
 
-    run_or_explain(launch, args)
+    run_or_explain(run, args, args.program)
 
 
 if __name__ == "__main__":

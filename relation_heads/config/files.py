@@ -28,3 +28,21 @@ def find_config(name: str) -> str:
     raise FileNotFoundError(
         f"Config file {name!r} was not found; looked for {', '.join(map(str, candidates))}."
     )
+
+
+def all_configs(*, with_detectron2: bool = False) -> list[tuple[str, str]]:
+    """Name and first comment of every config that can be trained, sorted: not the parts in
+    `configs/data`, `heads`, `schedules`, nor the bases.
+
+    Args:
+        with_detectron2: Detectron2's own as well; ours come first where both have a name.
+    """
+    parts = ("data/", "heads/", "schedules/")
+    found: dict[str, str] = {}
+    for root in CONFIG_ROOTS if with_detectron2 else CONFIG_ROOTS[:-1]:
+        for path in sorted(root.rglob("*.yaml")):
+            name = path.relative_to(root).as_posix()
+            if not name.startswith(parts) and not path.name.startswith("Base-"):
+                first = path.read_text(encoding="utf-8").partition("\n")[0]
+                found.setdefault(name, first[1:].strip() if first.startswith("#") else "")
+    return sorted(found.items())

@@ -14,16 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from fvcore.common.checkpoint import _filter_reused_missing_keys, _IncompatibleKeys
 from torch import nn
 
 from ..layers.arguments import first_few
 from ..modeling.torchvision_backbone import place_weights
 
-# Keys of a checkpoint: the config as YAML, and the names of the classes.
-CONFIG, CLASS_NAMES = "config", "class_names"
 _MAX_LISTED = 4
 
 
@@ -79,7 +75,8 @@ class ReportingCheckpointer(DetectionCheckpointer):
             model: as in `DetectionCheckpointer`.
             save_dir: as in `DetectionCheckpointer`.
             complete: refuse a checkpoint that leaves a parameter of the model untrained.
-            about: what is saved beside the weights, of plain values, see `about_model`.
+            about: what is saved beside the weights, of plain values, see
+                `model_config.about_model`.
             kwargs: as in `DetectionCheckpointer`.
         """
         super().__init__(model, save_dir, **kwargs)
@@ -111,16 +108,6 @@ class ReportingCheckpointer(DetectionCheckpointer):
     def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
         self.report = _report(self.model, incompatible)
         self.logger.info(f"Checkpoint and model, in tensors:\n{self.report}")
-
-
-def about_model(cfg: CfgNode) -> dict[str, Any]:
-    """What a checkpoint needs to be used alone: its config, and the names of the training set's
-    classes if they are known."""
-    about: dict[str, Any] = {CONFIG: cfg.dump()}
-    names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
-    if names:
-        about[CLASS_NAMES] = list(names)
-    return about
 
 
 def _report(model: nn.Module, incompatible: _IncompatibleKeys) -> LoadReport:

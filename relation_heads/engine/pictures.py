@@ -9,12 +9,12 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
-from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..layers import SGRN
 from ..visualization import draw_kernels
 from ..visualization.detections import write_image
+from .image_files import find_images, names_in_one_folder
 from .predictor import load, relation_modules
 
 
@@ -35,7 +35,7 @@ def write_kernels(model: nn.Module, folder: Path) -> None:
 
 
 def write_pictures(args: argparse.Namespace) -> int:
-    """Writes the pictures that the arguments of `tools/visualize_relations.py` ask for.
+    """What `relation-heads explain` and `tools/visualize_relations.py` do.
 
     Returns:
         of how many images.
@@ -43,19 +43,24 @@ def write_pictures(args: argparse.Namespace) -> int:
     Raises:
         OSError, ValueError: a file, a key, the class or the module is not there.
     """
-    setup_logger(name="fvcore")
-    predictor = load(args.config_file, opts=args.opts)
+    files, videos = find_images(args.images)
+    if videos:
+        raise ValueError(f"{videos[0].source} is a video: pictures are of images.")
+    predictor = load(args.model, device=args.device, half=args.half, opts=args.opts)
     if not relation_modules(predictor.model):
         raise ValueError(
-            f"{args.config_file} has no relation module and no SGRN graph: "
+            f"{args.model} has no relation module and no SGRN graph: "
             f"MODEL.ROI_HEADS.NAME is {predictor.cfg.MODEL.ROI_HEADS.NAME}."
         )
     names = predictor.class_names
     if args.class_name and args.class_name not in names:
         raise ValueError(f"--class {args.class_name} is none of: {', '.join(names)}.")
     write_kernels(predictor.model, args.output)
-    written = 0
-    files = (record["file_name"] for record in records(predictor.cfg, args.image))
+    if not args.images:
+        files = [
+            record["file_name"] for record in DatasetCatalog.get(predictor.cfg.DATASETS.TEST[0])
+        ]
+    written, stems = 0, names_in_one_folder(files)
     for found in predictor.stream(files, relations=True):
         asked = [
             d
@@ -63,7 +68,7 @@ def write_pictures(args: argparse.Namespace) -> int:
             if args.class_name in (None, name) and found.scores[d] >= args.min_score
         ]
         if asked:
-            path = args.output / f"{Path(found.file_name).stem}_{found.names[asked[0]]}.png"
+            path = args.output / f"{stems[found.file_name]}_{found.names[asked[0]]}.png"
             drawn = found.picture_of_relations(
                 asked[0], module=args.module, head=args.head, top=args.top,
                 min_score=args.min_score,

@@ -10,32 +10,28 @@ A checkpoint that `tools/train_net.py` wrote has its config and the names of its
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, overload
 
 import numpy as np
 import torch
-import yaml
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.structures import Instances
 from torch import nn
 
-from ..config import find_config, get_cfg
 from ..layers import SGRN, ObjectRelation
 from ..modeling import watch
 from ..modeling.roi_heads.heads import Relational
 from ..modeling.watch import Seen
 from ..visualization.detections import Detections, Relations
-from .checkpoint import CLASS_NAMES, CONFIG, ReportingCheckpointer
+from .checkpoint import ReportingCheckpointer
 from .images import Image, to_bgr
-
-CHECKPOINTS = (".pth", ".pkl")
+from .model_config import config_of, names_of_classes
 
 
 def load(
@@ -63,22 +59,9 @@ def load(
         FileNotFoundError, KeyError, ValueError: a file, key or value is wrong, or the checkpoint
             has no config inside, or not all weights of the model.
     """
-    source = os.fspath(source)
-    cfg, saved_names = get_cfg(), None
-    if source.endswith(CHECKPOINTS):
-        saved = read_checkpoint(source)
-        if CONFIG not in saved:
-            raise ValueError(
-                f"{source} has no config inside: give the config it was trained with, and this "
-                "file as its weights."
-            )
-        merge_config(cfg, saved[CONFIG], source)
-        saved_names = saved.get(CLASS_NAMES)
-        cfg.MODEL.WEIGHTS = source
-    else:
-        cfg.merge_from_file(find_config(source))
-        if weights:
-            cfg.MODEL.WEIGHTS = os.fspath(weights)
+    cfg = config_of(source)
+    if weights:
+        cfg.MODEL.WEIGHTS = os.fspath(weights)
     cfg.merge_from_list(list(opts))
     if device is not None:
         cfg.MODEL.DEVICE = device
@@ -89,50 +72,7 @@ def load(
         raise ValueError(f"{source} has no weights: its MODEL.WEIGHTS is empty.")
     model = build_model(cfg).eval()
     ReportingCheckpointer(model, complete=True).load(cfg.MODEL.WEIGHTS)
-    if saved_names is None and os.path.isfile(cfg.MODEL.WEIGHTS):
-        saved_names = read_checkpoint(cfg.MODEL.WEIGHTS).get(CLASS_NAMES)
-    return Predictor(model, cfg, class_names or saved_names or names_of_classes(cfg), half=half)
-
-
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """The content of a `.pth` file, of tensors and plain containers only; {} of a `.pkl`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or needs code to be read.
-    """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"There is no checkpoint {path}.")
-    if path.endswith(".pkl"):  # of Detectron2's model zoo, without a config
-        return {}
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise ValueError(f"{path} is not a checkpoint that can be read safely: {error}") from error
-    return content if isinstance(content, dict) else {}
-
-
-def merge_config(cfg: CfgNode, text: str, source: str) -> None:
-    """Merges the config inside a checkpoint.
-
-    Raises:
-        ValueError: it is not one of this version.
-    """
-    try:
-        cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(text)))
-    except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(
-            f"The config inside {source} is not one of this version: {error}."
-        ) from error
-
-
-def names_of_classes(cfg: CfgNode) -> list[str]:
-    """Of the config's data sets; "class 0", "class 1", ... where these have none."""
-    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        names = MetadataCatalog.get(name).get("thing_classes")
-        if names:
-            return list(names)
-    return [f"class {k}" for k in range(cfg.MODEL.ROI_HEADS.NUM_CLASSES)]
+    return Predictor(model, cfg, class_names or names_of_classes(cfg), half=half)
 
 
 class Predictor:
@@ -209,22 +149,60 @@ class Predictor:
         """
         if not isinstance(images, list):
             return self([images], relations=relations, features=features)[0]
+        pixels = [(image, to_bgr(image)) for image in images]
+        return self._detect(pixels, relations=relations, features=features)
+
+    def stream(
+        self,
+        images: Iterable[Image],
+        *,
+        batch_size: int = 1,
+        relations: bool = False,
+        features: bool = False,
+        skip: Callable[[Image, Exception], None] | None = None,
+    ) -> Iterator[Detections]:
+        """Detects in many images, `batch_size` at a time, in their order.
+
+        Args:
+            images, relations, features: as of a call.
+            batch_size: images that go through the model together.
+            skip: is told of what is no image, which is then left out; None: it is an error.
+
+        Raises:
+            OSError, ValueError: as of a call.
+        """
+        batch: list[tuple[Image, np.ndarray]] = []
+        for image in images:
+            try:
+                batch.append((image, to_bgr(image)))
+            except (OSError, ValueError) as error:
+                if skip is None:
+                    raise
+                skip(image, error)
+            if len(batch) == batch_size:
+                yield from self._detect(batch, relations=relations, features=features)
+                batch = []
+        yield from self._detect(batch, relations=relations, features=features)
+
+    def _detect(
+        self, images: list[tuple[Image, np.ndarray]], *, relations: bool, features: bool
+    ) -> list[Detections]:
+        """Of images that go through the model together, as they came and as pixels."""
         if not images:
             return []
-        if (relations or features) and not isinstance(self.model.roi_heads, Relational):
+        asks = relations or features
+        if asks and not isinstance(self.model.roi_heads, Relational):
             raise ValueError(
                 "Relations and features are those of the heads of this package, and "
                 f"MODEL.ROI_HEADS.NAME is {self.cfg.MODEL.ROI_HEADS.NAME}."
             )
-        arrays = [to_bgr(image) for image in images]
         half = torch.bfloat16 if self.device.type == "cpu" else torch.float16
         precision = torch.autocast(self.device.type, half) if self.half else nullcontext()
-        asks = relations or features
         with torch.inference_mode(), precision, watch() if asks else nullcontext() as seen:
-            outputs = self.model([self._input(array) for array in arrays])
+            outputs = self.model([self._input(pixels) for _, pixels in images])
         found = []
-        for i, (image, array, output) in enumerate(zip(images, arrays, outputs, strict=True)):
-            one = self._detections(output["instances"], image, array)
+        for i, ((image, pixels), output) in enumerate(zip(images, outputs, strict=True)):
+            one = self._detections(output["instances"], image, pixels)
             if relations:
                 one = replace(one, **self._heard(seen, i, one))
             if features:
@@ -232,18 +210,6 @@ class Predictor:
                 one = replace(one, features=x.float().cpu().numpy())
             found.append(one)
         return found
-
-    def stream(
-        self, images: Iterable[Image], *, batch_size: int = 1, **what: bool
-    ) -> Iterator[Detections]:
-        """Detects in many images, `batch_size` at a time; arguments as of a call."""
-        batch: list[Image] = []
-        for image in images:
-            batch.append(image)
-            if len(batch) == batch_size:
-                yield from self(batch, **what)
-                batch = []
-        yield from self(batch, **what)
 
     def _input(self, image: np.ndarray) -> dict[str, Any]:
         height, width = image.shape[:2]

@@ -13,13 +13,15 @@ from ..config import find_config, get_cfg
 from ..data.coco_format import register_coco_folder
 from .checks import check_cfg
 from .form_checks import head_names
+from .model_config import CHECKPOINTS, config_of
 
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """Registers datasets, merges and checks the config, sets up logging, seed and output folder.
 
     Args:
-        args: of `tools/train_net.py`; a config given by name becomes a path.
+        args: of `tools/train_net.py`; a config given by name becomes a path. It
+            may be a checkpoint, which has its config inside.
 
     Raises:
         FileNotFoundError, KeyError, ValueError: a file, key or value is wrong; says which, and
@@ -27,17 +29,19 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """
     for name, json_file, images in args.dataset:
         register_coco_folder(name, json_file, images)
-    cfg = get_cfg()
+    cfg, made_for = get_cfg(), ""
     if args.config_file:
-        args.config_file = find_config(args.config_file)
-        cfg.merge_from_file(args.config_file)
+        cfg = config_of(args.config_file)
+        if not args.config_file.endswith(CHECKPOINTS):
+            made_for = args.config_file = find_config(args.config_file)
     try:
         cfg.merge_from_list(args.opts)
     except AssertionError as error:  # yacs: an unknown key, or a key without a value
         raise KeyError(f"{error} (config overrides on the command line)") from error
-    heads = head_names(args.config_file, args.opts)
+    heads = head_names(made_for, args.opts)
     check_cfg(cfg, eval_only=args.eval_only, resume=args.resume, earlier_heads=heads)
     cfg.freeze()
-    default_setup(cfg, args)
+    # It logs the file, which must be text.
+    default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": made_for}))
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="relation_heads")
     return cfg

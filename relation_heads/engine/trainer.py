@@ -27,10 +27,11 @@ from torch.optim import Optimizer
 
 from ..evaluation import build_evaluator
 from .build import build_mapper
-from .checkpoint import ReportingCheckpointer, about_model
+from .checkpoint import ReportingCheckpointer
 from .federated import provide_class_image_count
 from .freeze import train_only
 from .growth import Growth
+from .model_config import about_model
 from .nan_report import RememberBatch, divergence_report
 from .optimizer import build_optimizer
 

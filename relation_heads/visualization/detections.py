@@ -85,10 +85,12 @@ class Detections:
         return len(self.boxes)
 
     def __str__(self) -> str:
-        found = ", ".join(
-            f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True)
-        )
-        return found or "nothing"
+        return self.above(0.0)
+
+    def above(self, min_score: float) -> str:
+        """Names and scores from a score on: "car 0.97, person 0.93"."""
+        pairs = zip(self.names, self.scores, strict=True)
+        return ", ".join(f"{n} {s:.2f}" for n, s in pairs if s >= min_score) or "nothing"
 
     def relations_of(self, module: str | None = None) -> Relations:
         """Of a module by its name; by default of the last one, whose output is classified.

@@ -107,8 +107,13 @@ def test_the_tool_writes_pictures_of_given_images(model, tmp_path):
     ],
 )
 def test_a_model_without_relations_has_nothing_to_draw(tmp_path, capsys, opts, name):
+    cfg = get_cfg()
+    cfg.merge_from_file(find_config(STOCK_CONFIG))
+    cfg.merge_from_list(opts)
+    torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "model.pth")
     tool = load_tool("visualize_relations")
     arguments = ["--config-file", STOCK_CONFIG, "--output", str(tmp_path), *opts]
+    arguments += ["MODEL.WEIGHTS", str(tmp_path / "model.pth")]
     with pytest.raises(SystemExit) as stop:
         tool.main(arguments)
     assert stop.value.code == 2

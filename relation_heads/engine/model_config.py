@@ -1,0 +1,91 @@
+"""The config of a model: from a YAML, or from inside a checkpoint of `RelationTrainer`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from ..config import find_config, get_cfg
+
+# Keys of a checkpoint: the config as YAML, and the names of the classes.
+CONFIG, CLASS_NAMES = "config", "class_names"
+CHECKPOINTS = (".pth", ".pkl")
+
+
+def about_model(cfg: CfgNode) -> dict[str, Any]:
+    """What a checkpoint needs to be used alone: its config, and the names of the training set's
+    classes if they are known."""
+    about: dict[str, Any] = {CONFIG: cfg.dump()}
+    names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
+    if names:
+        about[CLASS_NAMES] = list(names)
+    return about
+
+
+def config_of(source: str | os.PathLike[str]) -> CfgNode:
+    """The config that a checkpoint or a YAML has; `MODEL.WEIGHTS` of a checkpoint's is itself.
+
+    Args:
+        source: a path, or the name of a config below `configs/` or Detectron2's own.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the checkpoint cannot be read, or has no config of this version inside.
+    """
+    cfg, source = get_cfg(), os.fspath(source)
+    if not source.endswith(CHECKPOINTS):
+        cfg.merge_from_file(find_config(source))
+        return cfg
+    saved = read_checkpoint(source)
+    if CONFIG not in saved:
+        raise ValueError(
+            f"{source} has no config inside: give the config it was trained with, and this file as "
+            "its MODEL.WEIGHTS."
+        )
+    try:
+        cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(saved[CONFIG])))
+    except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"The config inside {source} is not one of this version: {error}."
+        ) from error
+    cfg.MODEL.WEIGHTS = source
+    return cfg
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """The content of a `.pth` file, of tensors and plain containers only; {} of a `.pkl`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or needs code to be read.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no checkpoint {path}.")
+    if path.endswith(".pkl"):  # of Detectron2's model zoo, without a config
+        return {}
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # unpickling has no common error
+        raise ValueError(
+            f"{path} is not a checkpoint that can be read safely: {str(error).splitlines()[0]}"
+        ) from error
+    return content if isinstance(content, dict) else {}
+
+
+def names_of_classes(cfg: CfgNode) -> list[str]:
+    """As the checkpoint `MODEL.WEIGHTS` or the config's data sets have them; "class 0", "class 1",
+    ... where neither has any."""
+    if cfg.MODEL.WEIGHTS.endswith(".pth") and os.path.isfile(cfg.MODEL.WEIGHTS):
+        names = read_checkpoint(cfg.MODEL.WEIGHTS).get(CLASS_NAMES)
+        if names:
+            return list(names)
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        names = MetadataCatalog.get(name).get("thing_classes")
+        if names:
+            return list(names)
+    return [f"class {k}" for k in range(cfg.MODEL.ROI_HEADS.NUM_CLASSES)]
