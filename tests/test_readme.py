@@ -19,21 +19,32 @@ def python_code(page):
     return re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)
 
 
-def shallow_model():
-    """A relational detector with random weights, and an image."""
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with what the pages speak of: a checkpoint (random weights) and a photograph."""
+    pytest.importorskip("detectron2")
+    import numpy as np
     import torch
     from detectron2.modeling import build_model
+    from PIL import Image
 
     from relation_heads.config import find_config, get_cfg
+    from relation_heads.engine.model_config import about_model
 
+    folder = tmp_path_factory.mktemp("workplace")
     cfg = get_cfg()
     cfg.merge_from_file(find_config("RelationalScenes/faster_rcnn_shallow_relation.yaml"))
     torch.manual_seed(0)
-    return {"model": build_model(cfg).eval(), "image": 255 * torch.rand(3, 192, 192)}
+    (folder / "output").mkdir()
+    checkpoint = {"model": build_model(cfg).state_dict(), **about_model(cfg)}
+    torch.save(checkpoint, folder / "output" / "model_final.pth")
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 240, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "street.jpg")
+    return folder
 
 
 def test_python_code_of_layers_runs():
-    (code,) = [code for code in python_code("README.md") if "relation_heads.layers" in code]
+    (code,) = python_code("docs/layers.md")
     names: dict = {}
     exec(code, names)
     assert names["related"].shape == (3, 1024)
@@ -42,19 +53,29 @@ def test_python_code_of_layers_runs():
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("page", ["README.md", "docs/use.md"])
-def test_python_code_of_models_runs(page):
-    pytest.importorskip("detectron2")
-    names = {} if page == "docs/use.md" else shallow_model()
-    code = [code for code in python_code(page) if "relation_heads.layers" not in code]
-    exec("\n".join(code), names)
-    number = len(names["found"])
-    assert number > 0
+def test_python_code_of_models_runs(page, workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    names: dict = {}
+    exec("\n".join(python_code(page)), names)
+    found = names["found"]
+    assert len(found) > 0 and {r.weights.shape[:2] for r in found.relations} == {(16, len(found))}
+    if page == "README.md":
+        assert (workplace / "found.jpg").is_file()
+        return
+    assert (
+        found.features.shape == (len(found), 128)
+        and names["strongest"] in names["predictor"].class_names
+    )
+    assert names["heard"].heard(0).sum() == pytest.approx(1, abs=1e-4)
     assert names["weights"].shape == (16, *2 * names["first"].shape)
     assert names["first"].sum().item() == pytest.approx(1, abs=1e-4)
-    assert names["features"].shape == (number, 128)
-    if page == "docs/use.md":
-        assert len(names["detections"]) > 0
-        assert [int(size) for size in names["detections"].image_size] == [224, 256]
+    assert names["features"].shape == (len(names["instances"]), 128)
+    assert len(names["detections"]) > 0
+    assert [int(size) for size in names["detections"].image_size] == [224, 256]
+
+
+def test_the_readme_is_short():
+    assert len(PAGES["README.md"].splitlines()) <= 130
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -85,7 +106,7 @@ def test_configs_of_the_table_exist():
             assert (ROOT / "configs" / f"{variant}.yaml").is_file(), variant
 
 
-def test_every_head_is_in_the_readme():
+def test_every_head_is_in_its_table():
     pytest.importorskip("detectron2")
     from detectron2.modeling import ROI_HEADS_REGISTRY
 
@@ -94,7 +115,7 @@ def test_every_head_is_in_the_readme():
     package = relation_heads.modeling.__name__
     names = [name for name, heads in ROI_HEADS_REGISTRY if heads.__module__.startswith(package)]
     assert len(names) > 12
-    assert not [name for name in names if f"`{name}`" not in PAGES["README.md"]]
+    assert not [name for name in names if f"`{name}`" not in PAGES["docs/heads.md"]]
 
 
 def flat(node, start=""):

@@ -205,7 +205,9 @@ essence() { # the line of the log that says what went wrong
 }
 
 install() { # install [OPTIONS] WHAT...: with uv; with pip where uv fails, whose settings it ignores
-  "$VENV/bin/python" -m uv pip install --python "$VENV/bin/python" "$@" ||
+  # Compiled once: the first start of every program would take ten seconds, each time where Python
+  # is told to write no bytecode.
+  "$VENV/bin/python" -m uv pip install --compile-bytecode --python "$VENV/bin/python" "$@" ||
     "$VENV/bin/python" -m pip install "$@"
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,10 @@ from ..config import find_config, get_cfg
 # Keys of a checkpoint: the config as YAML, and the names of the classes.
 CONFIG, CLASS_NAMES = "config", "class_names"
 CHECKPOINTS = (".pth", ".pkl")
+# What yacs and its YAML reader raise for a file, a key or a value that is wrong.
+NOT_MERGED = (
+    AssertionError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError,
+)  # fmt: skip
 
 
 def about_model(cfg: CfgNode) -> dict[str, Any]:
@@ -39,7 +44,11 @@ def config_of(source: str | os.PathLike[str]) -> CfgNode:
     """
     cfg, source = get_cfg(), os.fspath(source)
     if not source.endswith(CHECKPOINTS):
-        cfg.merge_from_file(find_config(source))
+        path = find_config(source)
+        try:
+            cfg.merge_from_file(path)
+        except NOT_MERGED as error:
+            raise ValueError(f"{path} is not a config that can be read: {_said(error)}") from error
         return cfg
     saved = read_checkpoint(source)
     if CONFIG not in saved:
@@ -49,12 +58,29 @@ def config_of(source: str | os.PathLike[str]) -> CfgNode:
         )
     try:
         cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(saved[CONFIG])))
-    except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+    except NOT_MERGED as error:
         raise ValueError(
-            f"The config inside {source} is not one of this version: {error}."
+            f"The config inside {source} is not one of this version: {_said(error)}"
         ) from error
     cfg.MODEL.WEIGHTS = source
     return cfg
+
+
+def merge_overrides(cfg: CfgNode, opts: Sequence[Any]) -> None:
+    """Merges config overrides, keys and values in turn.
+
+    Raises:
+        ValueError: a key does not exist or has no value, or the value does not fit.
+    """
+    try:
+        cfg.merge_from_list(list(opts))
+    except NOT_MERGED as error:
+        raise ValueError(f"{_said(error)} (config overrides)") from error
+
+
+def _said(error: Exception) -> str:
+    """The message; str() of a KeyError would quote it."""
+    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:

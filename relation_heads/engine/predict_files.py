@@ -22,8 +22,10 @@ def predict_files(args: argparse.Namespace) -> None:
     """See `relation_heads.commands.predict`.
 
     Raises:
-        OSError, KeyError, ValueError: a file, key or value is wrong.
+        OSError, ValueError: a file, key or value is wrong.
     """
+    if args.no_pictures and args.json is None:
+        raise ValueError("--no-pictures leaves nothing to write: give --json.")
     files, videos = find_images(args.images)  # before the model is built
     predictor = load(args.model, device=args.device, half=args.half, opts=args.opts)
     rows: list[dict[str, Any]] = []

@@ -31,7 +31,7 @@ from ..modeling.watch import Seen
 from ..visualization.detections import Detections, Relations
 from .checkpoint import ReportingCheckpointer
 from .images import Image, to_bgr
-from .model_config import config_of, names_of_classes
+from .model_config import config_of, merge_overrides, names_of_classes
 
 
 def load(
@@ -56,15 +56,15 @@ def load(
         opts: config overrides, keys and values in turn.
 
     Raises:
-        FileNotFoundError, KeyError, ValueError: a file, key or value is wrong, or the checkpoint
+        FileNotFoundError, ValueError: a file, key or value is wrong, or the checkpoint
             has no config inside, or not all weights of the model.
     """
     cfg = config_of(source)
     if weights:
         cfg.MODEL.WEIGHTS = os.fspath(weights)
-    cfg.merge_from_list(list(opts))
+    merge_overrides(cfg, opts)
     if device is not None:
-        cfg.MODEL.DEVICE = device
+        cfg.MODEL.DEVICE = checked_device(device)
     elif cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS = False  # it needs the training set's counts
@@ -73,6 +73,21 @@ def load(
     model = build_model(cfg).eval()
     ReportingCheckpointer(model, complete=True).load(cfg.MODEL.WEIGHTS)
     return Predictor(model, cfg, class_names or names_of_classes(cfg), half=half)
+
+
+def checked_device(name: str) -> str:
+    """The name of a device that this machine has.
+
+    Raises:
+        ValueError: it has none of this name.
+    """
+    try:
+        torch.zeros((), device=name)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(
+            f"The device {name!r} cannot be used: {str(error).splitlines()[0]}"
+        ) from error
+    return name
 
 
 class Predictor:

@@ -13,7 +13,7 @@ from ..config import find_config, get_cfg
 from ..data.coco_format import register_coco_folder
 from .checks import check_cfg
 from .form_checks import head_names
-from .model_config import CHECKPOINTS, config_of
+from .model_config import CHECKPOINTS, config_of, merge_overrides
 
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
@@ -24,7 +24,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
             may be a checkpoint, which has its config inside.
 
     Raises:
-        FileNotFoundError, KeyError, ValueError: a file, key or value is wrong; says which, and
+        FileNotFoundError, ValueError: a file, key or value is wrong; says which, and
             what is allowed.
     """
     for name, json_file, images in args.dataset:
@@ -34,10 +34,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         cfg = config_of(args.config_file)
         if not args.config_file.endswith(CHECKPOINTS):
             made_for = args.config_file = find_config(args.config_file)
-    try:
-        cfg.merge_from_list(args.opts)
-    except AssertionError as error:  # yacs: an unknown key, or a key without a value
-        raise KeyError(f"{error} (config overrides on the command line)") from error
+    merge_overrides(cfg, args.opts)
     heads = head_names(made_for, args.opts)
     check_cfg(cfg, eval_only=args.eval_only, resume=args.resume, earlier_heads=heads)
     cfg.freeze()
