@@ -16,7 +16,7 @@ PACKAGE = ROOT / "relation_heads"
 FLOORS = (
     ("command_line",),
     ("layers",),
-    ("config",),
+    ("config", "zoo"),
     ("data",),
     ("modeling",),
     ("evaluation", "visualization"),

@@ -11,6 +11,7 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from .. import zoo
 from ..config import find_config, get_cfg
 
 # Keys of a checkpoint: the config as YAML, and the names of the classes.
@@ -36,14 +37,16 @@ def config_of(source: str | os.PathLike[str]) -> CfgNode:
     """The config that a checkpoint or a YAML has; `MODEL.WEIGHTS` of a checkpoint's is itself.
 
     Args:
-        source: a path, or the name of a config below `configs/` or Detectron2's own.
+        source: a path, a name of the zoo, or one of a config below `configs/` or Detectron2's own.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the checkpoint cannot be read, or has no config of this version inside.
     """
     cfg, source = get_cfg(), os.fspath(source)
-    if not source.endswith(CHECKPOINTS):
+    if source in zoo.entries():
+        source = zoo.path_of(source)
+    if is_yaml(source):
         path = find_config(source)
         try:
             cfg.merge_from_file(path)
@@ -64,6 +67,11 @@ def config_of(source: str | os.PathLike[str]) -> CfgNode:
         ) from error
     cfg.MODEL.WEIGHTS = source
     return cfg
+
+
+def is_yaml(source: str) -> bool:
+    """Whether it is a config, not a checkpoint or a name of the zoo."""
+    return not source.endswith(CHECKPOINTS) and source not in zoo.entries()
 
 
 def merge_overrides(cfg: CfgNode, opts: Sequence[Any]) -> None:

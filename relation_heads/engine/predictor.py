@@ -46,8 +46,8 @@ def load(
     """A trained detector that takes images.
 
     Args:
-        source: a checkpoint of `tools/train_net.py`, or a config: a path, or a name below this
-            project's `configs/` or Detectron2's own.
+        source: a name of the zoo, a checkpoint of `tools/train_net.py`, or a config: a path, or a
+            name below this project's `configs/` or Detectron2's own.
         weights: of a config: the checkpoint, instead of its `MODEL.WEIGHTS`.
         class_names: K names, where neither the checkpoint nor the data set of the config has them.
         device: "cpu", "cuda", ...; by default `MODEL.DEVICE`, or "cpu" where that is "cuda" and

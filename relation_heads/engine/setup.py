@@ -13,7 +13,7 @@ from ..config import find_config, get_cfg
 from ..data.coco_format import register_coco_folder
 from .checks import check_cfg
 from .form_checks import head_names
-from .model_config import CHECKPOINTS, config_of, merge_overrides
+from .model_config import config_of, is_yaml, merge_overrides
 
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
@@ -32,7 +32,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     cfg, made_for = get_cfg(), ""
     if args.config_file:
         cfg = config_of(args.config_file)
-        if not args.config_file.endswith(CHECKPOINTS):
+        if is_yaml(args.config_file):
             made_for = args.config_file = find_config(args.config_file)
     merge_overrides(cfg, args.opts)
     heads = head_names(made_for, args.opts)

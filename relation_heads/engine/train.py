@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
+from collections.abc import Mapping
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.engine import hooks
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from .setup import setup_cfg
 from .trainer import RelationTrainer
+
+logger = logging.getLogger(__name__)
 
 
 def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -37,4 +43,33 @@ def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
         trainer.register_hooks(
             [hooks.EvalHook(0, lambda: trainer.test_with_TTA(cfg, trainer.model))]
         )
-    return trainer.train()
+    results = trainer.train()
+    if comm.is_main_process():
+        for line in summary(cfg, getattr(trainer, "_last_eval_results", {})):
+            logger.info(line)
+    return results
+
+
+def summary(cfg: CfgNode, results: Mapping[str, Any]) -> list[str]:
+    """Where the model is, how good it is, and what can be done with it: three lines at most.
+
+    Args:
+        cfg: of the training.
+        results: of its last evaluation, as Detectron2 has them: of one data set by task, of several
+            by data set and task; empty without evaluation.
+    """
+    model = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+    names = cfg.DATASETS.TEST
+    by_set = {names[0]: results} if len(names) == 1 else results
+    good = [
+        f"{task} {metric} {tasks[task][metric]:.1f} on {name}"
+        for name, tasks in by_set.items()
+        for task in tasks
+        for metric in ("AP", "AP50", "mIoU", "AP-class")
+        if metric in tasks[task]
+    ]
+    return [
+        f"The model is {model}; its config is inside.",
+        *([f"Its results: {', '.join(good)}."] if good else []),
+        f"Next: relation-heads predict {model} IMAGE, or relation-heads evaluate {model}.",
+    ]

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,12 @@ def test_trains_resumes_and_evaluates(tiny):
     arguments, output = tiny
     main, parse = train_or_evaluate, load_tool("train_net").parse_args
     main(parse([*arguments, *RELATION]))
-    assert "RelationBoxHead" in (output / "log.txt").read_text()
+    log = (output / "log.txt").read_text()
+    assert "RelationBoxHead" in log
+    *_, where, how_good, what_next = log.splitlines()
+    model = output / "model_final.pth"
+    assert f"The model is {model}" in where and f"relation-heads predict {model}" in what_next
+    assert re.search(r"bbox AP \d+\.\d on flagged, bbox AP50 \d+\.\d on flagged", how_good)
     results = main(
         parse(
             [*arguments, "--eval-only", *RELATION, "MODEL.WEIGHTS", str(output / "model_final.pth")]
@@ -142,5 +148,10 @@ def test_detectron2s_own_tool_trains_our_head(tiny, tmp_path):
         PYTHONPATH=str(ROOT),
     )
     assert done.returncode == 0, done.stderr
-    assert "RelationBoxHead" in (output / "log.txt").read_text()
+    log = (output / "log.txt").read_text()
+    assert "RelationBoxHead" in log
+    *_, where, how_good, what_next = log.splitlines()
+    model = output / "model_final.pth"
+    assert f"The model is {model}" in where and f"relation-heads predict {model}" in what_next
+    assert re.search(r"bbox AP \d+\.\d on flagged, bbox AP50 \d+\.\d on flagged", how_good)
     assert (output / "model_final.pth").is_file()
