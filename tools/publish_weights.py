@@ -10,7 +10,7 @@
 The weights go to half precision, without the optimizer, with the config and the names of the
 classes inside (of a checkpoint without a config, --config-file says it). Then this very file is
 evaluated on DATASETS.TEST, and relation_heads/zoo/zoo.json and MODEL_ZOO.md are written. --page
-only writes MODEL_ZOO.md again.
+only writes MODEL_ZOO.md again. Config overrides may follow, as KEY VALUE.
 """
 
 from __future__ import annotations
@@ -34,8 +34,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for text in TEXTS:
         add(f"--{text}", metavar="SENTENCE", help="of the model card")
     add("--page", action="store_true", help="only write MODEL_ZOO.md")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
-    args = parser.parse_args(argv)
+    from relation_heads.commands.model import take_overrides
+
+    words, opts = take_overrides(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(words)
+    args.opts = opts
     missing = [f"--{t}" for t in ("name", *TEXTS) if not getattr(args, t.replace("-", "_"))]
     if not args.page and (missing or not args.checkpoint):
         parser.error(f"give {', '.join(['CHECKPOINT'] * (not args.checkpoint) + missing)}")

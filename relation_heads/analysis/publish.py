@@ -31,7 +31,8 @@ PAGE = Path(__file__).resolve().parents[2] / "MODEL_ZOO.md"
 HEADER = """# Model zoo
 
 Detectors that come with the package. `relation_heads.load("NAME")` and
-`relation-heads predict NAME photo.jpg` use them; nothing is downloaded. Numbers are of exactly these files (half precision), as Detectron2 evaluates them.
+`relation-heads predict NAME photo.jpg` use them; nothing is downloaded. Numbers are of exactly
+these files (half precision), as Detectron2 evaluates them.
 
 """
 
