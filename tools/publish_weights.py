@@ -5,12 +5,11 @@
         --what "Relation modules with signed geometry on Relational Scenes." \\
         --data "Relational Scenes, seed 0: drawn, no photographs." --licence Apache-2.0 \\
         --not-for "photographs."
-    tools/publish_weights.py --page
 
 The weights go to half precision, without the optimizer, with the config and the names of the
 classes inside (of a checkpoint without a config, --config-file says it). Then this very file is
-evaluated on DATASETS.TEST, and relation_heads/zoo/zoo.json and MODEL_ZOO.md are written. --page
-only writes MODEL_ZOO.md again. Config overrides may follow, as KEY VALUE.
+evaluated on DATASETS.TEST, and relation_heads/zoo/zoo.json is written; tools/write_docs.py makes
+MODEL_ZOO.md from it. Config overrides may follow, as KEY VALUE.
 """
 
 from __future__ import annotations
@@ -33,14 +32,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--name", help="by which it is loaded")
     for text in TEXTS:
         add(f"--{text}", metavar="SENTENCE", help="of the model card")
-    add("--page", action="store_true", help="only write MODEL_ZOO.md")
     from relation_heads.commands.model import take_overrides
 
     words, opts = take_overrides(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(words)
     args.opts = opts
     missing = [f"--{t}" for t in ("name", *TEXTS) if not getattr(args, t.replace("-", "_"))]
-    if not args.page and (missing or not args.checkpoint):
+    if missing or not args.checkpoint:
         parser.error(f"give {', '.join(['CHECKPOINT'] * (not args.checkpoint) + missing)}")
     return args
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +26,6 @@ from ..zoo import FOLDER, INDEX, entries, sha256_of
 from .provenance import provenance
 
 TOOL = "tools/publish_weights.py"
-PAGE = Path(__file__).resolve().parents[2] / "MODEL_ZOO.md"
 HEADER = """# Model zoo
 
 Detectors that come with the package. `relation_heads.load("NAME")` and
@@ -43,13 +41,6 @@ def publish(args: argparse.Namespace) -> None:
     Raises:
         OSError, ValueError: a file or a key is wrong.
     """
-    if not args.page:
-        _add(args)
-    PAGE.write_text(page(entries()), encoding="utf-8")
-    print(f"{PAGE.name} written.")
-
-
-def _add(args: argparse.Namespace) -> None:
     setup_logger(name="relation_heads")
     cfg = config_of(args.config_file or args.checkpoint)
     merge_overrides(cfg, args.opts)
@@ -80,6 +71,7 @@ def _add(args: argparse.Namespace) -> None:
         "provenance": provenance(cfg.SEED, TOOL),
     }
     INDEX.write_text(json.dumps(all_entries, indent=1) + "\n", encoding="utf-8")
+    print(f"{INDEX} written; tools/write_docs.py writes MODEL_ZOO.md.")
 
 
 def _plain(results: dict[str, Any]) -> dict[str, Any]:

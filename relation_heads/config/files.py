@@ -32,12 +32,12 @@ def find_config(name: str) -> str:
 
 def all_configs(*, with_detectron2: bool = False) -> list[tuple[str, str]]:
     """Name and first comment of every config that can be trained, sorted: not the parts in
-    `configs/data`, `heads`, `schedules`, nor the bases.
+    `configs/blocks`, `data`, `heads`, `schedules`, nor the bases.
 
     Args:
         with_detectron2: Detectron2's own as well; ours come first where both have a name.
     """
-    parts = ("data/", "heads/", "schedules/")
+    parts = ("blocks/", "data/", "heads/", "schedules/")
     found: dict[str, str] = {}
     for root in CONFIG_ROOTS if with_detectron2 else CONFIG_ROOTS[:-1]:
         for path in sorted(root.rglob("*.yaml")):

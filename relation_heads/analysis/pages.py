@@ -1,0 +1,103 @@
+"""Pages that are made from the code: the tables of keys, the list of configs, the zoo.
+
+In docs/config.md the text between `<!-- keys of MODEL.RELATION -->` and the next `<!-- end -->` is
+a table of the comments in `config/defaults.py`. configs/README.md and MODEL_ZOO.md are made wholly.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+from detectron2.config import CfgNode
+
+from ..config import get_cfg
+from ..config.defaults import NODES
+from ..config.files import all_configs, find_config
+from ..zoo import entries
+from .publish import page
+
+ROOT = Path(__file__).resolve().parents[2]
+MARK = re.compile(r"(<!-- keys of MODEL\.(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+ASSIGNED = re.compile(r"node\.([A-Z_.0-9]+) = (?!CN\(\))")
+CONFIGS = """# Configs
+
+Made from the files by `tools/write_docs.py`. `relation-heads train --config-file NAME` takes these
+names, and Detectron2's own. Parts of configs: `blocks/`, `data/`, `heads/` (a mechanism with its
+settings), `schedules/`. [docs/training.md](../docs/training.md#configs) says what each one is for,
+and which one is its stock twin.
+"""
+
+
+def pages() -> dict[Path, str]:
+    """Path -> what it should hold."""
+    config = ROOT / "docs" / "config.md"
+    return {
+        config: MARK.sub(
+            lambda m: f"{m[1]}{table_of_keys(m[2])}{m[3]}", config.read_text(encoding="utf-8")
+        ),
+        ROOT / "configs" / "README.md": list_of_configs(),
+        ROOT / "MODEL_ZOO.md": page(entries()),
+    }
+
+
+def table_of_keys(name: str) -> str:
+    """Of one node, from its comments: keys that one comment stands above share a row."""
+    defaults = NODES[name]()
+    rows: list[tuple[list[str], str]] = []
+    comment: list[str] = []
+    for line in inspect.getsource(NODES[name]).splitlines():
+        line = line.strip()
+        key = ASSIGNED.match(line)
+        if line.startswith("#"):
+            comment.append(line[1:].strip())
+        elif key and comment:
+            rows.append(([key[1]], " ".join(comment)))
+            comment = []
+        elif key and rows:
+            rows[-1][0].append(key[1])
+    lines = ["| key | default | |", "|:--|:--|:--|"]
+    for keys, meaning in rows:
+        names = ", ".join(f"`{key}`" for key in keys)
+        values = ", ".join(f"`{_written(defaults, key)}`" for key in keys)
+        lines.append(f"| {names} | {values} | {meaning.replace('|', '')} |")
+    return "\n".join(lines) + "\n"
+
+
+def _written(node: CfgNode, key: str) -> str:
+    value = node
+    for part in key.split("."):
+        value = value[part]
+    return '""' if value == "" else str(value)
+
+
+def list_of_configs() -> str:
+    """One table per folder: what a config trains, on what, and how long."""
+    folders: dict[str, list[str]] = {}
+    for name, about in all_configs():
+        cfg = get_cfg()
+        cfg.merge_from_file(find_config(name))
+        heads = cfg.MODEL.ROI_HEADS.NAME
+        if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":
+            heads = cfg.MODEL.SEM_SEG_HEAD.NAME
+        folder, _, file = name.partition("/")
+        cells = [f"`{file}`", heads, ", ".join(cfg.DATASETS.TRAIN), str(cfg.SOLVER.MAX_ITER), about]
+        folders.setdefault(folder, []).append("| " + " | ".join(cells) + " |")
+    parts = [CONFIGS]
+    for folder, rows in folders.items():
+        parts += [
+            f"\n## {folder}\n",
+            "| name | heads | trained on | iterations | |", "|:--|:--|:--|--:|:--|", *rows,
+        ]  # fmt: skip
+    return "\n".join(parts) + "\n"
+
+
+def write_pages() -> list[Path]:
+    """Writes those that are not as they should be; returns them."""
+    changed = []
+    for path, text in pages().items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            changed.append(path)
+    return changed

@@ -1,0 +1,42 @@
+#!/usr/bin/env python
+"""Write the pages that are made from the code: tables of keys, the list of configs, the zoo.
+
+    tools/write_docs.py
+
+A test holds that they are as this program writes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes them."""
+    from relation_heads.analysis.pages import write_pages
+
+    for path in write_pages():
+        print(f"{path} written.")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line; exit code 2 and one sentence if something does not fit."""
+    args = parse_args(argv)
+    from relation_heads.command_line import run_or_explain
+
+    run_or_explain(run, args)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without installation
+    main()
