@@ -17,8 +17,8 @@ from ..command_line import run_or_explain
 from .model import take_overrides
 
 # In the order in which a user meets them.
-VERBS = ("predict", "explain", "train", "evaluate", "configs", "doctor")
-WITH_A_MODEL = ("predict", "explain", "evaluate")  # config overrides may stand anywhere
+VERBS = ("predict", "explain", "train", "evaluate", "export", "configs", "doctor")
+WITH_A_MODEL = ("predict", "explain", "evaluate", "export")  # config overrides may stand anywhere
 
 
 def build_parser() -> argparse.ArgumentParser:

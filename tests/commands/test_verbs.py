@@ -8,6 +8,7 @@ import json
 import shutil
 
 import cv2
+import torch
 
 from relation_heads import commands, load
 from tests.helpers import tiny_cfg, tiny_coco, unregister
@@ -121,6 +122,23 @@ def test_explain(trained, photos, tmp_path, capsys):
     assert [name[:7] for name in names[2:]] == ["one_2_c", "one_cla"]
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+@pytest.mark.parametrize("head", ["stock", "relation", "sgrn"])
+def test_export_a_trace_that_finds_the_same_at_another_size(trained, tmp_path, capsys, head):
+    model, out = trained / head / "model_final.pth", tmp_path / "made" / "detector.ts"
+    assert end(["export", model, "--output", out, "--height", 64, "--width", 96]) == 0
+    assert "gives pred_boxes, " in capsys.readouterr().out
+    image = 255 * torch.rand(3, 80, 72)
+    names = list(
+        load(model).model.inference([{"image": image}], do_postprocess=False)[0].get_fields()
+    )
+    outputs = dict(zip(names, torch.jit.load(str(out))(image), strict=False))
+    (expected,) = load(model).model.inference([{"image": image}], do_postprocess=False)
+    torch.testing.assert_close(
+        outputs["pred_boxes"], expected.pred_boxes.tensor, rtol=1e-3, atol=1e-2
+    )
+
+
 def test_configs(capsys):
     assert end(["configs", "cascade", "SGRN"]) == 0
     listed = capsys.readouterr().out.splitlines()
@@ -155,6 +173,8 @@ WRONG = {  # name -> words, and what is said; {m} relation model, {s} stock mode
     "class": ("explain {m} {p}/one.png --class cat", "--class cat is none of: class0"),
     "module": ("explain {m} {p}/one.png --module none --min-score 0", "no relation module 'none'"),
     "head": ("explain {m} {p}/one.png --head 9 --min-score 0", "head must be in 0 to 3, got 9"),
+    "size": ("export {m} --height 0", "must be at least 1"),
+    "exported": ("export {p}/none.pth", "There is no checkpoint {p}/none.pth"),
     "video explained": ("explain {m} {p}/clip.avi", "{p}/clip.avi is a video"),
     "evaluated": ("evaluate {p}/none.pth", "There is no checkpoint {p}/none.pth"),
     "data set": ("evaluate {m} DATASETS.TEST ('none',)", "none"),
