@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import dis
+import logging
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +34,7 @@ def run_or_explain(
     ValueError, KeyError or ImportError that a `raise` in this project made: its message is for the
     user. Everything else may be a bug and keeps its traceback.
     """
+    quiet()
     try:
         return run(args)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -41,6 +44,21 @@ def run_or_explain(
     program = program or Path(run.__code__.co_filename).name
     print(f"{program}: {message}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def quiet() -> None:
+    """Leaves out what torch, fvcore and Detectron2 say about themselves when they are imported or
+    first used; what this package has to say stays."""
+    for category in (FutureWarning, DeprecationWarning, UserWarning):
+        for package in ("torch", "torchvision", "fvcore", "iopath", "detectron2", "pycocotools"):
+            warnings.filterwarnings("ignore", category=category, module=rf"{package}\b")
+    about_tracing = logging.getLogger("torch.fx._symbolic_trace")
+    about_tracing.addFilter(_not_about_itself)
+
+
+def _not_about_itself(record: logging.LogRecord) -> bool:
+    """torch's advice to those who call `is_fx_tracing`, as torch itself does."""
+    return not record.getMessage().startswith("is_fx_tracing")
 
 
 def explain(error: Exception) -> str | None:

@@ -8,9 +8,7 @@ once.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-import warnings
 from importlib import import_module
 
 from ..command_line import run_or_explain
@@ -43,15 +41,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def quiet() -> None:
-    """Leaves out what torch, fvcore and Detectron2 say about themselves when they are imported;
-    what this package has to say stays."""
-    for category in (FutureWarning, DeprecationWarning, UserWarning):
-        for package in ("torch", "torchvision", "fvcore", "iopath", "detectron2", "pycocotools"):
-            warnings.filterwarnings("ignore", category=category, module=rf"{package}\b")
-    logging.getLogger("torch").setLevel(logging.ERROR)
-
-
 def main(argv: list[str] | None = None) -> None:
     """Command line; exit code 2 and one sentence if something does not fit."""
     words, opts, parser = list(sys.argv[1:] if argv is None else argv), None, build_parser()
@@ -63,7 +52,6 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(words)
     if opts is not None:
         args.opts = opts
-    quiet()
     run = import_module(f".{args.verb}", __name__).run
     code = run_or_explain(run, args, args.program)
     sys.exit(code if isinstance(code, int) else 0)

@@ -28,7 +28,7 @@ from ..layers import SGRN, ObjectRelation
 from ..modeling import watch
 from ..modeling.roi_heads.heads import Relational
 from ..modeling.watch import Seen
-from ..visualization.detections import Detections, Relations
+from ..visualization.detections import BACKGROUND, Detections, Relations
 from .checkpoint import ReportingCheckpointer
 from .images import Image, to_bgr
 from .model_config import config_of, merge_overrides, names_of_classes
@@ -251,7 +251,8 @@ class Predictor:
         """`relations` and `attention` of the detections of image i."""
         assert seen.last is not None and found.instances is not None
         rows = found.instances.region.to(self.device)
-        objects = seen.last.probabilities()[i][:, : len(self.class_names)].argmax(1)  # (R,)
+        names = [*self.class_names, BACKGROUND]
+        best = seen.last.probabilities()[i].argmax(1)  # (R,)
         module_names = {module: name for name, module in self.model.named_modules()}
         relations = []
         for listened in seen.listened:
@@ -260,13 +261,13 @@ class Predictor:
             scale = boxes.new_tensor([width, height] * 2)
             size = boxes.new_tensor([*found.image.shape[1::-1]] * 2)
             # Where both stages of an SGRN end in one NMS, the second one's rows come last.
-            labels, region = objects[-len(boxes) :], rows % max(len(boxes), 1)
+            labels, region = best[-len(boxes) :], rows % max(len(boxes), 1)
             relations.append(
                 Relations(
                     module=module_names[listened.module],
                     kind=type(listened.module).__name__,
                     boxes=(boxes / scale * size).float().cpu().numpy(),
-                    labels=[self.class_names[k] for k in labels.tolist()],
+                    labels=[names[k] for k in labels.tolist()],
                     region=region.cpu().numpy(),
                     weights=listened.weights[i][:, region].float().cpu().numpy(),
                 )

@@ -11,9 +11,11 @@ import cv2
 import numpy as np
 from detectron2.structures import Instances
 
+from ..data.box_iou import box_iou
 from .relations import draw_detections, draw_relations, side_by_side, upscale
 
-SAME_OBJECT = 0.3  # IoU above which two regions are drawn as one object
+SAME_OBJECT = 0.3  # IoU above which two boxes are drawn as one object
+BACKGROUND = "background"
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +27,7 @@ class Relations:
         kind: "ObjectRelation" or "SGRN".
         boxes: (R, 4) x1 y1 x2 y2 of the regions (the proposals; in the second stage of an SGRN and
             the later ones of a Cascade R-CNN the refined boxes), in pixels of the image.
-        labels: R names, the most probable class of each region.
+        labels: R names, the most probable class of each region, or "background".
         region: (D,) from which region each detection came.
         weights: (heads, D, R) how much each detection's region listened to each region; rows sum to
             1. Of an SGRN (1, D, R): softmax of the edge scores e over the neighbours, 0 elsewhere.
@@ -146,14 +148,36 @@ class Detections:
         """
         relations = self.relations_of(module)
         weights = relations.heard(detection, head)
-        image, boxes = upscale(self.image, relations.boxes, min_side)
+        shown = np.flatnonzero(self.scores >= min_score)
+        keys, labels = self._as_detections(relations, shown)
+        boxes = np.concatenate([self.boxes[[detection]], keys])
+        image, boxes = upscale(self.image, boxes, min_side)
         name = self.names[detection]
         listened = draw_relations(
-            image, boxes[relations.region[detection]], name, boxes, relations.labels, weights,
-            top=top, iou=SAME_OBJECT,
-        )  # fmt: skip
+            image, boxes[0], name, boxes[1:], labels, weights, top=top, iou=SAME_OBJECT
+        )
         drawn = self.picture(min_score=min_score, min_side=min_side)
         return side_by_side([drawn, listened], ["detections", f"{name} listens to"])
+
+    def _as_detections(
+        self, relations: Relations, shown: np.ndarray
+    ) -> tuple[np.ndarray, list[str]]:
+        """Boxes and names of the regions; where a region shows an object that was detected, those
+        of the detection.
+
+        Args:
+            relations: of this image.
+            shown: numbers of the detections that count.
+        """
+        boxes, labels = relations.boxes.copy(), list(relations.labels)
+        if not len(shown):
+            return boxes, labels
+        for r, box in enumerate(relations.boxes):
+            overlap = box_iou(box, self.boxes[shown])
+            best = int(overlap.argmax())
+            if overlap[best] > SAME_OBJECT:
+                boxes[r], labels[r] = self.boxes[shown[best]], self.names[shown[best]]
+        return boxes, labels
 
     def save(self, path: str | Path, *, min_score: float = 0.5) -> Path:
         """Writes `picture` to a file.
