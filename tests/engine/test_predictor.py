@@ -107,7 +107,7 @@ def test_many_images_find_what_each_one_finds(trained, photo, head):
             assert one.names == other.names
             np.testing.assert_allclose(one.features, other.features, rtol=1e-2, atol=1e-3)
             for a, b in zip(one.relations, other.relations, strict=True):
-                np.testing.assert_allclose(a.weights, b.weights, rtol=1e-2, atol=1e-3)
+                np.testing.assert_allclose(a.weights, b.weights, rtol=1e-2, atol=1e-2)
                 np.testing.assert_allclose(a.boxes, b.boxes, rtol=1e-3, atol=1e-2)
     assert predictor([]) == []
 
