@@ -27,7 +27,7 @@ from ...layers.arguments import above, at_least, numbers, one_of, require
 from ...layers.duplicates.candidates import Candidates, select_candidates
 from ...layers.duplicates.losses import duplicate_loss, duplicate_targets, final_scores
 from ...layers.duplicates.network import DuplicateRemoval
-from ..keys import key_problems, problems_of
+from ..keys import key_problems, may_diverge, problems_of
 from ..many_classes import ManyClassesOutputLayers
 from ..watch import watched
 from .seam import Classified, ListensToRegions, Losses
@@ -116,6 +116,8 @@ class End(ListensToRegions, nn.Module):
             )
         if keys.LEARN:
             yield from key_problems(partial(_network, cfg, 1024), key)
+            if not (keys.NORM or cfg.MODEL.get("TRAIN_ONLY")):
+                yield from may_diverge(cfg, f"{key}.NORM", "max_rms")
 
     def losses(self, last: Classified, targets: list[Instances]) -> Losses:
         """`loss_duplicates` of all regions but appended ground truth; {} without the network.
@@ -218,7 +220,10 @@ class End(ListensToRegions, nn.Module):
 def _network(cfg: CfgNode, dim: int) -> DuplicateRemoval:
     keys = node(cfg, "DUPLICATE_REMOVAL")
     return DuplicateRemoval(
-        dim, num_thresholds=len(keys.THRESHOLDS), logit_bias=float(keys.LOGIT_BIAS)
+        dim,
+        num_thresholds=len(keys.THRESHOLDS),
+        norm=keys.NORM,
+        logit_bias=float(keys.LOGIT_BIAS),
     )
 
 
