@@ -68,7 +68,8 @@ def test_not_of_what_is_stable(preset, warnings):
 def test_not_of_what_is_not_there(warnings):
     assert warnings("relation_paper", 0.02, "MODEL.RELATION.NUM_RELATIONS", [0, 0]) == []
     assert warnings("sgrn_official", 0.02, "MODEL.SGRN.LOSS_WEIGHTS", [0.0, 1.0]) == []
-    alone = ("MODEL.TRAIN_ONLY", ["roi_heads.end.*"])  # the detector stays as it is
+    # The detector stays as it is.
+    alone = ("MODEL.TRAIN_ONLY", ["roi_heads.end.*"], "MODEL.WEIGHTS", __file__)
     assert warnings("learn_nms_paper", 0.02, *alone) == []
     off = ("MODEL.SGRN.GRAPH_DIMS", [], "MODEL.SGRN.REFINE", False)
     assert warnings("sgrn_paper", 0.02, *off) == []
