@@ -4,8 +4,8 @@
 
 Both fc layers have 512 channels; dropout is before each fc and before the classifiers. A mechanism
 stands where its paper puts it: relation modules between a fc and its ReLU, SGRN and iterative
-reasoning after a first classification of f. Beside them are controls, which have the parameters of
-a mechanism and see nothing of the other boxes.
+reasoning after a first classification of f. Beside them are controls, which are a mechanism without
+what it hears from other boxes.
 
 Shapes: N boxes of B images, D channels of x, C classes (there is no background).
 """
@@ -212,6 +212,7 @@ def _relation(**arguments: str) -> Callable[..., MLP]:
 METHODS: dict[str, Callable[..., MLP]] = {
     "mlp": MLP,
     "control_self": partial(Related, module=Alone),
+    "control_self_published": partial(Related, module=partial(Alone, norm="")),
     "control_second": Twice,
     "control_no_edges": partial(Reasoned, relations=()),
     "relation": _relation(),
@@ -223,3 +224,12 @@ METHODS: dict[str, Callable[..., MLP]] = {
     "oracle": Oracle,
 }
 WITH_CLASS_GRAPH = ("global_classes",)
+# Method -> its control.
+CONTROLS = {
+    "relation": "control_self",
+    "relation_signed": "control_self",
+    "relation_published": "control_self_published",
+    "sgrn": "control_second",
+    "global": "control_no_edges",
+    "global_classes": "control_no_edges",
+}

@@ -16,7 +16,7 @@ from relation_heads.analysis.given_boxes.data import Batch
 from relation_heads.layers import Regions
 from tests.analysis.given_boxes.toys import CHANNELS, CLASSES
 
-ALONE = ["mlp", "control_self", "control_second", "control_no_edges"]
+ALONE = ["mlp", "control_self", "control_self_published", "control_second", "control_no_edges"]
 TOGETHER = ["relation", "relation_signed", "relation_published", "sgrn", "global", "global_classes"]
 CHAIN = torch.tensor([[0, 1, 0, 0], [0.5, 0, 0.5, 0], [0, 0.5, 0, 0.5], [0, 0, 1, 0]])
 
@@ -86,11 +86,12 @@ def test_the_oracle_sees_labels_of_other_boxes_of_the_image():
         assert (changes("oracle", changed) > 1e-4) == seen, labels
 
 
+@pytest.mark.parametrize("form", ["", "_published"])
 @torch.no_grad()
-def test_the_control_of_relation_is_relation_with_every_box_in_an_image_of_its_own():
+def test_the_control_of_relation_is_relation_with_every_box_in_an_image_of_its_own(form):
     given = batch()
     alone = replace(given, regions=Regions(given.regions.boxes, (1,) * 5, ((200, 200),) * 5))
-    control, relation = network("control_self"), network("relation")
+    control, relation = network(f"control_self{form}"), network(f"relation{form}")
     control.load_state_dict(relation.state_dict())
     torch.testing.assert_close(control(given), relation(alone))
 
@@ -102,7 +103,8 @@ def test_forms_of_relation():
         "relation_signed": ("max_rms", "signed"),
         "relation_published": ("", "relation"),
     }
-    assert network("control_self").relation1.norm == "max_rms"
+    norms = [network(name).relation1.norm for name in ("control_self", "control_self_published")]
+    assert norms == ["max_rms", ""]
 
 
 @pytest.mark.parametrize("method", ["control_second", "sgrn"])
