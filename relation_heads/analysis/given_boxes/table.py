@@ -18,6 +18,7 @@ from .classifiers import CONTROLS, METHODS
 
 BASELINE = "mlp"
 MIN_CLASS = 5  # test boxes of a class that is in the class mean
+MIN_BOXES = 100  # test boxes of a column of the table by number of boxes, in every result
 # Student's t at 97.5 % for 1 to 10 degrees of freedom; for more the last, a little too wide.
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
@@ -137,17 +138,26 @@ def main_table(results: Results) -> list[str]:
     return _markdown(titles, rows)
 
 
-def boxes_table(results: Results) -> list[str]:
-    """Gains by the number of boxes in the image: 1, 2, 3–4, 5–8, ...; of the MLP its accuracy."""
+def boxes_table(results: Results, min_boxes: int = MIN_BOXES) -> list[str]:
+    """Gains by the number of boxes in the image: 1, 2, 3–4, 5–8, ...; of the MLP its accuracy.
+
+    Args:
+        results: of these.
+        min_boxes: fewer test boxes in any result make no column.
+    """
     every = [m["by_boxes"] for m in results.found.values()]
     most = max(int(n) for by_boxes in every for n in by_boxes)
-    ranges, low, high = {}, 1, 1
+    columns, low, high = {}, 1, 1
     while low <= most:
-        measure = with_boxes(low, high)
-        if any(measure({"by_boxes": by_boxes}) is not None for by_boxes in every):
-            ranges[str(low) if low == high else f"{low}–{high}"] = measure
+        numbers = [
+            sum(pair[1] for n, pair in by_boxes.items() if low <= int(n) <= high)
+            for by_boxes in every
+        ]
+        if min(numbers) >= min_boxes:
+            title = "1 box" if high == 1 else f"{low}–{high} boxes" if low < high else "2 boxes"
+            columns[title] = (with_boxes(low, high), 0)
         low, high = high + 1, high * 2
-    return _gains(results, {f"{name} boxes": (m, 0) for name, m in ranges.items()})
+    return _gains(results, columns)
 
 
 def curve_table(results: Results) -> list[str]:

@@ -82,12 +82,21 @@ def test_boxes_table():
     boxes = {"1": [1, 2], "3": [1, 4], "4": [3, 4], "9": [1, 1]}
     better = {"1": [2, 2], "3": [2, 4], "4": [3, 4], "9": [1, 1]}
     runs = [result("mlp", 0, 9, by_boxes=boxes), result("relation", 0, 9, by_boxes=better)]
-    assert boxes_table(Results(runs)) == [
-        "| method | 1 boxes | 3–4 boxes | 9–16 boxes |",
+    assert boxes_table(Results(runs), min_boxes=1) == [
+        "| method | 1 box | 3–4 boxes | 9–16 boxes |",
         "|:--|--:|--:|--:|",
         "| `mlp` | 50.0 | 50.0 | 100.0 |",
         "| `relation` | +50.0 | +12.5 | +0.0 |",
     ]
+
+
+def test_few_boxes_make_no_column():
+    boxes = {"1": [99, 99], "2": [9, 100], "3": [50, 60], "4": [0, 40], "17": [1, 1]}
+    runs = [result("mlp", 0, 9, by_boxes=boxes)]
+    table = ["| method | 2 boxes | 3–4 boxes |", "|:--|--:|--:|", "| `mlp` | 9.0 | 50.0 |"]
+    assert boxes_table(Results(runs)) == table
+    runs.append(result("mlp", 1, 9, by_boxes={**boxes, "2": [9, 99]}))
+    assert boxes_table(Results(runs))[0] == "| method | 3–4 boxes |"
 
 
 def test_curve_table():
