@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from .classifiers import METHODS
 from .data import BoxFeatures, check_alike, joined
 from .feature_files import feature_cfg, load_or_extract
 from .table import put_between_marks, tables
-from .training import ALL, Recipe, Task, run, setting
+from .training import ALL, Recipe, Task, check_sizes, run, setting
 
 TOOL = "tools/compare_given_boxes.py"
 
@@ -79,7 +79,7 @@ def check_settings(output: Path, asked: dict[str, str], results: Iterable[Result
 
 
 def train_all(
-    tasks: Iterable[Task],
+    tasks: Sequence[Task],
     recipe: Recipe,
     features: BoxFeatures,
     test: BoxFeatures | None,
@@ -100,6 +100,7 @@ def train_all(
     """
     asked = setting(recipe, features, test)
     check_settings(output, asked, read_all(output))
+    check_sizes(tasks, recipe, features, test)
     # Of the code as it was when it was imported, not as it is hours later.
     made_by = provenance(0, TOOL)
     del made_by["seed"]  # each result has its own

@@ -55,6 +55,20 @@ class Task:
     train_images: int = ALL
 
 
+def check_sizes(
+    tasks: Sequence[Task], recipe: Recipe, features: BoxFeatures, test: BoxFeatures | None
+) -> None:
+    """Refuses trainings with more images than there are; arguments as in `run`.
+
+    Raises:
+        ValueError: there is one, or there are too few images at all.
+    """
+    most = max(task.train_images for task in tasks)
+    available = len(split(features, test, 0, recipe.min_boxes)[0].names)
+    if most > available:
+        raise ValueError(f"There are {available} training images, not {most}: ask for fewer.")
+
+
 def run(
     task: Task,
     recipe: Recipe,
@@ -74,16 +88,11 @@ def run(
         `parameters` and `seconds`.
 
     Raises:
-        ValueError: there are not so many training images, or no class graph between them.
+        ValueError: there is no class graph between the classes of the training images.
     """
     start = time.perf_counter()
     train, test = split(features, test, task.seed, recipe.min_boxes)
     steps = recipe.epochs * ceil(len(train.names) / recipe.batch_size)
-    if task.train_images > len(train.names):
-        raise ValueError(
-            f"There are {len(train.names)} training images, not {task.train_images}: ask for "
-            "fewer, or leave the number out for all."
-        )
     if task.train_images:
         train = train.images(range(task.train_images))
     with torch.random.fork_rng(devices=[]):

@@ -114,6 +114,8 @@ def test_bad_input_gets_one_sentence(tool, capsys):
     assert (
         refused(capsys, tool, "--train-images", "0") == "--train-images must be at least 1, got 0."
     )
+    message = refused(capsys, tool, "--train-images", "5")
+    assert message == "There are 4 training images, not 5: ask for fewer."
     message = refused(capsys, tool, datasets=["nowhere"])
     assert message.startswith("The data set 'nowhere' is not registered")
     message = refused(capsys, tool.main, ["--table", "--output", "/no/folder"])

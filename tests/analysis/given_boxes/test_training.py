@@ -10,7 +10,14 @@ import torch
 
 from relation_heads.analysis.given_boxes import training
 from relation_heads.analysis.given_boxes.data import Scale, split
-from relation_heads.analysis.given_boxes.training import Recipe, Task, class_graph, count, run
+from relation_heads.analysis.given_boxes.training import (
+    Recipe,
+    Task,
+    check_sizes,
+    class_graph,
+    count,
+    run,
+)
 from tests.analysis.given_boxes.toys import toy
 
 RECIPE = Recipe(epochs=3, batch_size=4)
@@ -56,8 +63,11 @@ def test_a_test_set_is_used_as_it_is():
 def test_too_few_images_get_one_sentence():
     with pytest.raises(ValueError, match="have 9 boxes or more: 0 for training and 0 for the test"):
         split(toy(COUNTS), None, seed=0, min_boxes=9)
+    tasks = [Task("mlp", 0, 11), Task("mlp", 0), Task("mlp", 0, 5)]
+    check_sizes(tasks, RECIPE, toy(COUNTS), None)
+    tasks[2] = Task("mlp", 0, 12)
     with pytest.raises(ValueError, match="There are 11 training images, not 12: ask for fewer"):
-        measured("mlp", 0, 12)
+        check_sizes(tasks, RECIPE, toy(COUNTS), None)
 
 
 def test_fewer_images_are_the_first_ones_and_have_as_many_steps(monkeypatch):
