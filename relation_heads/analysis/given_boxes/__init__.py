@@ -1,0 +1,1 @@
+"""Classes of given boxes from features of a frozen backbone, with and without relational layers."""
