@@ -235,9 +235,9 @@ def _duplicate_removal() -> CN:
     node.SOFT_NMS_SIGMA = 0.5
     # Whether the head has the network of Hu et al. (2018) and trains it.
     node.LEARN = False
-    # Of the features that enter it: "max_rms", rows of a root mean square above 1 are scaled down
-    # to it, and it trains with a detector where that trains; or "" (published), which may diverge.
-    node.NORM = "max_rms"
+    # Whether its loss stops at the box features and the scores, so that the detector trains as
+    # without it. False (published): it trains the detector too, which may diverge.
+    node.DETACH = True
     # The bias of its logits at the start: -3 (released, trained with the detector), or 0 (released,
     # the network trained alone, see MODEL.TRAIN_ONLY).
     node.LOGIT_BIAS = -3.0

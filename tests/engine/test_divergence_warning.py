@@ -20,8 +20,8 @@ NAMED = {
     "relation_paper": ("MODEL.RELATION.NORM ''", "set MODEL.RELATION.NORM max_rms"),
     "sgrn_official": ("MODEL.SGRN.MEAN_GRADIENT False", "set MODEL.SGRN.MEAN_GRADIENT True"),
     "learn_nms_paper": (
-        "MODEL.DUPLICATE_REMOVAL.NORM ''",
-        "set MODEL.DUPLICATE_REMOVAL.NORM max_rms",
+        "MODEL.DUPLICATE_REMOVAL.DETACH False",
+        "set MODEL.DUPLICATE_REMOVAL.DETACH True",
     ),
     "sgrn_paper": ("MODEL.SGRN.MEAN_GRADIENT False", "set MODEL.SGRN.MEAN_GRADIENT True"),
 }

@@ -41,8 +41,6 @@ def class_logits(module: DuplicateRemoval, features: Tensor, boxes: list[list[fl
         z = [rank / 1000 ** (2 * k / module.rank_dim) for k in range(half)]
         e = torch.tensor([math.sin(v) for v in z] + [math.cos(v) for v in z], dtype=torch.float64)
         rank_feature = module.rank.weight @ e + module.rank.bias
-        if module.norm == "max_rms":
-            feature = feature / max(1, (feature @ feature / len(feature)) ** 0.5)
         embedded.append(module.appearance.weight @ feature + module.appearance.bias + rank_feature)
     out = []
     for n, asked in enumerate(embedded):
@@ -119,9 +117,6 @@ def dense_logits(
 ) -> tuple[Tensor, Tensor]:
     """One image, all classes at once: (C, first_n, T) logits and (C, first_n) regions."""
     heads = module.num_heads
-    if module.norm == "max_rms":
-        length = (features * features).mean(dim=1, keepdim=True).sqrt()
-        features = features / torch.where(length > 1, length, torch.ones_like(length))
     order = log_scores.argsort(dim=0, descending=True, stable=True)[:first_n].T  # (C, n)
     wave = 1000 ** (torch.arange(module.rank_dim // 2).to(features) * 2 / module.rank_dim)
     z = torch.arange(order.shape[1]).to(features)[:, None] / wave

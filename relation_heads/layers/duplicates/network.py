@@ -36,7 +36,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import at_least, multiple_of, one_of, require, within
-from ..bounded import MAX_RMS, NORMS, Norm, bounded
 from ..geometry import EMBED_DIM, sinusoidal_embedding, widen
 from .candidates import Candidates
 from .gates import PAIRS_PER_BATCH, BoxGates, TableGates, gates_of, recomputed
@@ -132,7 +131,6 @@ class DuplicateRemoval(nn.Module):
         rank_dim: int = 1024,
         num_heads: int = 16,
         key_dim: int = 64,
-        norm: Norm = "max_rms",
         init: Init = "xavier",
         logit_bias: float = -3.0,
     ) -> None:
@@ -144,8 +142,6 @@ class DuplicateRemoval(nn.Module):
             rank_dim: channels of E_R, even; 1024 as released, 128 in the paper.
             num_heads: H.
             key_dim: d_k, channels of queries and keys per head.
-            norm: of the features: "max_rms", `bounded` to a root mean square of 1, trained with a
-                detector it is stable where the detector is; or "" (published).
             init: "xavier" (uniform) or "normal" (N(0, 0.01), as released). W_s is N(0, 0.01) in
                 both, so that all boxes start with the same s1; other biases are 0.
             logit_bias: of W_s at the start: -3 (released end-to-end training) or 0 (released
@@ -162,7 +158,6 @@ class DuplicateRemoval(nn.Module):
             multiple_of("embed_dim", embed_dim, num_heads, "num_heads"),
             multiple_of("rank_dim", rank_dim, 2),
             at_least("key_dim", key_dim, 1),
-            one_of("norm", norm, NORMS),
             one_of("init", init, get_args(Init)),
             within("logit_bias", logit_bias, "(-inf, inf)"),
         )
@@ -170,7 +165,6 @@ class DuplicateRemoval(nn.Module):
         self.rank_dim = rank_dim
         self.num_heads = num_heads
         self.key_dim = key_dim
-        self.norm = norm
         self.init = init
         self.logit_bias = logit_bias
         self.rank = nn.Linear(rank_dim, embed_dim)  # W_fR
@@ -206,8 +200,6 @@ class DuplicateRemoval(nn.Module):
         """
         if not torch.jit.is_tracing():
             self._check(features, boxes, sum(candidates.region_splits))
-        if self.norm:
-            (features,) = bounded(features, MAX_RMS)
         appearance = self.appearance(features)  # (N, E)
         ranks = torch.arange(_largest(candidates.sizes), device=features.device)
         embedded = sinusoidal_embedding(
@@ -271,4 +263,4 @@ class DuplicateRemoval(nn.Module):
             )
 
     def extra_repr(self) -> str:
-        return f"{self.dim}, num_heads={self.num_heads}, rank_dim={self.rank_dim}, norm={self.norm}"
+        return f"{self.dim}, num_heads={self.num_heads}, rank_dim={self.rank_dim}"

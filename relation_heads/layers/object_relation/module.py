@@ -35,7 +35,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import Wrong, at_least, multiple_of, one_of, require
-from ..bounded import MAX_RMS, NORMS, Norm, bounded
 from ..geometry import (
     EMBED_DIM,
     NORMALIZE_BY,
@@ -50,14 +49,26 @@ from .fused import fused_relation, linear_by_channel
 from .triton_gate import triton_relation
 
 Geometry = Literal["none", "unary", "relation", "signed"]
+Norm = Literal["max_rms", ""]
 Init = Literal["zero", "xavier", "normal"]
 Implementation = Literal["auto", "simple", "fused", "triton"]
 GEOMETRIES: tuple[str, ...] = get_args(Geometry)
+NORMS: tuple[str, ...] = get_args(Norm)
 INITS: tuple[str, ...] = get_args(Init)
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
 
-MAX_RMS_OF_VALUES = 2.0  # of what enters W_V; see `bounded`
+MAX_RMS, MAX_RMS_OF_VALUES = 1.0, 2.0  # of what enters W_Q and W_K, and W_V; see `bounded`
 FEW_PAIRS = 2**15  # of queries and keys in one image, 181 x 181: "simple" is faster up to there
+
+
+def bounded(features: Tensor, *max_rms: float) -> Iterator[Tensor]:
+    """f / max(1, rms(f) / max_rms), (N, D), for each `max_rms`: rows of a root mean square above it
+    are scaled down to it. Shorter rows stay: regions of little response, most of the background,
+    still say little."""
+    mean_square = widen(features).square().mean(dim=1, keepdim=True)  # (N, 1)
+    for limit in max_rms:
+        scale = (mean_square / limit**2).clamp(min=1.0).rsqrt()
+        yield features * scale.to(features.dtype)
 
 
 def appearance_logits(query: Tensor, key: Tensor) -> Tensor:

@@ -56,12 +56,13 @@ class End(ListensToRegions, nn.Module):
         train_threshold: float = 0.001,
         positive_weight: float = 4.0,
         loss_weight: float = 1.0,
+        detach: bool = True,
     ) -> None:
         """
         Args:
             network: is trained where it is there; for `thresholds`.
             method, decay, sigma, first_n, max_classes, thresholds, train_threshold,
-                positive_weight, loss_weight: see the keys of `MODEL.DUPLICATE_REMOVAL`.
+                positive_weight, loss_weight, detach: see the keys of `MODEL.DUPLICATE_REMOVAL`.
         """
         super().__init__()
         require(one_of("method", method, METHODS), one_of("decay", decay, DECAYS))
@@ -73,6 +74,7 @@ class End(ListensToRegions, nn.Module):
         self.thresholds = tuple(thresholds)
         self.train_threshold = train_threshold
         self.positive_weight, self.loss_weight = positive_weight, loss_weight
+        self.detach = detach
         if network:  # sees all proposals in training, as at test time
             self.sampling, self.gt_as_keys = "loss", False
 
@@ -91,6 +93,7 @@ class End(ListensToRegions, nn.Module):
             train_threshold=keys.SCORE_THRESH_TRAIN,
             positive_weight=keys.POSITIVE_WEIGHT,
             loss_weight=keys.LOSS_WEIGHT,
+            detach=keys.DETACH,
         )
 
     @classmethod
@@ -116,8 +119,8 @@ class End(ListensToRegions, nn.Module):
             )
         if keys.LEARN:
             yield from key_problems(partial(_network, cfg, 1024), key)
-            if not (keys.NORM or cfg.MODEL.get("TRAIN_ONLY")):
-                yield from may_diverge(cfg, f"{key}.NORM", "max_rms")
+            if not (keys.DETACH or cfg.MODEL.get("TRAIN_ONLY")):
+                yield from may_diverge(cfg, f"{key}.DETACH", "True")
 
     def losses(self, last: Classified, targets: list[Instances]) -> Losses:
         """`loss_duplicates` of all regions but appended ground truth; {} without the network.
@@ -131,15 +134,18 @@ class End(ListensToRegions, nn.Module):
         if last.proposals[0].has("is_key"):
             last = last.select([p.is_key for p in last.proposals])
         boxes = clipped_boxes(last)
+        x, log_scores = last.x, last.log_scores()
+        if self.detach:
+            x, log_scores = x.detach(), log_scores.detach()
         candidates = select_candidates(
-            last.log_scores(),
+            log_scores,
             [len(p) for p in last.proposals],
             first_n=self.first_n,
             score_threshold=self.train_threshold,
             max_classes=self.max_classes,
             keep_classes=[t.gt_classes.unique() for t in targets],
         )
-        logits = self.network(last.x, boxes, candidates)
+        logits = self.network(x, boxes, candidates)
         y = duplicate_targets(
             candidates,
             boxes,
@@ -220,10 +226,7 @@ class End(ListensToRegions, nn.Module):
 def _network(cfg: CfgNode, dim: int) -> DuplicateRemoval:
     keys = node(cfg, "DUPLICATE_REMOVAL")
     return DuplicateRemoval(
-        dim,
-        num_thresholds=len(keys.THRESHOLDS),
-        norm=keys.NORM,
-        logit_bias=float(keys.LOGIT_BIAS),
+        dim, num_thresholds=len(keys.THRESHOLDS), logit_bias=float(keys.LOGIT_BIAS)
     )
 
 
