@@ -57,7 +57,7 @@ def load(
 
     Raises:
         FileNotFoundError, ValueError: a file, key or value is wrong, or the checkpoint
-            has no config inside, or not all weights of the model.
+            has no config inside, or not all weights of the model, or the model does not detect.
     """
     cfg = config_of(source)
     if weights:
@@ -116,6 +116,11 @@ class Predictor:
             raise ValueError(
                 "MODEL.META_ARCHITECTURE must be GeneralizedRCNN or PanopticFPN to detect, got "
                 f"{type(model).__name__}."
+            )
+        if model.proposal_generator is None:
+            raise ValueError(
+                f"MODEL.ROI_HEADS.NAME {cfg.MODEL.ROI_HEADS.NAME} classifies given boxes and finds "
+                "none: MODEL.PROPOSAL_GENERATOR.NAME is PrecomputedProposals."
             )
         if len(class_names) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
             raise ValueError(

@@ -234,6 +234,10 @@ def test_other_things_that_are_no_model(tmp_path, trained):
         relation_heads.load(trained["stock"], class_names=["a", "b"])
     with pytest.raises(ValueError, match="META_ARCHITECTURE must be GeneralizedRCNN"):
         Predictor(torch.nn.Identity(), relation_heads.get_cfg(), ["a"])
+    stock = relation_heads.load(trained["stock"])
+    stock.model.proposal_generator = None
+    with pytest.raises(ValueError, match=r"classifies given boxes .*PrecomputedProposals"):
+        Predictor(stock.model, stock.cfg, stock.class_names)
     with pytest.raises(ValueError, match="NAME is StandardROIHeads"):
         relation_heads.load(trained["stock"])(np.zeros((9, 9, 3), np.uint8), relations=True)
 
