@@ -142,7 +142,7 @@ def test_every_key_is_in_its_table():
     from relation_heads.config.defaults import NODES
 
     for group in NODES:
-        table = KEYS.split(f"<!-- keys of MODEL.{group} -->")[1].split("<!-- end -->")[0]
+        table = KEYS.split(f"<!-- made: keys of MODEL.{group} -->")[1].split("<!-- end of")[0]
         for key, default in flat(get_cfg().MODEL[group]).items():
             rows = [line.split("|") for line in table.splitlines() if line.startswith("|")]
             row = next((cells for cells in rows if f"`{key}`" in cells[1]), None)

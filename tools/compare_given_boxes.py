@@ -5,7 +5,7 @@
         --datasets photos_camvid_train --test photos_camvid_test
     tools/compare_given_boxes.py --output docs/given_boxes/voc --epochs 12 --batch-size 32 \\
         --datasets photos_voc_animals_train photos_voc_animals_val --min-boxes 2
-    tools/compare_given_boxes.py --output docs/given_boxes/voc --table --write docs/photographs.md
+    tools/compare_given_boxes.py --output docs/given_boxes/voc --table
 
 Any registered data sets in COCO format. Without --test, a third of the images is the test, another
 one for each seed. The first run makes the features of the boxes, one file for each data set, with
@@ -42,7 +42,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--features", type=Path, default=Path("output/given_boxes"), metavar="FOLDER",
         help="of the features, for all results (%(default)s)")  # fmt: skip
     add("--table", action="store_true", help="only print the tables of what is in --output")
-    add("--write", type=Path, metavar="PAGE", help="put the tables into a page, between its marks")
     add("--config-file", default="", metavar="FILE", help="whose backbone is used")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
     args = parser.parse_args(argv)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write the pages that are made from the code: tables of keys, the list of configs, the zoo.
+"""Write the pages that are made from the code and from results: tables, configs, the zoo.
 
     tools/write_docs.py
 

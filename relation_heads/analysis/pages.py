@@ -1,14 +1,17 @@
-"""Pages that are made from the code: the tables of keys, the list of configs, the zoo.
+"""Pages that are made from the code and from results.
 
-In docs/config.md the text between `<!-- keys of MODEL.RELATION -->` and the next `<!-- end -->` is
-a table of the comments in `config/defaults.py`. configs/README.md and MODEL_ZOO.md are made wholly.
+In docs/ what stands between marks (`marks`): tables of keys, from the comments in
+`config/defaults.py`, and tables of results, from the JSON files beside the pages. configs/README.md
+and MODEL_ZOO.md are made wholly.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import asdict
 from pathlib import Path
+from statistics import mode
 
 from detectron2.config import CfgNode
 
@@ -16,10 +19,14 @@ from ..config import get_cfg
 from ..config.defaults import NODES
 from ..config.files import all_configs, find_config
 from ..zoo import entries
+from . import stable_lr_files as stable_lr
+from .given_boxes import results as given_boxes
+from .given_boxes.table import tables
+from .marks import marked, put_between_marks
 from .publish import page
+from .stable_lr import table
 
 ROOT = Path(__file__).resolve().parents[2]
-MARK = re.compile(r"(<!-- keys of MODEL\.(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 ASSIGNED = re.compile(r"node\.([A-Z_.0-9]+) = (?!CN\(\))")
 CONFIGS = """# Configs
 
@@ -32,14 +39,35 @@ and which one is its stock twin.
 
 def pages() -> dict[Path, str]:
     """Path -> what it should hold."""
-    config = ROOT / "docs" / "config.md"
+    docs = {}
+    for path in (ROOT / "docs").glob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        for name in marked(text):
+            text = put_between_marks(text, name, part(name))
+        docs[path] = text
     return {
-        config: MARK.sub(
-            lambda m: f"{m[1]}{table_of_keys(m[2])}{m[3]}", config.read_text(encoding="utf-8")
-        ),
+        **docs,
         ROOT / "configs" / "README.md": list_of_configs(),
         ROOT / "MODEL_ZOO.md": page(entries()),
     }
+
+
+def part(name: str) -> str:
+    """What stands between two marks: "keys of MODEL.SGRN", or a folder of results.
+
+    Raises:
+        ValueError: the name is of neither.
+    """
+    kind, _, node = name.rpartition(".")
+    if kind == "keys of MODEL":
+        return table_of_keys(node)
+    folder = ROOT / name
+    if name.startswith("docs/given_boxes/"):
+        return tables([asdict(result) for result in given_boxes.read_all(folder)])
+    if name.startswith("docs/stable_lr/"):
+        outcomes = stable_lr.read_all(folder)
+        return table(outcomes, mode(outcome.lr for outcome in outcomes))
+    raise ValueError(f"Nothing is known of the mark {name!r}.")
 
 
 def table_of_keys(name: str) -> str:
@@ -62,7 +90,7 @@ def table_of_keys(name: str) -> str:
         names = ", ".join(f"`{key}`" for key in keys)
         values = ", ".join(f"`{_written(defaults, key)}`" for key in keys)
         lines.append(f"| {names} | {values} | {meaning.replace('|', '')} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _written(node: CfgNode, key: str) -> str:

@@ -16,7 +16,7 @@ from ..provenance import provenance
 from .classifiers import METHODS
 from .data import BoxFeatures, check_alike, joined
 from .feature_files import feature_cfg, load_or_extract
-from .table import put_between_marks, tables
+from .table import tables
 from .training import ALL, Recipe, Task, check_sizes, run, setting
 
 TOOL = "tools/compare_given_boxes.py"
@@ -154,7 +154,4 @@ def compare(args: argparse.Namespace) -> None:
     results = read_all(args.output)
     if not results:
         raise ValueError(f"{args.output} has no results.")
-    text = tables([asdict(result) for result in results])
-    print(text)
-    if args.write:
-        put_between_marks(args.write, args.output.as_posix(), text)
+    print(tables([asdict(result) for result in results]))

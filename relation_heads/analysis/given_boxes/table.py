@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import sqrt
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -199,18 +198,3 @@ def _notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
 def _markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = ["| " + " | ".join(titles) + " |", "|:--" + "|--:" * (len(titles) - 1) + "|"]
     return lines + ["| " + " | ".join(row) + " |" for row in rows]
-
-
-def put_between_marks(page: Path, name: str, text: str) -> None:
-    """Writes text into a page, between the lines `<!-- NAME -->` and `<!-- end of NAME -->`.
-
-    Raises:
-        OSError, ValueError: the page cannot be read, or has no such lines.
-    """
-    first, last = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
-    content = page.read_text(encoding="utf-8")
-    before, found, rest = content.partition(first)
-    _, end, after = rest.partition(last)
-    if not (found and end):
-        raise ValueError(f"{page} must have the lines {first.strip()!r} and {last.strip()!r}.")
-    page.write_text(f"{before}{first}\n{text}\n\n{last}{after}", encoding="utf-8")

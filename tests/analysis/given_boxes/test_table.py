@@ -13,7 +13,6 @@ from relation_heads.analysis.given_boxes.table import (
     curve_table,
     interval,
     main_table,
-    put_between_marks,
     tables,
 )
 
@@ -117,13 +116,3 @@ def test_all_tables_say_what_they_were_made_with():
     assert text.endswith("- commit: abc\n- machine: m0; m1")
     assert "- batch size: 4" in text
     assert "| 128 images |" in tables([*runs, result("mlp", 0, 1, size=128)])
-
-
-def test_a_page_gets_the_tables_between_its_marks(tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text("before\n<!-- a -->\nold\n<!-- end of a -->\nafter\n")
-    for text in ("new", "| newer |"):
-        put_between_marks(page, "a", text)
-    assert page.read_text() == "before\n<!-- a -->\n\n| newer |\n\n<!-- end of a -->\nafter\n"
-    with pytest.raises(ValueError, match=r"page.md must have the lines '<!-- b -->' and"):
-        put_between_marks(page, "b", "text")

@@ -1,0 +1,30 @@
+"""Pages: what stands between marks is made again, the rest stays."""
+
+import pytest
+
+pytest.importorskip("detectron2")
+
+from relation_heads.analysis.marks import marked, put_between_marks
+from relation_heads.analysis.pages import part
+
+PAGE = "before\n<!-- made: a -->\nold\n<!-- end of a -->\nafter\n"
+
+
+def test_a_page_gets_its_text_between_the_marks():
+    page = PAGE
+    for text in ("new", "| newer |"):
+        page = put_between_marks(page, "a", text)
+    assert page == "before\n<!-- made: a -->\n\n| newer |\n\n<!-- end of a -->\nafter\n"
+    with pytest.raises(ValueError, match=r"must have the lines '<!-- made: b -->' and"):
+        put_between_marks(page, "b", "text")
+
+
+def test_names_of_the_marks():
+    other = "<!-- made: keys of MODEL.B -->\n<!-- end of keys of MODEL.B -->\n"
+    assert marked(PAGE + other) == ["a", "keys of MODEL.B"]
+    assert marked("<!-- made: a -->\n<!-- a comment -->\n") == []
+
+
+def test_a_mark_of_nothing():
+    with pytest.raises(ValueError, match="Nothing is known of the mark 'docs/none'"):
+        part("docs/none")
