@@ -1,6 +1,5 @@
 """The README and the pages of docs/: their code runs, and the files and names in them exist."""
 
-import json
 import os
 import re
 from pathlib import Path
@@ -156,16 +155,3 @@ def test_scripts_can_be_called_as_the_pages_do():
     for script in scripts:
         assert script.read_text().startswith("#!/usr/bin/env python\n"), script
         assert os.access(script, os.X_OK), script
-
-
-def test_the_table_of_divergence_has_all_experiments_of_its_file():
-    """One row for each head, form and rate, one cell for each seed."""
-    page = (ROOT / "docs" / "divergence.md").read_text()
-    rows: dict[tuple[str, str, str], list[str]] = {}
-    for e in json.loads((ROOT / "docs" / "divergence.json").read_text())["experiments"]:
-        row = rows.setdefault((e["head"], e["what"], f"{e['lr']:g}"), [""] * 3)
-        diverged = e["diverged_at"]
-        row[e["seed"]] = f"{e['loss']:.2f}" if diverged is None else f"diverged at {diverged}"
-    assert rows
-    for names, cells in rows.items():
-        assert "| " + " | ".join([*names, *cells]) + " |" in page

@@ -8,10 +8,13 @@ and MODEL_ZOO.md are made wholly.
 from __future__ import annotations
 
 import inspect
+import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mode
+from typing import Any
 
 from detectron2.config import CfgNode
 
@@ -53,7 +56,7 @@ def pages() -> dict[Path, str]:
 
 
 def part(name: str) -> str:
-    """What stands between two marks: "keys of MODEL.SGRN", or a folder of results.
+    """What stands between two marks: "keys of MODEL.SGRN", or a file or folder of results.
 
     Raises:
         ValueError: the name is of neither.
@@ -62,12 +65,31 @@ def part(name: str) -> str:
     if kind == "keys of MODEL":
         return table_of_keys(node)
     folder = ROOT / name
+    if name.endswith(".json"):
+        return table_of_experiments(json.loads(folder.read_text(encoding="utf-8"))["experiments"])
     if name.startswith("docs/given_boxes/"):
         return tables([asdict(result) for result in given_boxes.read_all(folder)])
     if name.startswith("docs/stable_lr/"):
         outcomes = stable_lr.read_all(folder)
         return table(outcomes, mode(outcome.lr for outcome in outcomes))
     raise ValueError(f"Nothing is known of the mark {name!r}.")
+
+
+def table_of_experiments(experiments: Sequence[Mapping[str, Any]]) -> str:
+    """One row for each head, form and rate, one cell for each seed: the loss, or the divergence."""
+    seeds = sorted({e["seed"] for e in experiments})
+    rows: dict[tuple[str, str, str], dict[int, str]] = {}
+    for e in experiments:
+        diverged = e["diverged_at"]
+        cell = f"{e['loss']:.2f}" if diverged is None else f"diverged at {diverged}"
+        rows.setdefault((e["head"], e["what"], f"{e['lr']:g}"), {})[e["seed"]] = cell
+    titles = ["head", "form", "learning rate", *(f"seed {seed}" for seed in seeds)]
+    lines = ["| " + " | ".join(titles) + " |", "|:--|:--|" + "--:|" * (1 + len(seeds))]
+    lines += [
+        "| " + " | ".join([*names, *(cells.get(seed, "") for seed in seeds)]) + " |"
+        for names, cells in rows.items()
+    ]
+    return "\n".join(lines)
 
 
 def table_of_keys(name: str) -> str:

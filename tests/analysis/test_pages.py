@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("detectron2")
 
 from relation_heads.analysis.marks import marked, put_between_marks
-from relation_heads.analysis.pages import part
+from relation_heads.analysis.pages import part, table_of_experiments
 
 PAGE = "before\n<!-- made: a -->\nold\n<!-- end of a -->\nafter\n"
 
@@ -28,3 +28,15 @@ def test_names_of_the_marks():
 def test_a_mark_of_nothing():
     with pytest.raises(ValueError, match="Nothing is known of the mark 'docs/none'"):
         part("docs/none")
+
+
+def test_table_of_experiments():
+    rows = [
+        {"head": "a", "what": "x", "seed": 0, "lr": 0.02, "diverged_at": None, "loss": 1.234},
+        {"head": "a", "what": "x", "seed": 2, "lr": 0.02, "diverged_at": 7, "loss": None},
+        {"head": "b", "what": "", "seed": 1, "lr": 0.1, "diverged_at": None, "loss": 3.0},
+    ]
+    assert table_of_experiments(rows).splitlines()[2:] == [
+        "| a | x | 0.02 | 1.23 |  | diverged at 7 |",
+        "| b |  | 0.1 |  | 3.00 |  |",
+    ]
