@@ -41,8 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Command line; exit code 2 and one sentence if something does not fit."""
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line of the verb that it begins with."""
     words, opts, parser = list(sys.argv[1:] if argv is None else argv), None, build_parser()
     if words and words[0] in WITH_A_MODEL:
         try:
@@ -52,6 +52,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(words)
     if opts is not None:
         args.opts = opts
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line; exit code 2 and one sentence if something does not fit."""
+    args = parse_args(argv)
     run = import_module(f".{args.verb}", __name__).run
     code = run_or_explain(run, args, args.program)
     sys.exit(code if isinstance(code, int) else 0)

@@ -10,6 +10,7 @@ import re
 import shlex
 import string
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ pytest.importorskip("detectron2")
 import torch
 from detectron2.engine import default_argument_parser
 
+from relation_heads.commands import VERBS, parse_args
 from relation_heads.config import find_config, get_cfg
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +32,7 @@ PROGRAMS = sorted(
 )
 DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("datasets/*.md")]
 DETECTRON2S = "detectron2/tools/train_net.py"
+COMMAND = "relation-heads"
 PLACEHOLDERS = ("...", "CONFIG")  # for a config
 
 
@@ -80,7 +83,7 @@ def commands(text):
             variables[name] = value.rstrip(";")
         if words[:1] == ["python"]:
             words.pop(0)
-        if words and words[0] in (*PROGRAMS, DETECTRON2S):
+        if words and words[0] in (*PROGRAMS, DETECTRON2S, COMMAND) and "--help" not in words:
             yield words[0], [w for word in words[1:] for w in spelled_out(word)]
 
 
@@ -88,6 +91,9 @@ def all_examples():
     for program in PROGRAMS:
         for command in commands(help_of(program)):
             yield (f"{program} --help", *command)
+    for verb in VERBS:
+        for command in commands(import_module(f"relation_heads.commands.{verb}").__doc__):
+            yield (f"{COMMAND} {verb} --help", *command)
     for path in DOCUMENTS:
         for block in blocks_of(path.read_text()):
             for command in commands(block):
@@ -99,7 +105,9 @@ EXAMPLES = list(all_examples())
 
 def check(program, arguments):
     """Fails unless the program understands the arguments, configs exist and keys are known."""
-    if program == DETECTRON2S:
+    if program == COMMAND:
+        args = parse_args(arguments)
+    elif program == DETECTRON2S:
         args = default_argument_parser().parse_args(arguments)
     else:
         args = load(program).parse_args(arguments)
@@ -130,6 +138,8 @@ def test_an_example_is_understood(place, where, program, arguments):
 def test_every_program_shows_an_example():
     shown = {program for where, program, _ in EXAMPLES if where == f"{program} --help"}
     assert shown == set(PROGRAMS)
+    verbs = {where.split()[1] for where, *_ in EXAMPLES if where.startswith(COMMAND)}
+    assert verbs >= set(VERBS) - {"doctor"}
     assert {where for where, _, _ in EXAMPLES} >= {"README.md", "docs/sgrn.md"}
 
 
@@ -141,6 +151,8 @@ def test_every_program_shows_an_example():
         "tools/train_net.py --config-file ... MODEL.RELATION.NUM_HEAD 4",
         "tools/train_net.py --config-file ... SEED 0 --eval-only",
         "tools/compare_heads.py CONFIG --rounds",
+        "relation-heads predict a.pth",
+        "relation-heads explain a.pth b.jpg MODEL.RELATION.NUM_HEAD 4",
         "python datasets/prepare_ade.py --ade-root a --output b --labels all",
     ],
 )
