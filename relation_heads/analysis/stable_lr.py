@@ -43,7 +43,6 @@ HEADS: dict[str, list[str]] = {
     "sgrn_two_stage": [*_SGRN, *_GRAPH, "MODEL.SGRN.REFINE", "True"],
     "reasoning": _REASONING,
     "learned_duplicates": _LEARNED,
-    "learned_duplicates_published": [*_LEARNED, "MODEL.DUPLICATE_REMOVAL.DETACH", "False"],
 }
 
 FIRST, LAST = 10, 50  # iterations whose mean losses are compared

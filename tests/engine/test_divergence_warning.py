@@ -19,10 +19,6 @@ CLIPPED = ("SOLVER.CLIP_GRADIENTS.ENABLED", True)
 NAMED = {
     "relation_paper": ("MODEL.RELATION.NORM ''", "set MODEL.RELATION.NORM max_rms"),
     "sgrn_official": ("MODEL.SGRN.MEAN_GRADIENT False", "set MODEL.SGRN.MEAN_GRADIENT True"),
-    "learn_nms_paper": (
-        "MODEL.DUPLICATE_REMOVAL.DETACH False",
-        "set MODEL.DUPLICATE_REMOVAL.DETACH True",
-    ),
     "sgrn_paper": ("MODEL.SGRN.MEAN_GRADIENT False", "set MODEL.SGRN.MEAN_GRADIENT True"),
 }
 presets = pytest.mark.parametrize("preset", NAMED)
@@ -35,7 +31,6 @@ def warnings(tmp_path, caplog):
 
         def of(preset, lr, *opts):
             cfg = tiny_cfg([name], [name], 3, tmp_path / "out", base=get_cfg())
-            cfg.MODEL.ROI_HEADS.NAME = "DuplicateRemovalROIHeads"  # of presets that name no heads
             cfg.merge_from_file(find_config(f"heads/{preset}.yaml"))
             cfg.merge_from_list(["SOLVER.BASE_LR", lr, *opts])
             caplog.clear()
@@ -60,7 +55,7 @@ def test_not_at_small_ones_and_not_with_clipping(preset, warnings):
     assert warnings(preset, 0.02, *CLIPPED) == []
 
 
-@pytest.mark.parametrize("preset", ["relation", "sgrn", "sgrn_two_stage", "two_stage", "learn_nms"])
+@pytest.mark.parametrize("preset", ["relation", "sgrn", "sgrn_two_stage", "two_stage"])
 def test_not_of_what_is_stable(preset, warnings):
     assert warnings(preset, 0.02) == []
 
@@ -68,8 +63,5 @@ def test_not_of_what_is_stable(preset, warnings):
 def test_not_of_what_is_not_there(warnings):
     assert warnings("relation_paper", 0.02, "MODEL.RELATION.NUM_RELATIONS", [0, 0]) == []
     assert warnings("sgrn_official", 0.02, "MODEL.SGRN.LOSS_WEIGHTS", [0.0, 1.0]) == []
-    # The detector stays as it is.
-    alone = ("MODEL.TRAIN_ONLY", ["roi_heads.end.*"], "MODEL.WEIGHTS", __file__)
-    assert warnings("learn_nms_paper", 0.02, *alone) == []
     off = ("MODEL.SGRN.GRAPH_DIMS", [], "MODEL.SGRN.REFINE", False)
     assert warnings("sgrn_paper", 0.02, *off) == []

@@ -27,7 +27,7 @@ from ...layers.arguments import above, at_least, numbers, one_of, require
 from ...layers.duplicates.candidates import Candidates, select_candidates
 from ...layers.duplicates.losses import duplicate_loss, duplicate_targets, final_scores
 from ...layers.duplicates.network import DuplicateRemoval
-from ..keys import key_problems, may_diverge, problems_of
+from ..keys import key_problems, problems_of
 from ..many_classes import ManyClassesOutputLayers
 from ..watch import watched
 from .seam import Classified, ListensToRegions, Losses
@@ -56,13 +56,12 @@ class End(ListensToRegions, nn.Module):
         train_threshold: float = 0.001,
         positive_weight: float = 4.0,
         loss_weight: float = 1.0,
-        detach: bool = True,
     ) -> None:
         """
         Args:
             network: is trained where it is there; for `thresholds`.
             method, decay, sigma, first_n, max_classes, thresholds, train_threshold,
-                positive_weight, loss_weight, detach: see the keys of `MODEL.DUPLICATE_REMOVAL`.
+                positive_weight, loss_weight: see the keys of `MODEL.DUPLICATE_REMOVAL`.
         """
         super().__init__()
         require(one_of("method", method, METHODS), one_of("decay", decay, DECAYS))
@@ -74,7 +73,6 @@ class End(ListensToRegions, nn.Module):
         self.thresholds = tuple(thresholds)
         self.train_threshold = train_threshold
         self.positive_weight, self.loss_weight = positive_weight, loss_weight
-        self.detach = detach
         if network:  # sees all proposals in training, as at test time
             self.sampling, self.gt_as_keys = "loss", False
 
@@ -93,7 +91,6 @@ class End(ListensToRegions, nn.Module):
             train_threshold=keys.SCORE_THRESH_TRAIN,
             positive_weight=keys.POSITIVE_WEIGHT,
             loss_weight=keys.LOSS_WEIGHT,
-            detach=keys.DETACH,
         )
 
     @classmethod
@@ -119,8 +116,6 @@ class End(ListensToRegions, nn.Module):
             )
         if keys.LEARN:
             yield from key_problems(partial(_network, cfg, 1024), key)
-            if not (keys.DETACH or cfg.MODEL.get("TRAIN_ONLY")):
-                yield from may_diverge(cfg, f"{key}.DETACH", "True")
 
     def losses(self, last: Classified, targets: list[Instances]) -> Losses:
         """`loss_duplicates` of all regions but appended ground truth; {} without the network.
@@ -134,18 +129,15 @@ class End(ListensToRegions, nn.Module):
         if last.proposals[0].has("is_key"):
             last = last.select([p.is_key for p in last.proposals])
         boxes = clipped_boxes(last)
-        x, log_scores = last.x, last.log_scores()
-        if self.detach:
-            x, log_scores = x.detach(), log_scores.detach()
         candidates = select_candidates(
-            log_scores,
+            last.log_scores(),
             [len(p) for p in last.proposals],
             first_n=self.first_n,
             score_threshold=self.train_threshold,
             max_classes=self.max_classes,
             keep_classes=[t.gt_classes.unique() for t in targets],
         )
-        logits = self.network(x, boxes, candidates)
+        logits = self.network(last.x, boxes, candidates)
         y = duplicate_targets(
             candidates,
             boxes,
