@@ -41,6 +41,7 @@ setup(
         "relation_heads": ["py.typed"],
         "relation_heads.configs": ["*.yaml", "**/*.yaml", "**/*.py"],
         "relation_heads.data": ["vocabularies/*.txt"],
+        "relation_heads.viewer": ["*.html", "*.css", "*.js"],
     },
     install_requires=[
         "torch>=2.1",

@@ -22,7 +22,7 @@ from ..visualization.detections import SAME_OBJECT, Detections, Relations
 
 UNITS = 1000
 LONGEST_SIDE = 1000  # pixels of an image on the page
-QUALITIES = (85, 75, 65, 55, 45, 35, 25, 15)  # of JPEG, the first that is small enough
+QUALITIES = (85, 75, 65, 55, 45, 35, 25, 15, 5)  # of JPEG, the first that is small enough
 IMAGE_BYTES = 130_000
 KERNEL_SIDE = 96  # pixels
 

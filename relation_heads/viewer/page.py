@@ -15,7 +15,7 @@ from ..visualization.detections import Detections
 from .data import Kernels, page_data
 
 HERE = Path(__file__).parent
-SCRIPTS = ("picture.js", "page.js")
+SCRIPTS = ("picture.js", "content.js", "panels.js", "page.js")  # one scope, in this order
 # Nothing may be loaded, and only the page's own style and script run: what a class name or a file
 # name smuggles in does not. Images are inside the page.
 POLICY = (
@@ -70,7 +70,8 @@ def write_page(
 def page(data: dict[str, Any], title: str) -> str:
     """The HTML of the data of `page_data`."""
     style = _read("page.css")
-    script = "\n".join(_read(name) for name in SCRIPTS)
+    parts = "\n".join(_read(name) for name in SCRIPTS)
+    script = f'"use strict";\n(() => {{\n{parts}}})();\n'
     values = {
         "policy": POLICY.format(style=_hash(style), script=_hash(script)),
         "title": html.escape(title),

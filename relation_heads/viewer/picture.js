@@ -1,5 +1,3 @@
-"use strict";
-
 // Draws boxes, lines and labels over the image. All lengths are pixels of the screen, so that text
 // and lines have the same size on every image.
 
@@ -82,7 +80,7 @@ const picture = (() => {
     const used = [];
     const group = node("g", { class: "labels" });
     measure.font = `600 ${FONT}px system-ui, sans-serif`;
-    for (const { text, fill, box, key } of jobs) {
+    for (const { text, fill, box, key, weak } of jobs) {
       const w = Math.min(measure.measureText(text).width + 12, width);
       const h = HEIGHT;
       const [x1, y1, x2, y2] = box;
@@ -103,7 +101,7 @@ const picture = (() => {
         if (hidden < least) [best, least] = [place, hidden];
       }
       used.push(best);
-      const label = node("g", { class: "label" });
+      const label = node("g", { class: weak ? "label weak" : "label" });
       if (key !== undefined) label.dataset.key = key;
       label.append(
         node("rect", { x: best[0], y: best[1], width: w, height: h, rx: 3, fill }),
@@ -124,7 +122,8 @@ const picture = (() => {
     return [mask, node("rect", { width, height, fill: "#0b0d10", opacity: 0.55, mask: "url(#holes)" })];
   }
 
-  // boxes: [{box, class, text, id}]; asked: null or {box, text}; objects: [{box, text, share, key}].
+  // boxes: [{box, class, text, id}]; asked: null or {box, text}; objects: [{box, text, share, weak,
+  // key}]. The label of a weak object is seen only while its row of the table is.
   function draw(svg, { width, height, boxes, asked, objects, lit }) {
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     const parts = [];
@@ -138,12 +137,14 @@ const picture = (() => {
       const all = [asked.box, ...objects.map((one) => one.box)];
       const most = Math.max(...objects.map((one) => one.share));
       parts.push(...shade(all, width, height));
-      for (const { box, key } of objects) parts.push(outline(box, KEY, 1.5, { "data-key": key }));
+      for (const { box, key, weak } of objects) {
+        parts.push(outline(box, KEY, 1.5, { "data-key": key, opacity: weak ? 0.5 : 1 }));
+      }
       parts.push(outline(asked.box, QUERY, 3, { "data-asked": "" }));
       // Thin lines over thick ones, where they would vanish.
       for (const one of objects) parts.push(line(asked.box, one.box, one.share, most, one.key));
       const jobs = [{ text: asked.text, fill: QUERY, box: asked.box }];
-      for (const { text, box, key } of objects) jobs.push({ text, fill: KEY, box, key });
+      for (const one of objects) jobs.push({ ...one, fill: KEY });
       parts.push(labels(jobs, all, width, height));
     }
     svg.replaceChildren(...parts);
