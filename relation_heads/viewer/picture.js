@@ -6,7 +6,7 @@ const picture = (() => {
   const PALETTE = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2"];
   const DASHES = ["", "7 3", "2 3"];
   const QUERY = "#56B4E9";
-  const KEY = "#F0E442";
+  const KEY = "#E69F00";
   const FONT = 12;
   const HEIGHT = 19; // of a label
   const measure = document.createElement("canvas").getContext("2d");

@@ -75,8 +75,8 @@ def at(tab, box, image_width=200):
     frame = tab.locator("#drawing").bounding_box()
     scale = frame["width"] / image_width
     return (
-        frame["x"] + scale * (box[0] + box[2]) / 2,
-        frame["y"] + scale * (box[1] + box[3]) / 2,
+        frame["x"] + scale * float(box[0] + box[2]) / 2,
+        frame["y"] + scale * float(box[1] + box[3]) / 2,
     )
 
 
