@@ -87,7 +87,7 @@ const picture = (() => {
       const spots = [
         [x1, y1 - h], [x2 - w, y1 - h], [x1, y2], [x2 - w, y2], [x2, y1], [x1 - w, y1],
         [x2, y2 - h], [x1 - w, y2 - h], [x1, y1 - 2 * h - 2], [x1, y2 + h + 2],
-        [x1, y2 - h], [x1, y1],
+        [x1 - w, y1 - h], [x2, y1 - h], [x1 - w, y2], [x2, y2], [x1, y2 - h], [x1, y1],
       ];
       let best = null;
       let least = Infinity;
@@ -96,7 +96,7 @@ const picture = (() => {
         const up = Math.max(0, Math.min(y, height - h));
         const place = [left, up, left + w, up + h];
         let hidden = 0.5 * Math.hypot(left - x, up - y);
-        for (const other of used) hidden += 4 * shared(place, other);
+        for (const other of used) hidden += 20 * shared(place, other);
         for (const other of boxes) hidden += shared(place, other);
         if (hidden < least) [best, least] = [place, hidden];
       }

@@ -82,12 +82,13 @@ def at(tab, box, image_width=200):
 
 def table(tab):
     """Name and percent of every row that says what a detection listened to."""
-    rows = tab.locator("#answer table:not(.attention) tr").all()
-    return [(r.locator("th").inner_text(), r.locator(".number").inner_text()) for r in rows]
+    rows = tab.locator("#answer table:not(.attention) tr")
+    read = "rows => rows.map(r => ['th', '.number'].map(part => r.querySelector(part).innerText))"
+    return [tuple(row) for row in rows.evaluate_all(read)]
 
 
 def lines(tab):
-    return [int(line.get_attribute("data-share")) for line in tab.locator(".line").all()]
+    return tab.locator(".line").evaluate_all("all => all.map(line => Number(line.dataset.share))")
 
 
 def by_arrow(tab, number):
@@ -251,8 +252,28 @@ def test_a_phone(show):
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     tab.locator("#drawing").tap(position={"x": 100, "y": 100})
     tab.locator("#found button").first.tap()
+    assert tab.evaluate("document.getElementById('picture').getBoundingClientRect().top") >= 0
     assert len(lines(tab)) > 3
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_tap_asks_and_a_tap_beside_lets_go(show):
+    tab = show({"mine": [by_hand()]}, "phone", top=2)
+    tab.touchscreen.tap(*at(tab, BOXES[0]))
+    assert lines(tab) == [650, 225]
+    assert tab.locator(".label text").all_text_contents() == ["cat 0.90", "65%", "23%"]
+    tab.touchscreen.tap(*at(tab, [150, 20, 160, 30]))
+    assert lines(tab) == []
+
+
+def test_taps_go_through_boxes_that_lie_on_each_other(show):
+    twice = by_hand(boxes=BOXES[[0, 0]])
+    tab = show({"mine": [twice]})
+    names = []
+    for _ in range(3):
+        tab.mouse.click(*at(tab, BOXES[0]))
+        names.append(tab.locator("#answer h2").inner_text())
+    assert names == ["cat 0.90", "cow 0.40", "cat 0.90"]
 
 
 def test_light_and_dark(show):

@@ -55,10 +55,13 @@ def written(tmp_path, detections=None, **options):
 def test_untrusted_text_stays_text(tmp_path):
     evil = by_hand(names=[EVIL, "cow"], file_name="/a/" + EVIL.replace("/", "|"))
     evil.relations[0].labels[3] = EVIL + "2"
-    page, _ = written(tmp_path, {EVIL: [evil]}, title=EVIL)
+    page, path = written(tmp_path, {EVIL: [evil]}, title=EVIL)
+    raw = path.read_text(encoding="utf-8")
     plain, _ = written(tmp_path)
     assert [tag for tag, _ in page.found] == [tag for tag, _ in plain.found]  # no new element
     assert page.texts["title"] == [EVIL]
+    start = raw.index(">", raw.index('<script id="data"')) + 1
+    assert not set("<>&") & set(raw[start : raw.index("</script>", start)])
     data = json.loads(page.texts["script"][0])
     assert data["detectors"] == [EVIL] and EVIL in data["names"] and EVIL + "2" in data["names"]
     assert page.texts["script"][1] == plain.texts["script"][1]
