@@ -224,3 +224,9 @@ def test_weights_that_are_none(bad):
     one.relations[0].weights[0, 0, 2] = bad
     with pytest.raises(ValueError, match=r"relation2\.0 must be finite and not negative"):
         data_of(one)
+
+
+def test_an_image_without_detections():
+    one = at_random(np.random.default_rng(0), number=0, regions=0)
+    (image,) = data_of(one)["images"]
+    assert image["found"][0]["boxes"] == [] == image["found"][0]["relations"][1]["rows"]
