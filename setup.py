@@ -42,6 +42,7 @@ setup(
         "relation_heads.configs": ["*.yaml", "**/*.yaml", "**/*.py"],
         "relation_heads.data": ["vocabularies/*.txt"],
         "relation_heads.zoo": ["*.json", "*.pth"],
+        "relation_heads.viewer": ["*.html", "*.css", "*.js"],
     },
     install_requires=[
         "torch>=2.1",

@@ -20,6 +20,7 @@ FLOORS = (
     ("data",),
     ("modeling",),
     ("evaluation", "visualization"),
+    ("viewer",),
     ("engine",),
     ("analysis",),
     ("registration",),

@@ -15,8 +15,14 @@ from ..command_line import run_or_explain
 from .model import take_overrides
 
 # In the order in which a user meets them.
-VERBS = ("predict", "explain", "train", "evaluate", "export", "configs", "doctor")
-WITH_A_MODEL = ("predict", "explain", "evaluate", "export")  # config overrides may stand anywhere
+VERBS = ("predict", "explain", "view", "train", "evaluate", "export", "configs", "doctor")
+WITH_A_MODEL = (
+    "predict",
+    "explain",
+    "view",
+    "evaluate",
+    "export",
+)  # config overrides may stand anywhere
 
 
 def build_parser() -> argparse.ArgumentParser:

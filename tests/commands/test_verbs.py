@@ -139,6 +139,20 @@ def test_export_a_trace_that_finds_the_same_at_another_size(trained, tmp_path, c
     )
 
 
+def test_view_writes_one_page_of_several_detectors(trained, photos, tmp_path, capsys):
+    model, stock = trained / "sgrn" / "model_final.pth", trained / "stock" / "model_final.pth"
+    out = tmp_path / "made" / "why.html"
+    words = ["view", model, photos / "one.png", photos / "more", "--min-score", 0, "--output", out]
+    assert end([*words, "--beside", f"plain={stock}"]) == 0
+    assert f"{out} written: 2 images" in capsys.readouterr().out
+    page = out.read_text()
+    assert "SGRNROIHeads" in page and "plain" in page and page.count("data:image/jpeg") == 2
+    assert end([*words, "--beside", f"a={stock}", "--beside", f"a={stock}"]) == 2
+    assert "same name" in capsys.readouterr().err
+    assert end([*words, "--beside", f"SGRNROIHeads={stock}"]) == 2
+    assert "Two detectors have the name SGRNROIHeads" in capsys.readouterr().err
+
+
 def test_configs(capsys):
     assert end(["configs", "cascade", "SGRN"]) == 0
     listed = capsys.readouterr().out.splitlines()
@@ -176,6 +190,8 @@ WRONG = {  # name -> words, and what is said; {m} relation model, {s} stock mode
     "size": ("export {m} --height 0", "must be at least 1"),
     "exported": ("export {p}/none.pth", "There is no checkpoint {p}/none.pth"),
     "video explained": ("explain {m} {p}/clip.avi", "{p}/clip.avi is a video"),
+    "viewed": ("view {m} {p}/clip.avi", "{p}/clip.avi is a video"),
+    "beside": ("view {m} {p}/one.png --beside {s}", "must be NAME=MODEL"),
     "evaluated": ("evaluate {p}/none.pth", "There is no checkpoint {p}/none.pth"),
     "data set": ("evaluate {m} DATASETS.TEST ('none',)", "none"),
     "trained": ("train --config-file {p}/none.yaml", "{p}/none.yaml' was not found"),

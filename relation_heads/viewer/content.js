@@ -1,0 +1,62 @@
+// The data inside the page and what is shown of it. Text from the data becomes the textContent of a
+// node and never markup.
+
+const byId = (id) => document.getElementById(id);
+const data = JSON.parse(byId("data").textContent);
+const state = {
+  image: 0, detector: 0, module: 0, head: 0, // head 0 is the mean, 1 + h is head h
+  pinned: null, pointed: null, lit: null, class: "", score: data.minScore,
+};
+const NO_FEWER = 1e-9; // of the score: the slider's steps are not exact
+
+function make(tag, { aria = {}, ...properties } = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  for (const [name, value] of Object.entries(aria)) made.setAttribute(`aria-${name}`, value);
+  made.append(...children);
+  return made;
+}
+
+const image = () => data.images[state.image];
+const found = () => image().found[state.detector];
+const modules = () => found().relations;
+const module = () => modules()[Math.min(state.module, modules().length - 1)];
+const asked = () => (state.pointed === null ? state.pinned : state.pointed);
+const percent = (share) => `${((100 * share) / data.units).toFixed(1)}%`;
+const about = (share) => (share * 100 < data.units ? "<1%" : `${Math.round((100 * share) / data.units)}%`);
+const score = (d, from = found()) => from.scores[d].toFixed(2);
+const name = (d, from = found()) => data.names[from.classes[d]];
+const short = (title) => title.replace(/^roi_heads\.(box_head|mechanism)\./, "");
+
+function visible(d) {
+  const kind = state.class === "" || name(d) === state.class;
+  return kind && found().scores[d] >= state.score - NO_FEWER;
+}
+const shown = () => found().boxes.map((_, d) => d).filter(visible);
+
+// What a detection listened to: {self, rest, objects: [{name, box, share}]}; null without relations.
+function heard(d) {
+  const from = module();
+  if (!from) return null;
+  const row = from.rows[d][from.heads > 1 ? state.head : 0];
+  const objects = [];
+  for (let i = 2; i < row.length; i += 2) {
+    objects.push({ name: data.names[from.classes[row[i]]], box: from.boxes[row[i]], share: row[i + 1] });
+  }
+  return { self: row[0], rest: row[1], objects };
+}
+
+function iou(a, b) {
+  const side = (i) => Math.max(0, Math.min(a[i + 2], b[i + 2]) - Math.max(a[i], b[i]));
+  const area = (c) => (c[2] - c[0]) * (c[3] - c[1]);
+  const both = side(0) * side(1);
+  return both > 0 ? both / (area(a) + area(b) - both) : 0;
+}
+
+// The surest detection of another detector at the same place; null if there is none.
+function twin(box, other) {
+  let best = null;
+  other.boxes.forEach((one, d) => {
+    if (iou(one, box) >= 0.5 && (best === null || other.scores[d] > other.scores[best])) best = d;
+  });
+  return best;
+}

@@ -1,0 +1,254 @@
+"""What the page shows, as values that JSON can hold.
+
+Weights are whole numbers of 1/1000 (`UNITS`). The parts of one detection in one head are what it
+gave itself, the strongest objects, and the rest; they are rounded together, so that the printed
+percentages add up to 100 as the weights of a softmax add up to 1.
+
+Shapes: D detections, R regions, H heads of a relation module, K kernels of a graph layer.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ..data.box_iou import box_iou
+from ..visualization.detections import SAME_OBJECT, Detections, Relations
+
+UNITS = 1000
+LONGEST_SIDE = 1000  # pixels of an image on the page
+QUALITIES = (85, 75, 65, 55, 45, 35, 25, 15, 5)  # of JPEG, the first that is small enough
+IMAGE_BYTES = 130_000
+KERNEL_SIDE = 96  # pixels
+
+Kernels = Mapping[str, Sequence[np.ndarray]]
+
+
+def page_data(
+    detections: Mapping[str, Sequence[Detections]],
+    *,
+    min_score: float,
+    top: int,
+    kernels: Kernels,
+) -> dict[str, Any]:
+    """Everything that the page shows.
+
+    Args:
+        detections: by the name of a detector, one entry for every image. All detectors saw the same
+            images in the same order.
+        min_score: detections below are left out.
+        top: how many objects a detection has in each head; the others are summed up.
+        kernels: by the name of a detector, (K, side, side) maps in 0 to 1 of every graph layer.
+
+    Returns:
+        `names` is a table of class names, and classes are numbers in it. Boxes are x1 y1 x2 y2 in
+        pixels of the image on the page.
+
+    Raises:
+        ValueError: there is no detector or image, the detectors saw different images, or a value is
+            not valid.
+    """
+    _check(detections, min_score, top, kernels)
+    names: dict[str, int] = {}
+    images = []
+    for number, found in enumerate(zip(*detections.values(), strict=True), start=1):
+        picture = _fitted(found[0].image)
+        images.append(
+            {
+                "name": Path(found[0].file_name).name or f"image {number}",
+                "width": picture.shape[1],
+                "height": picture.shape[0],
+                "src": jpeg_uri(picture),
+                "found": [_found(one, picture, names, min_score, top) for one in found],
+            }
+        )
+    return {
+        "units": UNITS,
+        "minScore": min_score,
+        "detectors": list(detections),
+        "names": list(names),
+        "images": images,
+        "kernels": [
+            [[_kernel_uri(one) for one in layer] for layer in kernels.get(name, ())]
+            for name in detections
+        ],
+    }
+
+
+def same_object(boxes: np.ndarray) -> np.ndarray:
+    """(R, R) whether two regions show the same object; each does with itself, even without area."""
+    same = box_iou(boxes[:, None], boxes[None]) > SAME_OBJECT
+    np.fill_diagonal(same, True)
+    return same
+
+
+def shares(weights: np.ndarray, own: int, same: np.ndarray, top: int) -> list[int]:
+    """What one detection listened to in one head, in 1/1000.
+
+    Regions that overlap the detection's own are itself. The others are merged into objects as
+    `visualization.merge_overlapping` does; here the overlaps are computed once for all heads.
+
+    Args:
+        weights: (R,) not negative.
+        own: the detection's region.
+        same: (R, R) of `same_object`.
+        top: at most so many objects.
+
+    Returns:
+        [itself, rest, region, share, region, share, ...], the largest share first; an object's
+        region is its strongest one. Objects that round to nothing are left out. For example
+        [200, 50, 7, 600, 3, 150]: 20% itself, 60% region 7, 15% region 3, 5% all others.
+    """
+    left = weights.astype(np.float64)
+    about_self = left[same[own]].sum()
+    left[same[own]] = 0
+    objects = []
+    while left.any():
+        region = int(left.argmax())
+        objects.append((region, left[same[region]].sum()))
+        left[same[region]] = 0
+    objects.sort(key=lambda pair: -pair[1])
+    rest = sum(weight for _, weight in objects[top:])
+    rounded = apportion(np.array([about_self, rest, *(weight for _, weight in objects[:top])]))
+    row = rounded[:2]
+    for (region, _), share in zip(objects, rounded[2:], strict=False):
+        if share > 0:
+            row += [region, share]
+    return row
+
+
+def apportion(weights: np.ndarray) -> list[int]:
+    """Rounds to 1/1000 without changing the sum: the largest remainders are rounded up.
+
+    For example 0.3333, 0.3333, 0.3334 become 333, 333, 334.
+
+    Args:
+        weights: (N,) not negative.
+    """
+    scaled = weights * UNITS
+    whole = np.floor(scaled).astype(np.int64)
+    missing = round(scaled.sum()) - int(whole.sum())
+    order = np.argsort(whole - scaled, kind="stable")  # the largest remainder first
+    whole[order[:missing]] += 1
+    return whole.tolist()
+
+
+def jpeg_uri(image: np.ndarray) -> str:
+    """A JPEG as a data URI: quality 85, or the next lower one with at most 130,000 bytes."""
+    for quality in QUALITIES:
+        code = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+        if len(code) <= IMAGE_BYTES:
+            break
+    return _uri("image/jpeg", code)
+
+
+def _check(
+    detections: Mapping[str, Sequence[Detections]], min_score: float, top: int, kernels: Kernels
+) -> None:
+    if not 0 <= min_score <= 1:
+        raise ValueError(f"min_score must be in 0 to 1, got {min_score}.")
+    if top < 1:
+        raise ValueError(f"top must be at least 1, got {top}.")
+    if not detections or not all(detections.values()):
+        raise ValueError("The page needs at least one detector, and each at least one image.")
+    first, *others = detections
+    for name in others:
+        if len(detections[name]) != len(detections[first]):
+            raise ValueError(
+                f"All detectors must have seen the same images, but {first!r} has "
+                f"{len(detections[first])} and {name!r} has {len(detections[name])}."
+            )
+        for i, (a, b) in enumerate(zip(detections[first], detections[name], strict=True)):
+            if a.image.shape != b.image.shape or a.file_name != b.file_name:
+                raise ValueError(
+                    f"All detectors must have seen the same images, but image {i} is "
+                    f"{a.file_name!r} {a.image.shape} of {first!r} and {b.file_name!r} "
+                    f"{b.image.shape} of {name!r}."
+                )
+    for name in kernels:
+        if name not in detections:
+            raise ValueError(f"There are kernels of {name!r}, which is none of {[*detections]}.")
+        for layer in kernels[name]:
+            if layer.ndim != 3 or not layer.size:
+                raise ValueError(f"Kernels must be (K, side, side), got {layer.shape} of {name!r}.")
+
+
+def _found(
+    one: Detections, picture: np.ndarray, names: dict[str, int], min_score: float, top: int
+) -> dict[str, Any]:
+    kept = np.flatnonzero(one.scores >= min_score).tolist()
+    scale = np.tile(np.divide(picture.shape[1::-1], one.image.shape[1::-1]), 2)
+    return {
+        "boxes": _rounded(one.boxes[kept] * scale),
+        "classes": [names.setdefault(one.names[d], len(names)) for d in kept],
+        "scores": [round(float(one.scores[d]), 3) for d in kept],
+        "relations": [_relations(r, kept, scale, names, top) for r in one.relations],
+        "attention": {
+            "names": list(one.attention),
+            "rows": [
+                apportion(np.array([weights[d] for weights in one.attention.values()], float))
+                for d in kept
+                if one.attention
+            ],
+        },
+    }
+
+
+def _relations(
+    relations: Relations, kept: list[int], scale: np.ndarray, names: dict[str, int], top: int
+) -> dict[str, Any]:
+    """One module; row 0 of a detection is the mean over the heads, row 1 + h is head h."""
+    weights = relations.weights
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(f"Weights of {relations.module} must be finite and not negative.")
+    heads = len(weights)
+    asked = [None, *range(heads)] if heads > 1 else [None]
+    same, region = same_object(relations.boxes), relations.region
+    rows = [
+        [shares(relations.heard(d, head), int(region[d]), same, top) for head in asked]
+        for d in kept
+    ]
+    place: dict[int, int] = {}  # region -> its place among those that are shown
+    for row in (row for detection in rows for row in detection):
+        row[2::2] = [place.setdefault(region, len(place)) for region in row[2::2]]
+    shown = list(place)
+    labels = [names.setdefault(relations.labels[region], len(names)) for region in shown]
+    return {
+        "module": relations.module,
+        "kind": relations.kind,
+        "heads": heads,
+        "boxes": _rounded(relations.boxes[shown] * scale),
+        "own": _rounded(relations.boxes[relations.region[kept]] * scale),
+        "classes": labels,
+        "rows": rows,
+    }
+
+
+def _rounded(boxes: np.ndarray) -> list[list[float]]:
+    return np.round(np.asarray(boxes, dtype=np.float64).reshape(-1, 4), 1).tolist()
+
+
+def _fitted(image: np.ndarray) -> np.ndarray:
+    """The image, its longest side at most 1000 pixels."""
+    factor = LONGEST_SIDE / max(image.shape[:2])
+    if factor >= 1:
+        return image
+    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _kernel_uri(values: np.ndarray) -> str:
+    """A map in 0 to 1 as a small picture in colours that colour-blind people can tell apart."""
+    shade = np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    shade = cv2.resize(shade, (KERNEL_SIDE, KERNEL_SIDE), interpolation=cv2.INTER_AREA)
+    colors = cv2.applyColorMap(shade, cv2.COLORMAP_CIVIDIS)
+    return _uri("image/png", cv2.imencode(".png", colors)[1].tobytes())
+
+
+def _uri(kind: str, code: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(code).decode('ascii')}"
