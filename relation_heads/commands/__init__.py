@@ -16,13 +16,8 @@ from .model import take_overrides
 
 # In the order in which a user meets them.
 VERBS = ("predict", "explain", "view", "train", "evaluate", "export", "configs", "doctor")
-WITH_A_MODEL = (
-    "predict",
-    "explain",
-    "view",
-    "evaluate",
-    "export",
-)  # config overrides may stand anywhere
+# In these config overrides may stand anywhere.
+WITH_A_MODEL = ("predict", "explain", "view", "evaluate", "export")
 
 
 def build_parser() -> argparse.ArgumentParser:
