@@ -216,16 +216,10 @@ def matrix(k=3):
     return values
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("protocol", range(6))
 def test_a_pickle_is_imported_without_background_and_diagonal(tmp_path, protocol):
     path = tmp_path / "graph_r.pkl"
-    content = pickle.dumps(matrix(), protocol=protocol)
-    if protocol in (2, 5):  # these name more of Python than an array needs
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"graph_r\.pkl is refused: it asks for [\w.]+, and"):
-            import_pickle(path, ["a", "b", "c"])
-        return
-    path.write_bytes(content)
+    path.write_bytes(pickle.dumps(matrix(), protocol=protocol))
     graph = import_pickle(path, ["a", "b", "c"])
     assert edges_by_name(graph) == {("a", "graph_r", "c"): 0.25}
     assert graph.directed == (False,) and graph.meta["source"] == "graph_r.pkl"
