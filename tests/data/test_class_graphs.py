@@ -204,6 +204,44 @@ def test_unknown_categories_and_formats():
         graph_from_cooccurrence([])
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"synsets": 5},
+        {"synsets": [None]},
+        {"synsets": {"a": 1}},
+        {"subject": {"name": "man", "names": 5}},
+        {"subject": {"name": "man", "synsets": 5}},
+        {"subject": {"names": ["man"], "synsets": [None]}},
+        {"subject": {"names": ["man"], "synsets": "man.n.01"}},
+    ],
+)
+def test_relationships_with_values_of_other_types(tmp_path, change):
+    path = tmp_path / "relationships.json"
+    near = {"predicate": "Near", "subject": {"name": "man"}, "object": {"name": "dog"}}
+    path.write_text(json.dumps([{"relationships": [{**near, **change}]}]))
+    graph = graph_from_relationships(path, ["man", "dog"], 1)
+    assert edges_by_name(graph) == {("man", "near", "dog"): 1.0}
+
+
+@pytest.mark.parametrize("end", [{"names": [None]}, {"names": 5}, {"name": 5}, [None], 5, None])
+def test_ends_of_relationships_without_a_name(tmp_path, end):
+    path = tmp_path / "relationships.json"
+    bad = {"predicate": "near", "subject": end, "object": {"name": "dog"}}
+    path.write_text(json.dumps([{"relationships": [bad]}]))
+    assert graph_from_relationships(path, ["man", "dog"], 1).meta["unknown classes"] == 1
+
+
+def test_a_predicate_that_is_empty_costs_no_other_one(tmp_path):
+    path = tmp_path / "relationships.json"
+    ends = {"subject": {"name": "man"}, "object": {"name": "dog"}}
+    empty = [{**ends, "predicate": p} for p in ("", "  ", None, 5, [None])]
+    empty += [{**ends, "synsets": [""]}, ends]
+    path.write_text(json.dumps([{"relationships": [*empty, {**ends, "predicate": "on"}]}]))
+    graph = graph_from_relationships(path, ["man", "dog"], 1)
+    assert graph.relations == ("on",) and graph.meta["no predicate"] == len(empty)
+
+
 # ---- pickles ----
 
 

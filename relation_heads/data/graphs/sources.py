@@ -197,7 +197,7 @@ def graph_from_relationships(
     if len(index) != len(class_names):
         raise ValueError("Two classes have names that differ by case or '_' alone.")
     pairs: dict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
-    skipped = Counter({"annotations": 0, "unknown classes": 0, "same class": 0})
+    skipped = Counter({"annotations": 0, "unknown classes": 0, "same class": 0, "no predicate": 0})
     for relationship in _relationships(path):
         skipped["annotations"] += 1
         dst, src = (_class_of(relationship.get(end), index) for end in ("subject", "object"))
@@ -205,8 +205,10 @@ def graph_from_relationships(
             skipped["unknown classes"] += 1
         elif dst == src:
             skipped["same class"] += 1
+        elif not (predicate := _predicate(relationship)):
+            skipped["no predicate"] += 1
         else:
-            pairs[_predicate(relationship)][dst, src] += 1
+            pairs[predicate][dst, src] += 1
     order = sorted(pairs, key=lambda name: (-pairs[name].total(), name))[:num_predicates]
     edges = [(name, *pair, pairs[name][pair]) for name in order for pair in sorted(pairs[name])]
     meta = {"source": "relationships", "predicates": len(pairs), **skipped}
@@ -217,15 +219,22 @@ def _class_of(entity: Any, index: Mapping[str, int]) -> int | None:
     """The class of a subject or object, None if it is not known."""
     if not isinstance(entity, Mapping):
         return None
-    synsets, names = entity.get("synsets") or [], entity.get("names") or [entity.get("name")]
-    candidates = [*(synsets if len(synsets) == 1 else []), names[0]]
+    synsets, names = _listed(entity.get("synsets")), _listed(entity.get("names"))
+    candidates = [*(synsets if len(synsets) == 1 else []), *(names or [entity.get("name")])[:1]]
     found = (index.get(_spoken(name)) for name in candidates if isinstance(name, str))
     return next((k for k in found if k is not None), None)
 
 
+def _listed(value: Any) -> list[Any]:
+    """The value if it is a list, else no items."""
+    return value if isinstance(value, list) else []
+
+
 def _predicate(relationship: Mapping[str, Any]) -> str:
-    synsets = relationship.get("synsets") or []
-    return synsets[0] if len(synsets) == 1 else _spoken(str(relationship.get("predicate", "?")))
+    """The name of the relation; "" if there is none."""
+    synsets, spoken = _listed(relationship.get("synsets")), relationship.get("predicate")
+    named = synsets[0] if len(synsets) == 1 and isinstance(synsets[0], str) else ""
+    return named.strip() or (_spoken(spoken) if isinstance(spoken, str) else "")
 
 
 def _relationships(path: str | os.PathLike[str]) -> Iterator[Mapping[str, Any]]:
