@@ -18,13 +18,16 @@ def take_images(dataset: dict, ids: list[int]) -> dict:
     """The same COCO dictionary with the images of these ids, in their order, and their annotations.
 
     Raises:
-        ValueError: an id is not there.
+        ValueError: an id is not there, or given twice.
     """
     images = {image["id"]: image for image in dataset["images"]}
+    wanted = dict.fromkeys(ids)  # keeps the order
+    if len(wanted) < len(ids):
+        raise ValueError(f"image ids {[i for i in wanted if ids.count(i) > 1]} are given twice")
     missing = [i for i in ids if i not in images]
     if missing:
         raise ValueError(f"image ids {missing} are not among the {len(images)} images")
-    annotations = [a for a in dataset["annotations"] if a["image_id"] in set(ids)]
+    annotations = [a for a in dataset["annotations"] if a["image_id"] in wanted]
     return {**dataset, "images": [images[i] for i in ids], "annotations": annotations}
 
 
@@ -38,12 +41,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("output", type=Path, help="where the smaller JSON goes")
     add("--num", type=int, default=4, help="the first so many images that have an annotation")
     add("--ids", type=int, nargs="+", help="these images instead")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.num < 1:
+        parser.error("--num must be at least 1")
+    return args
+
+
+def read_coco(path: Path) -> dict:
+    """The content of a file in COCO format; ValueError in a sentence if it is none."""
+    try:
+        dataset = json.loads(path.read_text(encoding="utf-8-sig"))
+        for key, name in (("images", "id"), ("annotations", "image_id")):
+            for item in dataset[key]:
+                hash(item[name])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a JSON file in COCO format: {error!r}.") from None
+    return dataset
 
 
 def run(args: argparse.Namespace) -> None:
     """Reads, cuts and writes."""
-    dataset = json.loads(args.json.read_text())
+    dataset = read_coco(args.json)
     annotated = {a["image_id"] for a in dataset["annotations"]}
     ids = args.ids or [i["id"] for i in dataset["images"] if i["id"] in annotated][: args.num]
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dis
+import io
 import logging
 import sys
 import warnings
@@ -35,6 +36,9 @@ def run_or_explain(
     user. Everything else may be a bug and keeps its traceback.
     """
     quiet()
+    for stream in (sys.stdout, sys.stderr):  # what is only printed must not end a program
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return run(args)
     except (OSError, ValueError, KeyError, ImportError) as error:

@@ -49,6 +49,8 @@ NO_SPLIT = "in no folder called training or validation"
 NO_ANNOTATION = "without .json or _atr.txt beside it"
 TURNED = "turned by EXIF, which Detectron2 applies to images but masks do not follow"
 
+DAMAGED = "photo or mask is damaged, missing or of another size"
+
 _SENSE = re.compile(r"\.[a-z]\.\d+$")  # of bag.n.04
 _NOT_PLURAL = {"scissors", "pants", "sunglasses", "chest_of_drawers", "goggles", "tennis"}
 
@@ -60,6 +62,10 @@ class Region(NamedTuple):
     level: int
     box: Box
     area: int  # pixels
+
+
+class DamagedImage(ValueError):
+    """A photo or a mask cannot be used; the message names the file."""
 
 
 @dataclass
@@ -119,7 +125,8 @@ def read_image(path: Path, *, amodal: bool = False) -> AnnotatedImage | None:
         None if Detectron2 would turn the image as its EXIF orientation says: masks are not turned.
 
     Raises:
-        ValueError: a file is missing or damaged, or a record does not fit; names both.
+        DamagedImage: the photo or a mask cannot be read or has another size.
+        ValueError: another file is damaged, or a record does not fit; names both.
     """
     with _open(path) as picture:  # reads the header alone
         width, height = picture.size
@@ -143,7 +150,7 @@ def _open(path: Path) -> Image.Image:
     try:
         return Image.open(path)
     except OSError as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}.") from None
+        raise DamagedImage(f"{path} cannot be read as an image: {error}.") from None
 
 
 def _read_mask(path: Path, mode: str, height: int, width: int) -> np.ndarray:
@@ -151,10 +158,12 @@ def _read_mask(path: Path, mode: str, height: int, width: int) -> np.ndarray:
     try:
         with _open(path) as picture:
             mask = np.asarray(picture.convert(mode))
-    except OSError as error:  # cut off
-        raise ValueError(f"{path} cannot be read as an image: {error}.") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # cut off
+        if isinstance(error, DamagedImage):
+            raise
+        raise DamagedImage(f"{path} cannot be read as an image: {error}.") from None
     if mask.shape[:2] != (height, width):
-        raise ValueError(
+        raise DamagedImage(
             f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels, but its image {width} x {height}."
         )
     return mask

@@ -129,13 +129,21 @@ def describe(images: Images, coco: Mapping[str, Any], left_out: Counter[str]) ->
     }
 
 
+def read_or_reason(path: Path, *, amodal: bool) -> AnnotatedImage | str:
+    """The image, or why it is left out: turned by EXIF, or the sentence about what is damaged."""
+    try:
+        return ade20k.read_image(path, amodal=amodal) or ade20k.TURNED
+    except ade20k.DamagedImage as error:
+        return str(error)
+
+
 def read_split(
     paths: Sequence[Path], split: str, args: argparse.Namespace
-) -> list[AnnotatedImage | None]:
+) -> list[AnnotatedImage | str]:
     """All images, in order, with a line of progress now and then."""
     start, found = time.perf_counter(), []
     with ThreadPoolExecutor(args.workers) as pool:  # decoding images leaves the interpreter free
-        for image in pool.map(partial(ade20k.read_image, amodal=args.amodal), paths):
+        for image in pool.map(partial(read_or_reason, amodal=args.amodal), paths):
             found.append(image)
             if len(found) % 500 == 0 or len(found) == len(paths):
                 seconds = time.perf_counter() - start
@@ -145,15 +153,30 @@ def read_split(
 
 def read_release(
     args: argparse.Namespace, paths: Mapping[str, Sequence[Path]]
-) -> tuple[dict[str, Images], int]:
-    """The images of train and val, numbered from 1, and how many are left out as turned by EXIF."""
+) -> tuple[dict[str, Images], Counter[str], list[str]]:
+    """The images of train and val, numbered from 1 with those that are left out.
+
+    Returns:
+        the images, how many are left out by reason, and the sentences about damaged ones.
+
+    Raises:
+        ValueError: no image is left.
+    """
     splits: dict[str, Images] = {}
+    left_out: Counter[str] = Counter()
+    damaged: list[str] = []
     first_id = 1
     for split in filter(paths.get, paths):
         read = list(enumerate(read_split(paths[split], split, args), start=first_id))
         first_id += len(read)
-        splits[split] = [(image_id, image) for image_id, image in read if image is not None]
-    return splits, first_id - 1 - sum(map(len, splits.values()))
+        splits[split] = [(k, image) for k, image in read if not isinstance(image, str)]
+        reasons = [image for _, image in read if isinstance(image, str)]
+        damaged += [reason for reason in reasons if reason != ade20k.TURNED]
+        left_out[ade20k.TURNED] += reasons.count(ade20k.TURNED)
+    left_out[ade20k.DAMAGED] = len(damaged)
+    if not any(splits.values()):
+        raise ValueError(f"None of {first_id - 1} images can be used. {' '.join(damaged[:1])}")
+    return splits, left_out, damaged
 
 
 def write_splits(
@@ -230,7 +253,8 @@ def prepare(args: argparse.Namespace) -> None:
     lists, not_there = listed_images(args.val_lists, [path.name for path in paths["val"]])
     if counts is None and not paths["train"]:
         raise ValueError(f"{args.ade_root} has no training images in which to count instances.")
-    splits, images_left_out[ade20k.TURNED] = read_release(args, paths)
+    splits, unusable, damaged = read_release(args, paths)
+    images_left_out += unusable
 
     names = Counter(r.name for images in splits.values() for _, i in images for r in i.regions)
     if counts is None:
@@ -255,6 +279,7 @@ def prepare(args: argparse.Namespace) -> None:
         "amodal": args.amodal,
         "num_classes": len(classes),
         "images_left_out": dict(sorted((+images_left_out).items())),
+        "damaged": damaged,
         "listed_but_not_in_val": not_there,
         "splits": split_reports,
         "hflip_pairs": [p for p in pairs if p[0].startswith("left_") and p[1] in classes],

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 _NOT_BLANK = re.compile(r"[^ \t\r\n]")
+_PACKED = {b"\x1f\x8b": "gzip", b"PK\x03": "zip", b"BZh": "bzip2", b"\xfd7z": "xz"}
 _CHUNK, _LONGEST = 1 << 20, 1 << 26  # bytes read at once, characters of one item
 
 
@@ -34,7 +35,15 @@ def read_records(path: str | os.PathLike[str], chunk_size: int = _CHUNK) -> Iter
         ValueError: it is not a list, cut off, broken or not UTF-8; names file, record and byte.
     """
     with open(path, "rb") as file:
-        window = _Window(path, file, chunk_size)
+        start = file.read(len(codecs.BOM_UTF8))
+        packed = next((kind for magic, kind in _PACKED.items() if start.startswith(magic)), None)
+        if packed:
+            raise ValueError(
+                f"{path} is not a JSON list but packed, with {packed}: unpack it first."
+            )
+        skipped = len(start) if start == codecs.BOM_UTF8 else 0
+        file.seek(skipped)
+        window = _Window(path, file, chunk_size, skipped)
         if window.take() != "[":
             raise ValueError(f"{path} is not a JSON list: it does not begin with '['.")
         if window.peek() == "]":
@@ -61,12 +70,14 @@ def _items(window: _Window) -> Iterator[Any]:
 class _Window:
     """A part of the text of a file, and what has not been taken from it yet."""
 
-    def __init__(self, path: str | os.PathLike[str], file: BinaryIO, chunk_size: int) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], file: BinaryIO, chunk_size: int, skipped: int
+    ) -> None:
         self.number = 0  # of the record
         self._path, self._file, self._chunk_size = path, file, chunk_size
         self._text, self._start = "", 0
-        self._first_byte = 0  # of the text
-        self._bytes_read = 0
+        self._first_byte = skipped  # of the text
+        self._bytes_read = skipped
         self._bad_byte: int | None = None  # behind the text
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
         self._decoder = json.JSONDecoder()
@@ -104,6 +115,11 @@ class _Window:
                 problem = ""
             except json.JSONDecodeError as error:  # broken, or not read to its end yet
                 end, problem = len(self._text), f"{error.msg} (byte {self._byte_of(error.pos)})"
+            except RecursionError:
+                raise self.error(f"it begins at byte {self.byte} and is nested too deep.") from None
+            except ValueError:  # of int(): more digits than Python converts
+                where = f"it begins at byte {self.byte}"
+                raise self.error(f"{where} and has an integer of too many digits.") from None
             # Of a number only the beginning may be there, which is a number too.
             if end < len(self._text) and self._text[end] not in ".eE":
                 break

@@ -13,6 +13,8 @@ from detectron2.data import MetadataCatalog
 
 from ..evaluation.class_tables import count_classes
 
+_COUNTED = "class_image_count_of"  # metadata: the names that were counted together
+
 
 def provide_class_image_count(dataset_names: Sequence[str]) -> None:
     """Counts the images of every class in the files of data sets, unless the metadata has counts.
@@ -24,7 +26,9 @@ def provide_class_image_count(dataset_names: Sequence[str]) -> None:
         ValueError: a data set has neither counts nor a file in COCO format to count in.
     """
     metadata = [MetadataCatalog.get(name) for name in dataset_names]
-    if all(m.get("class_image_count") for m in metadata):
+    names = tuple(dataset_names)
+    # Counts made here belong to these sets together, so that another choice of sets counts again.
+    if all(m.get("class_image_count") and m.get(_COUNTED, names) == names for m in metadata):
         return
     for name, m in zip(dataset_names, metadata, strict=True):
         if not m.get("json_file"):
@@ -35,4 +39,6 @@ def provide_class_image_count(dataset_names: Sequence[str]) -> None:
     images = count_classes([m.json_file for m in metadata]).images
     counts = [{"id": k, "image_count": count} for k, count in sorted(images.items())]
     for m in metadata:
-        m.class_image_count = counts
+        for key, value in (("class_image_count", counts), (_COUNTED, names)):
+            vars(m).pop(key, None)  # Metadata refuses another value
+            setattr(m, key, value)

@@ -121,3 +121,34 @@ def test_a_record_that_is_longer_than_a_chunk_is_not_parsed_chunk_by_chunk(tmp_p
 def test_a_missing_file_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         next(read_records(tmp_path / "none.json"))
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(b'\xef\xbb\xbf[1, {"a": 2}]')
+    assert list(read_records(path)) == [1, {"a": 2}]
+    path.write_bytes(b"\xef\xbb\xbf[1, x]")
+    with pytest.raises(ValueError, match="record 1: it begins at byte 7 "):
+        list(read_records(path))
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        (
+            b"[1, " + b"[" * 100_000 + b"]" * 100_000 + b"]",
+            "record 1: .* byte 4 .* nested too deep",
+        ),
+        (b"[1, " + b'{"a":' * 100_000, "record 1: .* byte 4 .* nested too deep"),
+        (b"[1, " + b"9" * 5_000 + b"]", "record 1: .* byte 4 .* integer of too many digits"),
+        (b'[1, {"id": -' + b"1" * 5_000 + b"}]", "record 1: .* byte 4 .* too many digits"),
+        (b"\x1f\x8b\x08\x00rest", "packed, with gzip: unpack it first"),
+        (b"PK\x03\x04rest", "packed, with zip: unpack it first"),
+    ],
+    ids=["deep list", "deep object", "long integer", "long integer inside", "gzip", "zip"],
+)
+def test_what_json_load_refuses_in_other_ways_is_a_sentence(tmp_path, content, sentence):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"a\.json.*{sentence}"):
+        list(read_records(path))

@@ -86,3 +86,15 @@ def test_files_that_are_not_wordnets(wordnet, tmp_path):
         graph_from_wordnet(["dog.n.01"], wordnet, hops=1)
     with pytest.raises(FileNotFoundError):
         graph_from_wordnet(["dog.n.01"], tmp_path / "nowhere", hops=1)
+
+
+def test_another_version_of_wordnet_is_refused(wordnet):
+    licence = "  2 WordNet {} Copyright 2011 by Princeton University.  All rights reserved.\n"
+    for name in ("index.noun", "data.noun"):
+        before = (wordnet / name).read_text()
+        (wordnet / name).write_text(licence.format("3.0") + before)
+        graph_from_wordnet(["dog.n.01"], wordnet, hops=1)
+        (wordnet / name).write_text(licence.format("3.1") + before)
+        with pytest.raises(ValueError, match=rf"{name} is of WordNet 3\.1, .* of WordNet 3\.0"):
+            graph_from_wordnet(["dog.n.01"], wordnet, hops=1)
+        (wordnet / name).write_text(before)

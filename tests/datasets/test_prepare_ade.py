@@ -258,3 +258,31 @@ def test_a_truncated_annotation_is_refused_by_name(tool, capsys):
         tool(REASONING)
     assert f"{file} is damaged, it is not a complete JSON file" in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("year, name", [(2021, "*/instance_*"), (2016, "*_seg.png")])
+@pytest.mark.parametrize("damage", ["cut", "empty", "size", "no image"])
+def test_an_image_with_a_damaged_mask_is_left_out_and_told(tool, capsys, year, name, damage):
+    file = sorted(Path(f"{year}/images/training/street").glob(name))[0]
+    content = file.read_bytes()
+    if damage == "size":
+        Image.new("RGB", (3, 3)).save(file)
+    else:
+        file.write_bytes({"cut": content[:-25], "empty": b"", "no image": b"text" * 9}[damage])
+    out = tool("--labels reasoning --min-count 1", year)
+    report = read(out / "ade_reasoning_report.json")
+    assert report["images_left_out"] == {"photo or mask is damaged, missing or of another size": 1}
+    [sentence] = report["damaged"]
+    assert sentence.startswith(str(file))
+    [image] = read(out / "annotations" / "ade_reasoning_train.json")["images"]
+    assert (image["id"], Path(image["file_name"]).stem) == (2, "ADE_train_2")
+    assert "damaged, missing or of another size" in capsys.readouterr().out
+
+
+def test_without_a_single_good_image_it_is_a_sentence(tool, capsys):
+    for file in Path("2016").rglob("*_seg.png"):
+        file.write_bytes(b"")
+    with pytest.raises(SystemExit) as stopped:
+        tool("--labels reasoning", 2016)
+    assert stopped.value.code == 2
+    assert "None of 4 images can be used. 2016/images/" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import runpy
 import sys
@@ -336,3 +337,51 @@ def test_relabelling_by_hand(tmp_path, monkeypatch):
     }  # fmt: skip
     pixels = [np.asarray(Image.open(f"raw/VG_100K{k}.jpg")) for k in ("/1", "_2/2")]
     assert all(p.shape == (64, 96, 3) for p in pixels)
+
+
+# ---- names that are no text for a terminal or a line ----
+
+
+@pytest.mark.parametrize("name", ["caf\u00e9", "\ud800", "\u6728"])
+def test_what_is_only_printed_ends_nothing(tool, monkeypatch, name):
+    """The examples in what is printed have names of objects; here stdout knows ASCII alone."""
+    item = {"object_id": 1, "x": 0, "y": 0, "w": 0, "h": 9, "names": [name], "synsets": ["a.n.01"]}
+    objects = [{**record, "objects": [item, *record.get("objects", [])]} for record in OBJECTS]
+    Path("vg/objects.json").write_text(json.dumps(objects))
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    out = tool()
+    assert (out / "vg3000_report.json").is_file()
+    stdout.flush()
+    printed = stdout.buffer.getvalue().decode("ascii")
+    assert name.encode("ascii", "backslashreplace").decode() in printed
+
+
+@pytest.mark.parametrize("synset", ["a\nb.n.01", "tree.n.01\r", "a\u2028b", "\udc80"])
+def test_a_synset_that_is_not_a_line_is_left_out(tool, synset):
+    item = {"object_id": 1, "x": 0, "y": 0, "w": 9, "h": 9, "names": ["a"], "synsets": [synset]}
+    [first, *others] = [dict(record) for record in OBJECTS]
+    first["objects"] = [item, *first["objects"]]
+    Path("vg/objects.json").write_text(json.dumps([first, *others]))
+    out = tool("--vocabulary vg1000")
+    report = read(out / "vg1000_report.json")
+    reason = "synset or name with a line break or half a character"
+    assert report["objects_left_out"][reason]["count"] == 1
+    classes = (out / "vg1000_classes.txt").read_text(encoding="utf-8").split("\n")
+    assert classes == [*report["class_counts"], ""]
+
+
+@pytest.mark.parametrize(
+    "other, what",
+    [
+        ("objects.json.gz", "unpack it first"),
+        ("objects.json.zip", "unpack it first"),
+        ("objects_v1_2.json.zip", "unpack it first"),
+        ("objects_v1_2.json", "call it objects.json"),
+    ],
+)
+def test_files_that_are_packed_or_called_otherwise(tool, capsys, other, what):
+    Path("vg/objects.json").rename(Path("vg") / other)
+    with pytest.raises(SystemExit):
+        tool()
+    assert f"objects.json is not there, but vg/{other} is: {what}." in capsys.readouterr().err

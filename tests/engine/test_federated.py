@@ -52,3 +52,20 @@ def test_a_training_with_federated_loss(tmp_path, heads):
         trainer.train()
         weights = trainer.model.roi_heads.box_predictor.fed_loss_cls_weights
         assert weights.tolist() == pytest.approx([3**0.5] * 4)
+
+
+def test_another_choice_of_training_sets_is_counted_again(tmp_path):
+    first_coco = tiny_coco(tmp_path / "a", num_classes=4, num_images=2)
+    second_coco = tiny_coco(tmp_path / "b", num_classes=4, num_images=2)
+    with registered(first_coco) as first, registered(second_coco) as second:
+
+        def counted(*names):
+            provide_class_image_count(names)
+            found = [MetadataCatalog.get(name).class_image_count for name in names]
+            assert all(counts == found[0] for counts in found)
+            return [c["image_count"] for c in found[0]]
+
+        assert counted(first) == counted(first) == [2, 2, 1, 1]
+        assert counted(first, second) == [4, 4, 2, 2]
+        assert counted(second) == [2, 2, 1, 1]
+        assert counted(second, first) == [4, 4, 2, 2]

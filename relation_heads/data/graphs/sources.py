@@ -7,10 +7,8 @@ is in `meta` of the graph.
 
 from __future__ import annotations
 
-import io
 import math
 import os
-import pickle
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,10 +22,12 @@ import torch
 from relation_heads.layers.reasoning.knowledge_graph import KnowledgeGraph
 
 from ..json_records import read_records
+from .array_pickle import read_array
 
 Edge = tuple[str, int, int, float]  # relation, dst, src, weight
 
 _SENSE = re.compile(r"\.[a-z]\.\d+$")  # of bag.n.04
+_LONGEST_REASON = 200  # characters, as a broken file may name anything
 
 
 def build_graph(
@@ -197,7 +197,7 @@ def graph_from_relationships(
     if len(index) != len(class_names):
         raise ValueError("Two classes have names that differ by case or '_' alone.")
     pairs: dict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
-    skipped = Counter({"annotations": 0, "unknown classes": 0, "same class": 0})
+    skipped = Counter({"annotations": 0, "unknown classes": 0, "same class": 0, "no predicate": 0})
     for relationship in _relationships(path):
         skipped["annotations"] += 1
         dst, src = (_class_of(relationship.get(end), index) for end in ("subject", "object"))
@@ -205,8 +205,10 @@ def graph_from_relationships(
             skipped["unknown classes"] += 1
         elif dst == src:
             skipped["same class"] += 1
+        elif not (predicate := _predicate(relationship)):
+            skipped["no predicate"] += 1
         else:
-            pairs[_predicate(relationship)][dst, src] += 1
+            pairs[predicate][dst, src] += 1
     order = sorted(pairs, key=lambda name: (-pairs[name].total(), name))[:num_predicates]
     edges = [(name, *pair, pairs[name][pair]) for name in order for pair in sorted(pairs[name])]
     meta = {"source": "relationships", "predicates": len(pairs), **skipped}
@@ -217,15 +219,22 @@ def _class_of(entity: Any, index: Mapping[str, int]) -> int | None:
     """The class of a subject or object, None if it is not known."""
     if not isinstance(entity, Mapping):
         return None
-    synsets, names = entity.get("synsets") or [], entity.get("names") or [entity.get("name")]
-    candidates = [*(synsets if len(synsets) == 1 else []), names[0]]
+    synsets, names = _listed(entity.get("synsets")), _listed(entity.get("names"))
+    candidates = [*(synsets if len(synsets) == 1 else []), *(names or [entity.get("name")])[:1]]
     found = (index.get(_spoken(name)) for name in candidates if isinstance(name, str))
     return next((k for k in found if k is not None), None)
 
 
+def _listed(value: Any) -> list[Any]:
+    """The value if it is a list, else no items."""
+    return value if isinstance(value, list) else []
+
+
 def _predicate(relationship: Mapping[str, Any]) -> str:
-    synsets = relationship.get("synsets") or []
-    return synsets[0] if len(synsets) == 1 else _spoken(str(relationship.get("predicate", "?")))
+    """The name of the relation; "" if there is none."""
+    synsets, spoken = _listed(relationship.get("synsets")), relationship.get("predicate")
+    named = synsets[0] if len(synsets) == 1 and isinstance(synsets[0], str) else ""
+    return named.strip() or (_spoken(spoken) if isinstance(spoken, str) else "")
 
 
 def _relationships(path: str | os.PathLike[str]) -> Iterator[Mapping[str, Any]]:
@@ -236,27 +245,12 @@ def _relationships(path: str | os.PathLike[str]) -> Iterator[Mapping[str, Any]]:
         yield from found
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Makes numpy arrays and nothing else: a pickle can call any function that it can name."""
-
-    _ALLOWED = {
-        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-        ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only arrays are read")
-        return self._ALLOWED[module, name]
-
-
 def import_pickle(path: str | os.PathLike[str], class_names: Sequence[str]) -> KnowledgeGraph:
     """A graph of Reasoning-RCNN or HKRM (`new_COCO_graph_r.pkl`); its relation is the file's name.
 
     It is a dense (K + 1, K + 1) matrix with the background first. Background and diagonal are left
-    out and the values kept; a symmetric matrix becomes an undirected relation.
+    out and the values kept; a symmetric matrix becomes an undirected relation. `array_pickle` reads
+    the file, and calls nothing that it names.
 
     Args:
         path: the pickle.
@@ -265,16 +259,18 @@ def import_pickle(path: str | os.PathLike[str], class_names: Sequence[str]) -> K
     Raises:
         OSError, ValueError: it cannot be read, or holds anything else.
     """
-    content = io.BytesIO(Path(path).read_bytes())
+    content = Path(path).read_bytes()
     try:
-        matrix = _ArrayUnpickler(content).load()
+        matrix = read_array(content)
     except Exception as error:  # a broken pickle raises whatever it likes
-        raise ValueError(f"{path} is refused: {error}.") from None
+        reason = "".join(c if c.isprintable() else "?" for c in str(error)[:_LONGEST_REASON])
+        raise ValueError(f"{path} is refused: {reason}.") from None
     shape = (len(class_names) + 1,) * 2
-    if getattr(matrix, "shape", None) != shape or matrix.dtype.kind not in "iuf":
-        found = f"{matrix.dtype} {matrix.shape}" if isinstance(matrix, np.ndarray) else "no array"
+    if matrix is None or matrix.shape != shape:
+        found = "no array" if matrix is None else f"{matrix.dtype} {matrix.shape}"
         raise ValueError(f"{path} must hold numbers {shape}, background first, but it is {found}.")
-    values = matrix[1:, 1:].astype(np.float64)
+    with np.errstate(over="ignore"):  # weights are float32, so 1e300 is infinite and refused
+        values = matrix[1:, 1:].astype(np.float32)
     np.fill_diagonal(values, 0)
     if not (np.isfinite(values) & (values >= 0)).all():
         raise ValueError(f"{path} holds numbers that are not finite and >= 0.")

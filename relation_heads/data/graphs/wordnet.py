@@ -24,6 +24,7 @@ from relation_heads.layers.arguments import first_few
 from relation_heads.layers.reasoning.knowledge_graph import KnowledgeGraph
 
 _CLASS = re.compile(r"(.+)\.n\.(\d+)")
+_VERSION, _WANTED = re.compile(r"WordNet (\d+\.\d+)"), "3.0"
 _UP = ("@", "@i")  # hypernym, and of what it is an instance
 
 
@@ -89,11 +90,20 @@ def _refuse(names: Sequence[str], why: str) -> None:
         raise ValueError(f"The classes {first_few([repr(name) for name in names])} {why}.")
 
 
+class WrongVersion(ValueError):
+    """The files are of another WordNet."""
+
+
 def _fields(path: Path) -> Iterator[list[str]]:
     with open(path, encoding="utf-8") as file:
         for line in file:
             if not line.startswith("  "):
                 yield line.partition("|")[0].split()
+            elif (version := _VERSION.search(line)) and version[1] != _WANTED:
+                raise WrongVersion(
+                    f"{path} is of WordNet {version[1]}, which numbers senses differently: Visual "
+                    f"Genome's synsets are of WordNet {_WANTED}."
+                )
 
 
 def _read_senses(path: Path, lemmas: Collection[str]) -> dict[str, list[int]]:
@@ -101,6 +111,8 @@ def _read_senses(path: Path, lemmas: Collection[str]) -> dict[str, list[int]]:
     try:
         # synset_cnt offsets are at the end.
         return {f[0]: [int(x) for x in f[-int(f[2]) :]] for f in _fields(path) if f[0] in lemmas}
+    except WrongVersion:
+        raise
     except (ValueError, IndexError) as error:
         raise ValueError(f"{path} is not an index file of WordNet: {error}.") from None
 
@@ -114,6 +126,8 @@ def read_parents(path: Path) -> dict[int, list[int]]:
             pointers = fields[start + 1 : start + 1 + 4 * int(fields[start])]
             ups = zip(pointers[::4], pointers[1::4], strict=True)
             parents[int(fields[0])] = [int(offset) for symbol, offset in ups if symbol in _UP]
+    except WrongVersion:
+        raise
     except (ValueError, IndexError) as error:
         raise ValueError(f"{path} is not a data file of WordNet: {error}.") from None
     return parents

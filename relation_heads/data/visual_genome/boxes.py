@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ REPEATED_RECORD = "its image had an earlier record in objects.json"
 NOT_AN_OBJECT = "not a JSON object"
 NO_SYNSET, NO_NAME = "no synset", "no name"
 SEVERAL_SYNSETS, SEVERAL_NAMES = "several synsets", "several names"
+BAD_LABEL = "synset or name with a line break or half a character"
 NO_BOX = "x, y, w, h are not four numbers"
 EMPTY = "w or h is not > 0"
 OUTSIDE = "box is outside the image"
@@ -49,6 +51,7 @@ CLIPPED = "box clipped to the image"
 NO_OBJECT_ID = "no object_id, so only its box tells whether it is repeated"
 
 _REASONS = {"synsets": (NO_SYNSET, SEVERAL_SYNSETS), "names": (NO_NAME, SEVERAL_NAMES)}
+_NOT_A_LINE = re.compile("[\n-\r\x1c-\x1e\x85\u2028\u2029\ud800-\udfff]")
 _FARTHEST = 1e9  # pixels; also excludes NaN
 _ROWS = 1 << 14  # turned into text at once
 
@@ -139,6 +142,8 @@ def parse_object(
         return several
     if not isinstance(labels[0], str) or not labels[0]:
         return none
+    if _NOT_A_LINE.search(labels[0]):  # classes are written a line each, in UTF-8
+        return BAD_LABEL
     raw: Any = (item.get("x"), item.get("y"), item.get("w"), item.get("h"))
     if not all(type(v) in (int, float) and -_FARTHEST <= v <= _FARTHEST for v in raw):
         return NO_BOX

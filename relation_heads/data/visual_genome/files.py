@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -26,13 +27,22 @@ SPLIT_NOTE = "The papers' random split is not published: results are not compara
 NO_BOX_LEFT = "no box of a class"
 SOURCE = "https://homes.cs.washington.edu/~ranjay/visualgenome"
 T = TypeVar("T")
+_STEM_ENDS = re.compile(r"(_v[\d_.]+)?\.json(\.\w+)?$")
 
 
 def find_file(root: Path, name: str) -> Path:
-    """`root/name`; a ValueError says so if it is still packed."""
-    path, packed = root / name, root / f"{name}.zip"
-    if packed.is_file() and not path.is_file():
-        raise ValueError(f"{path} is not there, but {packed} is: unpack it first.")
+    """`root/name`; a ValueError says so if it is still packed or has another name."""
+    path = root / name
+    if path.is_file():
+        return path
+    stem = path.stem  # of objects.json.zip, objects_v1_2.json.zip, objects.json.gz
+    others = sorted(
+        other for other in root.glob(f"{stem}*") if _STEM_ENDS.match(other.name, len(stem))
+    )
+    if others:
+        packed = others[0].suffix != ".json"
+        what = "unpack it first" if packed else f"call it {name}"
+        raise ValueError(f"{path} is not there, but {others[0]} is: {what}.")
     return path
 
 
