@@ -126,6 +126,12 @@ def count_roi_heads(
     cfg.defrost()
     cfg.MODEL.DEVICE = device
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 1.0  # no detections but the given number
+    if cfg.MODEL.DUPLICATE_REMOVAL.TEST_METHOD == "learned":
+        # Which boxes its network sees depends on scores, which are not calculated: it sees the
+        # most that it may, and of its detections none is kept.
+        cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+        cfg.MODEL.DUPLICATE_REMOVAL.SCORE_THRESH_TRAIN = 0.0
+        cfg.TEST.DETECTIONS_PER_IMAGE = 0
     heads = build_roi_heads(cfg, shapes).to(device)
     watched = [module for name, module in heads.named_modules() if name in new]
     image = _Image(cfg, image_size, device)

@@ -2,6 +2,8 @@ import pytest
 
 pytest.importorskip("detectron2")
 
+import re
+
 import torch
 from detectron2.modeling import build_model, build_roi_heads
 from detectron2.utils.events import EventStorage
@@ -10,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from relation_heads.analysis import detectors
 from relation_heads.analysis.counting import kept_bytes
 from relation_heads.analysis.detectors import NEW, analyze, build_shapes, padded_size
-from relation_heads.analysis.roi_heads import RegionCounts, _Image
+from relation_heads.analysis.roi_heads import RegionCounts, _Image, count_roi_heads
+from tests.config.test_config import LEAVES, load
 from tests.modeling.common import (
     C4,
     C4_RELATION,
@@ -162,3 +165,37 @@ def test_what_cannot_be_analysed_is_said(monkeypatch):
     monkeypatch.delitem(detectors.PARTS, "roi_heads")
     with pytest.raises(ValueError, match=r"GeneralizedRCNN has a part 'roi_heads', and only backb"):
         cost()
+
+
+ENDS = [leaf for leaf in LEAVES if re.search("learn_nms|soft_nms", leaf)]
+
+
+@pytest.mark.parametrize("leaf", ENDS)
+def test_heads_that_remove_duplicates_otherwise_can_be_counted(leaf):
+    cfg = load(leaf)
+    backbone = build_shapes(cfg).backbone
+    maps = {
+        name: torch.zeros(1, shape.channels, 64 // shape.stride, 128 // shape.stride)
+        for name, shape in backbone.output_shape().items()
+    }
+    few = RegionCounts(training=8, test=8, detections=2)
+    products, kept = count_roi_heads(cfg, backbone.output_shape(), maps, (64, 128), few, "cpu", ())
+    assert products.elsewhere > 0 and kept.elsewhere > 0
+
+
+def test_a_learned_end_is_counted_with_as_many_boxes_as_it_may_see():
+    learned = (
+        *("MODEL.ROI_HEADS.NAME", "DuplicateRemovalROIHeads"),
+        *("MODEL.DUPLICATE_REMOVAL.LEARN", True),
+    )
+    by_network = ("MODEL.DUPLICATE_REMOVAL.TEST_METHOD", "learned")
+    cfg = config(*learned)
+    network = build_roi_heads(cfg, build_shapes(cfg).backbone.output_shape()).end.network
+    d, e, w = network.dim, network.logit.in_features, network.query.out_features
+    n, classes = REGIONS.test, cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    # Once per region, once per rank; then n boxes of each class listen to n, in H heads.
+    linear = n * (d * e + e * (2 * w + e)) + n * (network.rank_dim * e + e * (2 * w + e))
+    pairs = classes * n * n * (w + 64 * network.num_heads + e)
+    last = classes * n * e * len(cfg.MODEL.DUPLICATE_REMOVAL.THRESHOLDS)
+    before, after = (cost(*learned, *keys)["ROI heads"] for keys in ((), by_network))
+    assert after.multiply_adds - before.multiply_adds >= linear + last + pairs / 2
