@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from relation_heads.layers import SGRN
-from relation_heads.layers.sgrn.spatial_graph_conv import MIN_WIDTH
+
+MIN_WIDTH = 1e-3  # ours; the released code adds 1e-14 to the square of a width
 
 
 def latent(module: SGRN, f: Tensor) -> list[Tensor]:

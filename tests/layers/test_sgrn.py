@@ -11,6 +11,7 @@ from relation_heads.layers import SGRN, Regions, semantic_nodes
 from relation_heads.layers.arguments import ArgumentError
 from relation_heads.layers.sgrn.module import CHOICES, WeightNormLinear, polar_coordinates
 from relation_heads.layers.sgrn.spatial_graph_conv import GaussianKernels, SpatialGraphConv
+from tests.layers import reference_sgrn
 from tests.layers.reference_sgrn import sgrn_image
 from tests.layers.tracing import assert_traces
 
@@ -100,6 +101,7 @@ def test_parameters_at_the_official_sizes():
     assert [count(conv) for conv in module.convs] == [524_832, 131_104]
     assert count(module) - count(module.norm) == 984_640
     assert count(SGRN(1024, 1025, out_norm="")) == 984_640
+    assert f"{count(module):,} parameters" in SGRN.__doc__  # as it is built by default
     assert count(SGRN(1024, 1025, out_norm="", covariance="full")) == 984_640 + 2 * 8
 
 
@@ -417,3 +419,15 @@ def test_what_is_not_finite_raises_nothing_and_stays_in_its_image(part, bad):
     expected = module(f, x, regions)[:6]
     {"features": f, "nodes": x, "boxes": regions.boxes}[part][7:] = bad
     assert torch.equal(module(f, x, regions)[:6], expected)
+
+
+def test_the_floor_of_the_kernels_does_little_above_a_width_of_015(monkeypatch):
+    # The released code has none, but adds 1e-14 to the square.
+    monkeypatch.setattr(reference_sgrn, "MIN_WIDTH", 1e-7)
+    torch.manual_seed(0)
+    module = make().double()
+    for conv in module.convs:
+        torch.nn.init.uniform_(conv.kernels.width, 0.15, 1.0)
+    f, x, regions = make_inputs((9,), dtype=torch.float64)
+    released = sgrn_image(module, f, x, regions.boxes, SIZE, [True] * 9, [0.0] * 9)
+    assert (module(f, x, regions) - released).norm() < 1e-3 * released.norm()

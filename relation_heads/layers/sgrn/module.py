@@ -176,7 +176,8 @@ def graph_dims_problem(graph_dims: Sequence[int], num_kernels: int) -> Wrong | N
 class SGRN(nn.Module):
     """Relation learner, sparse graph and spatial graph convolutions.
 
-    984,640 parameters at D = 1024, P = 1025, L = 256, E = 512, 256 and K = 8.
+    985,152 parameters at D = 1024, P = 1025, L = 256, E = 512, 256 and K = 8, of which 512 in the
+    LayerNorm of h that the released code has not.
     """
 
     def __init__(
