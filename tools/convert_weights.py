@@ -2,6 +2,7 @@
 """Weights of other code for models of Detectron2 with context blocks.
 
     tools/convert_weights.py mmdet-gcnet mask_rcnn_r16_gcb_c3-c5_r50_fpn_1x.pth gcnet.pkl
+    tools/convert_weights.py mmdet-gcnet --theta multiplied mask_rcnn_nl_r50_fpn_1x.pth nl.pkl
     tools/convert_weights.py glore-3d resnet50-lite_3d_8x8_w-glore_2-3_ep-0000.pth glore.pkl
 
 mmdet-gcnet takes a Faster or Mask R-CNN FPN of mmdet or xvjiarui/GCNet, with or without context
@@ -35,6 +36,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("source", choices=("mmdet-gcnet", "glore-3d"), help="what INPUT is")
     parser.add_argument("input", type=Path, metavar="INPUT", help="checkpoint of PyTorch")
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="new .pkl or .pth")
+    parser.add_argument("--theta", choices=("divided", "multiplied"), help="of non-local blocks of "
+        "mmdet 1: whether the code that trained them divided theta^T phi by the root of its "
+        "channels (mmdet 1.0 and later) or multiplied it (xvjiarui/GCNet)")  # fmt: skip
     return parser.parse_args(argv)
 
 

@@ -11,8 +11,11 @@ The K classes keep their order. Box deltas need no change: mmdet's `target_stds`
 multiply what Detectron2's BBOX_REG_WEIGHTS 10, 10, 5, 5 divide. A box of mmdet 1 ends with the
 pixel x2, so that its width is x2 - x1 + 1; with the edges x1 and x2 + 1 it is a box of Detectron2,
 and deltas decode to the same box. Its anchors are in the middle of a cell and its RoIAlign is not
-moved by half a pixel: `tools/convert_weights.py` has the keys for both. Theta of a non-local block
-is taken to be trained with the factor d^-0.5 of mmdet 2; for GCNet's own see `layers/non_local.py`.
+moved by half a pixel: `tools/convert_weights.py` has the keys for both. Non-local blocks (embedded
+Gaussian, d inner channels) multiply theta^T phi by d^-0.5 in mmdet 2, as ours do, and by d^0.5 in
+xvjiarui/GCNet: a bug, which its weights were trained with. There theta is multiplied by d, and the
+blocks do the same. Copies of mmdet 1 have the one or the other, and their names are equal: who
+converts has to say which.
 
 **GloRe**: the units of the video networks of facebookresearch/GloRe (`conv4.B03_extra` becomes
 `res4.2.after_add.glore`), without the rest of them: kernels over time have no counterpart.
@@ -23,9 +26,12 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Theta = Literal["divided", "multiplied"]  # theta^T phi, by the root of d
 
 IGNORED = "num_batches_tracked"  # of batch norms; with a fixed momentum nothing reads it
 _FC_CLS, _FC_REG, _MASKS = "bbox_head.fc_cls", "bbox_head.fc_reg", "mask_head.conv_logits"
@@ -68,6 +74,7 @@ _RULES = {
     rf"{_MASK}upsample\.{_AFFINE}": "roi_heads.mask_head.deconv.<1>",
     rf"{_MASK}conv_logits\.{_AFFINE}": "roi_heads.mask_head.predictor.<1>",
 }
+_THETA = re.compile(r"backbone\.layer\d\.\d+\.nonlocal_block\.theta\.conv\.(weight|bias)")
 # Layers whose input is that of a plugin.
 _PLUGIN_INPUT = re.compile(
     r"(backbone\.layer\d\.\d+)\.(context_block|nonlocal_block)\."
@@ -87,26 +94,39 @@ _VIDEO_NETWORK = re.compile(
 )
 
 
-def mmdet_to_detectron2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def mmdet_to_detectron2(
+    state: Mapping[str, Tensor], theta: Theta | None = None
+) -> dict[str, Tensor]:
     """A detector of mmdet in the names and class order of Detectron2.
 
     Args:
         state: `state_dict` of the detector.
+        theta: whether the code that trained its non-local blocks "divided" theta^T phi by the root
+            of d or "multiplied" it (xvjiarui/GCNet). None: there are no such blocks, or they are of
+            mmdet 2 or later, which divides.
 
     Returns:
         all its tensors but those called IGNORED.
 
     Raises:
         ValueError: it is another kind of detector, has a tensor that is not known here, or shapes
-            that contradict each other.
+            that contradict each other; or non-local blocks of mmdet 1 and no `theta`.
     """
     names = _our_names(state)
     num_classes = _num_classes(state)
     _check_plugins(state)
     background_first = is_mmdet_1(state)
+    if background_first and theta is None and any(map(_THETA.fullmatch, state)):
+        raise ValueError(
+            "The checkpoint has non-local blocks of mmdet 1, and the names do not tell whether its "
+            "code divided theta^T phi by the root of its channels, as mmdet 1.0 and later do, or "
+            "multiplied it, as xvjiarui/GCNet does: set --theta to divided or multiplied."
+        )
     weights = {}
     for key, name in names.items():
         value = state[key]
+        if theta == "multiplied" and _THETA.fullmatch(key):
+            value = value * len(value)  # d: times the root of d here, for ours divides by it
         if background_first:
             if f"{_FC_CLS}." in key:
                 value = torch.cat([value[1:], value[:1]])

@@ -232,7 +232,7 @@ def convert_file(args: argparse.Namespace) -> None:
         raise ValueError(f"OUTPUT must end with {' or '.join(FORMATS)}, got {args.output}.")
     state = read_state(args.input)
     if args.source == "mmdet-gcnet":
-        weights = mmdet_to_detectron2(state)
+        weights = mmdet_to_detectron2(state, args.theta)
         first = is_mmdet_1(state)
         settings = {
             "MODEL.WEIGHTS": str(args.output),

@@ -127,7 +127,7 @@ def test_every_tensor_arrives(version, opts):
     model = random_detector(*opts)
     state = to_mmdet(model, version)
     assert ("bbox_head.fc_cls.weight" in state) == (version == 1) == is_mmdet_1(state)
-    converted = mmdet_to_detectron2(state)
+    converted = mmdet_to_detectron2(state, theta="divided")
     ours = {k: v for k, v in model.state_dict().items() if not k.startswith("pixel")}
     assert converted.keys() == {k for k in ours if not k.endswith("num_batches_tracked")}
     for key, value in converted.items():
@@ -212,6 +212,40 @@ def test_many_unknown_names_are_counted():
     state = {f"backbone.layer1.{i}.gn1.bias": torch.zeros(1) for i in range(6)}
     with pytest.raises(ValueError, match=r"^6 of the names .*layer1.3.gn1.bias and 2 more\.$"):
         mmdet_to_detectron2(state)
+
+
+def non_local_of(state, power, x):
+    """The released code: theta^T phi divided by d^power, x (1, C, H, W)."""
+
+    def conv(name):
+        key = f"backbone.layer3.1.nonlocal_block.{name}.conv"
+        return lambda t: nn.functional.conv2d(t, state[f"{key}.weight"], state[f"{key}.bias"])
+
+    theta, phi, g = (conv(name)(x).flatten(2) for name in ("theta", "phi", "g"))
+    pairwise = theta.transpose(1, 2) @ phi / theta.shape[1] ** power
+    y = g @ pairwise.softmax(dim=2).transpose(1, 2)
+    return x + conv("conv_out")(y.unflatten(2, x.shape[2:]))
+
+
+@pytest.mark.parametrize(("theta", "power"), [("divided", 0.5), ("multiplied", -0.5)])
+def test_non_local_blocks_of_both_kinds_do_the_same(theta, power):
+    state = to_mmdet(random_detector(*CONTEXT), 1)
+    converted = mmdet_to_detectron2(state, theta=theta)
+    model = random_detector(*CONTEXT)
+    model.load_state_dict(converted, strict=False)
+    block = model.backbone.bottom_up.res4[1].after_conv3.nl
+    x = torch.randn(1, 64, 4, 5)
+    expected = {p: non_local_of(state, p, x) for p in (0.5, -0.5)}
+    assert (expected[0.5] - expected[-0.5]).abs().max() > 1e-3
+    torch.testing.assert_close(block(x), expected[power])
+
+
+def test_non_local_blocks_of_mmdet_1_have_to_be_told_apart():
+    state = to_mmdet(random_detector(*CONTEXT), 1)
+    with pytest.raises(ValueError, match=r"non-local blocks of mmdet 1.*: set --theta to divided"):
+        mmdet_to_detectron2(state)
+    mmdet_to_detectron2(to_mmdet(random_detector(), 1))
+    mmdet_to_detectron2(to_mmdet(random_detector(*CONTEXT), 2))
 
 
 # ---- boxes of mmdet 1 ----

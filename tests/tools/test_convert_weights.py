@@ -199,3 +199,16 @@ def test_a_backbone_of_another_depth(convert, capsys):
     with pytest.raises(SystemExit):
         convert("mmdet-gcnet", state)
     assert "stages of this one have 3, 4, 5, 3 blocks" in capsys.readouterr().err
+
+
+def test_the_command_line_tells_non_local_blocks_apart(tmp_path, capsys):
+    state = to_mmdet(random_detector(*CONTEXT), 1)
+    torch.save(state, tmp_path / "in.pth")
+    command = ["mmdet-gcnet", str(tmp_path / "in.pth"), str(tmp_path / "out.pth")]
+    with pytest.raises(SystemExit):
+        load_tool("convert_weights").main(command)
+    assert "set --theta to divided or multiplied" in capsys.readouterr().err
+    load_tool("convert_weights").main([*command, "--theta", "multiplied"])
+    name = "backbone.bottom_up.res4.1.after_conv3.nl.theta.weight"
+    weight = torch.load(tmp_path / "out.pth")["model"][name]
+    assert torch.equal(weight, 5 * state["backbone.layer3.1.nonlocal_block.theta.conv.weight"])

@@ -15,7 +15,7 @@ not; its weights are computed a few rows at a time, once more for the gradient, 
 
 The factor d^-0.5 is that of the Transformer. The GCNet copy means it but divides by it, so that it
 multiplies by d^0.5, a bug. Weights that were trained with another factor s fit once theta, weight
-and bias, is multiplied by s d^0.5.
+and bias, is multiplied by s d^0.5 (GCNet: d; `tools/convert_weights.py --theta multiplied`).
 
 Shapes: x (n, C, H, W), L = H W positions, d inner channels; M positions j: all L, or a quarter of
 them after sub-sampling.
