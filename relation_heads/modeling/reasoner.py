@@ -55,6 +55,7 @@ def spatial_memory(cfg: CfgNode, *, mid_channels: int, num_logits: int, fed: int
         fc_dim=keys.FC_DIM,
         num_fc=keys.NUM_FC,
         init=keys.INIT,
+        half_pixel=keys.HALF_PIXEL,
     )
 
 

@@ -98,6 +98,26 @@ def dense_write(values: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return samples.mul_((in_y[:, :, None] & in_x[:, None, :])[:, None])
 
 
+def resize_bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """TensorFlow 1's `resize_bilinear` without `align_corners`: (D, h, w) to (D, *size)."""
+    height, width = image.shape[1:]
+    resized = torch.zeros(len(image), *size, dtype=image.dtype)
+    for y in range(size[0]):
+        in_y = y * (height / size[0])
+        top = math.floor(in_y)
+        bottom, y_lerp = min(top + 1, height - 1), in_y - top
+        for x in range(size[1]):
+            in_x = x * (width / size[1])
+            left = math.floor(in_x)
+            right, x_lerp = min(left + 1, width - 1), in_x - left
+            upper = image[:, top, left] + (image[:, top, right] - image[:, top, left]) * x_lerp
+            lower = (
+                image[:, bottom, left] + (image[:, bottom, right] - image[:, bottom, left]) * x_lerp
+            )
+            resized[:, y, x] = upper + (lower - upper) * y_lerp
+    return resized
+
+
 def difference(module: SpatialMemory, h: Tensor, f: Tensor, s: Tensor) -> Tensor:
     """u (n - s) of one region: (D_m, P, P), (K_f,) and (D, P, P) to (D, P, P)."""
 

@@ -215,6 +215,32 @@ def test_initial_memory_is_resized_to_each_grid():
     assert not memory.masked_select(outside).any() and memory[2, :, :2, :3].all()
 
 
+def test_initial_memory_of_the_released_code():
+    module = make(init_size=(4, 5), half_pixel=False).double()
+    grids = [(4, 5), (8, 10), (2, 3), (11, 14), (1, 1), (7, 4)]
+    memory = module.initial(grids, PADDED)
+    for found, (h, w) in zip(memory, grids, strict=True):
+        expected = reference.resize_bilinear(module.initial_memory[0].detach(), (h, w))
+        torch.testing.assert_close(found[:, :h, :w], expected, **EXACT)
+    memory.sum().backward()
+    assert module.initial_memory.grad.all()
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("half_pixel", [True, False])
+def test_a_trace_resizes_the_initial_memory_to_other_grids(half_pixel):
+    module = make(half_pixel=half_pixel).requires_grad_(False)
+
+    class Initial(torch.nn.Module):
+        def forward(self, x):
+            return module.initial([tuple(x.shape[2:])], tuple(x.shape[2:]))
+
+    traced = torch.jit.trace(Initial(), torch.zeros(1, 1, 6, 7), check_trace=False)
+    for size in ((6, 7), (9, 3), (4, 5)):
+        expected = module.initial([size], size)
+        torch.testing.assert_close(traced(torch.zeros(1, 1, *size)), expected)
+
+
 @pytest.mark.parametrize("init", ["he", "normal"])
 def test_initial_weights_and_parameters(init):
     module = SpatialMemory(mid_channels=64, num_logits=81, channels=64, fc_dim=256, init=init)

@@ -18,6 +18,7 @@ from tests.modeling.common import (
     MASK,
     NUM_CLASSES,
     REASONING,
+    SHAPES,
     SIZES,
     STOCK,
     assert_same_detections,
@@ -159,6 +160,32 @@ def test_without_a_graph_file_one_line_says_so(caplog):
         build_heads(*REASONING)
     lines = [r.message for r in caplog.records if "GRAPH_FILE" in r.message]
     assert len(lines) == 1 and "spatial edges between regions only" in lines[0]
+
+
+def test_the_key_of_half_pixels_reaches_the_initial_memory():
+    for value in (True, False):
+        heads = build_heads(*REASONING, *key("LOCAL.HALF_PIXEL", value))
+        assert heads.mechanism.reasoner.memory.half_pixel == heads.mechanism.half_pixel == value
+
+
+def test_a_grid_reaches_as_far_as_its_image():
+    """An image of 65 pixels has 5 cells of 16, the last of them for one pixel."""
+    heads = build_heads(*REASONING)
+    seen = []
+    heads.mechanism.reasoner.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["grid_sizes"]), with_kwargs=True
+    )
+    sizes = ((65, 95), (49, 113), (80, 128))
+    features = {
+        name: torch.randn(3, shape.channels, 128 // shape.stride, 128 // shape.stride)
+        for name, shape in SHAPES.items()
+        if name.startswith("p")
+    }
+    proposals = scattered((4, 3, 2))
+    for per_image, size in zip(proposals, sizes, strict=True):
+        per_image._image_size = size
+    head_detections(heads, proposals, features)
+    assert seen == [[(5, 6), (4, 8), (5, 8)]]
 
 
 def test_losses_are_weighted():

@@ -82,6 +82,7 @@ class SpatialMemory(nn.Module):
         fc_dim: int = 4096,
         num_fc: int = 2,
         init: Init = "he",
+        half_pixel: bool = True,
     ) -> None:
         """
         Args:
@@ -96,6 +97,7 @@ class SpatialMemory(nn.Module):
             num_fc: how many of them stand before the classifiers, at least 1.
             init: of W_h, W_f and the GRU: "normal" is N(0, 0.01) as released, whose first
                 predictions and gradients are close to 0 for hundreds of iterations; "he" is not.
+            half_pixel: how the initial memory is resized, see `initial`.
 
         Raises:
             ArgumentError: an argument outside these.
@@ -113,6 +115,7 @@ class SpatialMemory(nn.Module):
             one_of("init", init, INITS),
         )
         self.channels, self.crop_size, self.init = channels, crop_size, init
+        self.half_pixel = half_pixel
         self.initial_memory = nn.Parameter(torch.empty(1, channels, *init_size))
         self.context_convs = _convs(channels, 3)
         widths = [channels * crop_size**2, *[fc_dim] * num_fc]
@@ -142,7 +145,10 @@ class SpatialMemory(nn.Module):
     def initial(self, grid_sizes: Sequence[Size], padded_size: Size) -> Tensor:
         """S of the first iteration: the trained map, resized to each image's own grid.
 
-        The map is to be kept free of weight decay, as biases are (released code).
+        The map counts as a bias (released code): its weight decay is SOLVER.WEIGHT_DECAY_BIAS, see
+        `engine.optimizer`. Where cells are at their centres (`half_pixel`) both grids share the
+        borders of the image; otherwise cell i of n is at i / n of its length (released code:
+        TensorFlow 1's `resize_bilinear`).
 
         Args:
             grid_sizes: (h, w) of each image in cells.
@@ -155,7 +161,7 @@ class SpatialMemory(nn.Module):
         height, width = padded_size
         memory = [
             F.pad(
-                _resized(self.initial_memory, row_counts((h, w)))[0],
+                _resized(self.initial_memory, row_counts((h, w)), self.half_pixel)[0],
                 (0, width - w, 0, height - h),
             )
             for h, w in grid_sizes
@@ -269,9 +275,24 @@ class SpatialMemory(nn.Module):
 
 
 @torch.jit.script_if_tracing  # torch cannot trace the sizes of `interpolate`
-def _resized(memory: Tensor, size: Tensor) -> Tensor:
+def _resized(memory: Tensor, size: Tensor, half_pixel: bool) -> Tensor:
     """(1, D, H, W) to (1, D, h, w), for (2,) int64."""
-    return F.interpolate(memory, size=[int(size[0]), int(size[1])], mode="bilinear")
+    if half_pixel:
+        return F.interpolate(memory, size=[int(size[0]), int(size[1])], mode="bilinear")
+    for axis in range(2):
+        old, new = memory.shape[2 + axis], int(size[axis])
+        # Cell i is at i old / new, between `low` and the next; integers round nothing.
+        at = torch.arange(new, device=memory.device) * old
+        low = torch.div(at, new, rounding_mode="floor")
+        shape = [new, 1] if axis == 0 else [new]
+        share = ((at - low * new).to(memory.dtype) / new).view(shape)
+        high = (low + 1).clamp(max=old - 1)
+        memory = torch.lerp(
+            memory.index_select(2 + axis, low),
+            memory.index_select(2 + axis, high),
+            share,
+        )
+    return memory
 
 
 def _size_problem(init_size: Size) -> Wrong | None:
