@@ -186,7 +186,7 @@ def _reasoning() -> CN:
     node.LOCAL.NUM_FC = 2
     node.LOCAL.FC_DIM = 1024
     # Cell i is at pixel (i + 1/2) stride, as in Detectron2's aligned operators, or at i stride
-    # (released code).
+    # (released code); for regions, and where the initial memory is resized.
     node.LOCAL.HALF_PIXEL = True
     # Weights at the start: "he", or "normal", N(0, 0.01) (released), which learns nothing for
     # hundreds of iterations.
@@ -242,6 +242,9 @@ def _duplicate_removal() -> CN:
     node.FIRST_N = 100
     # In training: lowest score of such a box. 0 is the released code, which has no limit.
     node.SCORE_THRESH_TRAIN = 0.001
+    # At test time: a class of an image whose best score is below this, and is not the best of all
+    # classes, has no detections (released: 0.01, FPN 0.05). 0: no limit.
+    node.CLASS_THRESH_TEST = 0.0
     # The network looks at so many classes of an image, the best by score; 0: all. With thousands of
     # classes this bounds the memory.
     node.MAX_CLASSES = 0

@@ -81,6 +81,32 @@ def test_best_classes_of_each_image():
     assert [part.unique().tolist() for part in kept.split(kept.label)] == [[1, 3], [0, 3]]
 
 
+def test_unlikely_classes_of_an_image_take_no_part():
+    scores = torch.tensor([
+        [0.30, 0.009, 0.010, 0.001], [0.40, 0.002, 0.004, 0.002],
+        [0.008, 0.006, 0.002, 0.001], [0.001, 0.008, 0.002, 0.003],
+    ], dtype=torch.float64)  # fmt: skip
+
+    def labels(splits, threshold):
+        c = select_candidates(scores.log(), splits, score_threshold=0, class_threshold=threshold)
+        return [part.unique().tolist() for part in c.split(c.label)]
+
+    # Released: max s0 >= min(0.01, the highest of the image); regions of such a class all stay.
+    assert labels([2, 0, 2], 0.01 - 1e-9) == [[0, 2], [], [0, 1]]
+    assert labels([2, 0, 2], 0.05) == [[0], [], [0, 1]]
+    assert labels([2, 0, 2], 0.0) == [[0, 1, 2, 3], [], [0, 1, 2, 3]]
+    assert labels([4], 0.05) == [[0]]
+    for threshold, wanted in ((0.01, 2), (0.0, 2)):
+        c = select_candidates(scores.log(), [2, 2], class_threshold=threshold, first_n=2)
+        assert int((c.label == 0)[: c.splits[0]].sum()) == wanted
+
+
+def test_nan_makes_no_class_likely():
+    scores = torch.tensor([[0.3, 0.001], [torch.nan, torch.nan]])
+    c = select_candidates(scores.log(), [2], score_threshold=0, class_threshold=0.01)
+    assert triples(c) == [(0, 0, 0)]
+
+
 def test_max_classes_above_all_changes_nothing():
     log_scores = random_log_scores(9, 5)
     assert triples(select_candidates(log_scores, [4, 5], max_classes=5)) == triples(
@@ -114,6 +140,7 @@ def test_half_precision_scores_become_float32():
         *(("first_n", wrong) for wrong in (0, -1, None)),
         *(("max_classes", wrong) for wrong in (0, -1)),
         *(("score_threshold", wrong) for wrong in (-0.1, 1.0, math.nan, None)),
+        *(("class_threshold", wrong) for wrong in (-0.1, 1.0, math.nan)),
     ],
 )
 def test_wrong_arguments_are_named(argument, value):

@@ -25,11 +25,14 @@ from tests.modeling.common import (
     REFINE,
     RELATION,
     SGRN,
+    SIZES,
     assert_same_detections,
+    batch,
     build_heads,
     calls,
     head_detections,
     head_losses,
+    maps,
     results,
     scattered,
 )
@@ -143,6 +146,7 @@ def test_predictions_that_are_not_finite_are_left_out():
             "SOFT_NMS_DECAY must be one of 'gaussian', 'linear', got 'cubic'",
         ),
         ("SOFT_NMS_SIGMA", 0.0, "SOFT_NMS_SIGMA must be above 0, got 0.0"),
+        ("CLASS_THRESH_TEST", 1.0, r"CLASS_THRESH_TEST must be in \[0, 1\), got 1.0"),
     ],
 )
 def test_wrong_values_are_refused(key, value, message):
@@ -188,6 +192,61 @@ def test_learned_detections_are_scores_times_what_was_learned(keys):
         torch.testing.assert_close(2 * half.scores, whole.scores)
 
 
+def found_by_a_constant_end(*keys):
+    """Detections where every box keeps half of its score, and the number is not limited."""
+    ours = build_heads(*STOCK, *LEARNED, *AGNOSTIC, "TEST.DETECTIONS_PER_IMAGE", -1, *keys)
+    with torch.no_grad():
+        ours.end.network.logit.weight.zero_()
+        ours.end.network.logit.bias.zero_()
+        ours.box_predictor.cls_score.weight.normal_(generator=torch.Generator().manual_seed(0))
+    return ours.eval()(None, maps(2), scattered())[0]
+
+
+def test_what_the_network_lowers_below_the_threshold_is_no_detection():
+    lowest = 0.1
+    everything = found_by_a_constant_end("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
+    kept = found_by_a_constant_end("MODEL.ROI_HEADS.SCORE_THRESH_TEST", lowest)
+    for some, all_ in zip(kept, everything, strict=True):
+        scores = all_.scores[all_.scores > lowest]
+        between = (all_.scores > lowest / 2) & (all_.scores <= lowest)
+        assert between.any() and len(scores)  # its own score is above, the final one is not
+        torch.testing.assert_close(some.scores, scores)
+
+
+def test_classes_that_nothing_scores_for_have_no_detections():
+    keys = ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
+    everything = found_by_a_constant_end(*keys)
+    best = [
+        {int(c): 2 * float(d.scores[d.pred_classes == c].max()) for c in d.pred_classes.unique()}
+        for d in everything
+    ]
+    middle = sorted(best[0].values())[2]
+    threshold = ("MODEL.DUPLICATE_REMOVAL.CLASS_THRESH_TEST", middle - 1e-5)
+    pruned = found_by_a_constant_end(*keys, *threshold)
+    for found, all_, scores in zip(pruned, everything, best, strict=True):
+        floor = min(middle - 1e-5, max(scores.values()) - 1e-6)
+        likely = torch.tensor([c for c, s in scores.items() if s >= floor])
+        keep = torch.isin(all_.pred_classes, likely)
+        assert torch.equal(found.pred_classes, all_.pred_classes[keep])
+        assert torch.equal(found.scores, all_.scores[keep])
+    assert 0 < len(pruned[0]) < len(everything[0])
+
+
+def test_in_training_classes_of_the_objects_come_first():
+    ours = build_heads(*STOCK, *LEARN, "MODEL.DUPLICATE_REMOVAL.MAX_CLASSES", 1,
+                       "MODEL.DUPLICATE_REMOVAL.SCORE_THRESH_TRAIN", 0.0)  # fmt: skip
+    with torch.no_grad():  # class 0 scores most everywhere, and is no object
+        ours.box_predictor.cls_score.weight.zero_()
+        ours.box_predictor.cls_score.bias.copy_(torch.tensor([5.0, 0, 0, 0, 0, 0]))
+    seen = calls(ours.end.network)
+    targets = [x["instances"] for x in batch(SIZES)]
+    for per_image in targets:
+        per_image.gt_classes = torch.full_like(per_image.gt_classes, 3)
+    head_losses(ours, targets=targets)
+    (_, _, candidates), _ = seen[0]
+    assert candidates.label.unique().tolist() == [3]
+
+
 def test_appended_ground_truth_takes_no_part():
     ours = build_heads(*STOCK, *LEARN, "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", True)
     seen = calls(ours.end.network)
@@ -207,6 +266,12 @@ def test_on_a_frozen_detector_it_is_the_only_loss_that_trains(keys):
 def test_without_a_network_nothing_is_learned():
     with pytest.raises(ValueError, match=r"that MODEL.DUPLICATE_REMOVAL.LEARN True puts"):
         build_heads(*STOCK, "MODEL.DUPLICATE_REMOVAL.TEST_METHOD", "learned")
+
+
+@pytest.mark.parametrize("bias", [-3.0, 0.0])
+def test_the_bias_at_the_start_is_the_one_of_the_key(bias):
+    ours = build_heads(*STOCK, *LEARN, "MODEL.DUPLICATE_REMOVAL.LOGIT_BIAS", bias)
+    assert (ours.end.network.logit.bias == bias).all()
 
 
 UNION = ("MODEL.SGRN.TEST_ENSEMBLE", "union_nms")

@@ -81,6 +81,19 @@ def _in_best_classes(
     return torch.isin(groups, chosen)
 
 
+def _likely_classes(scores: Sequence[Tensor], threshold: float) -> Tensor:
+    """(B, C) bool: classes whose best score in an image reaches the threshold or the best of all.
+
+    Args:
+        scores: B tensors (N_b, C) of logarithms.
+    """
+    worst = scores[0].new_full((1, scores[0].shape[1]), -math.inf)  # of an image without regions
+    best = torch.stack(
+        [torch.cat([s.nan_to_num(nan=-math.inf), worst]).amax(dim=0) for s in scores]
+    )
+    return best >= best.amax(dim=1, keepdim=True).clamp(max=math.log(threshold))
+
+
 def select_candidates(
     log_scores: Tensor,
     splits: Sequence[int],
@@ -89,6 +102,7 @@ def select_candidates(
     score_threshold: float = 1e-3,
     max_classes: int | None = None,
     keep_classes: Sequence[Tensor] | None = None,
+    class_threshold: float = 0.0,
 ) -> Candidates:
     """The first_n regions of highest score, above the threshold, of every image and class.
 
@@ -104,6 +118,9 @@ def select_candidates(
         max_classes: most classes of one image, those with the highest scores first; bounds memory
             by B max_classes first_n^2, whatever the scores are. None: all.
         keep_classes: B tensors of classes that come first there: in training those of the objects.
+        class_threshold: a class takes part in an image if its highest s0 there is at least this, or
+            at least as high as that of any other class. The released code has 0.01 (FPN: 0.05) at
+            test time and 0, no limit, in training.
 
     Raises:
         ArgumentError: a number outside these.
@@ -112,6 +129,7 @@ def select_candidates(
     require(
         at_least("first_n", first_n, 1),
         within("score_threshold", score_threshold, "[0, 1)"),
+        within("class_threshold", class_threshold, "[0, 1)"),
         None if max_classes is None else at_least("max_classes", max_classes, 1),
     )
     splits = tuple(splits)
@@ -122,9 +140,13 @@ def select_candidates(
     if keep_classes is not None and len(keep_classes) != len(splits):
         raise ValueError(f"keep_classes names {len(keep_classes)} images, splits {len(splits)}.")
     floor = math.log(score_threshold) if score_threshold > 0 else -math.inf
-    region, label = (scores > floor).nonzero(as_tuple=True)  # region by region
     images = torch.arange(len(splits), device=scores.device)
-    image = images.repeat_interleave(row_counts(splits, scores.device))[region]
+    images = images.repeat_interleave(row_counts(splits, scores.device))  # (N,)
+    is_candidate = scores > floor
+    if class_threshold > 0 and splits:
+        is_candidate &= _likely_classes(scores.split(list(splits)), class_threshold)[images]
+    region, label = is_candidate.nonzero(as_tuple=True)  # region by region
+    image = images[region]
     order = scores[region, label].argsort(descending=True, stable=True)
     order = order[(image * num_classes + label)[order].argsort(stable=True)]
     group = (image * num_classes + label)[order]

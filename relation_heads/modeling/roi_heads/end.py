@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ...config.defaults import node
 from ...config.problems import Problem
 from ...layers import soft_nms_per_class
-from ...layers.arguments import above, at_least, numbers, one_of, require
+from ...layers.arguments import above, at_least, numbers, one_of, require, within
 from ...layers.duplicates.candidates import Candidates, select_candidates
 from ...layers.duplicates.losses import duplicate_loss, duplicate_targets, final_scores
 from ...layers.duplicates.network import DuplicateRemoval
@@ -54,6 +54,7 @@ class End(ListensToRegions, nn.Module):
         max_classes: int | None = None,
         thresholds: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9),
         train_threshold: float = 0.001,
+        class_threshold: float = 0.0,
         positive_weight: float = 4.0,
         loss_weight: float = 1.0,
     ) -> None:
@@ -61,7 +62,8 @@ class End(ListensToRegions, nn.Module):
         Args:
             network: is trained where it is there; for `thresholds`.
             method, decay, sigma, first_n, max_classes, thresholds, train_threshold,
-                positive_weight, loss_weight: see the keys of `MODEL.DUPLICATE_REMOVAL`.
+                class_threshold, positive_weight, loss_weight: see the keys of
+                `MODEL.DUPLICATE_REMOVAL`.
         """
         super().__init__()
         require(one_of("method", method, METHODS), one_of("decay", decay, DECAYS))
@@ -71,7 +73,7 @@ class End(ListensToRegions, nn.Module):
         self.network = network
         self.first_n, self.max_classes = first_n, max_classes
         self.thresholds = tuple(thresholds)
-        self.train_threshold = train_threshold
+        self.train_threshold, self.class_threshold = train_threshold, class_threshold
         self.positive_weight, self.loss_weight = positive_weight, loss_weight
         if network:  # sees all proposals in training, as at test time
             self.sampling, self.gt_as_keys = "loss", False
@@ -89,6 +91,7 @@ class End(ListensToRegions, nn.Module):
             max_classes=keys.MAX_CLASSES or None,
             thresholds=keys.THRESHOLDS,
             train_threshold=keys.SCORE_THRESH_TRAIN,
+            class_threshold=keys.CLASS_THRESH_TEST,
             positive_weight=keys.POSITIVE_WEIGHT,
             loss_weight=keys.LOSS_WEIGHT,
         )
@@ -105,6 +108,7 @@ class End(ListensToRegions, nn.Module):
             at_least("FIRST_N", keys.FIRST_N, 1),
             at_least("MAX_CLASSES", keys.MAX_CLASSES, 0),
             at_least("SCORE_THRESH_TRAIN", keys.SCORE_THRESH_TRAIN, 0),
+            within("CLASS_THRESH_TEST", keys.CLASS_THRESH_TEST, "[0, 1)"),
             at_least("POSITIVE_WEIGHT", keys.POSITIVE_WEIGHT, 0),
             at_least("LOSS_WEIGHT", keys.LOSS_WEIGHT, 0),
             numbers("THRESHOLDS", keys.THRESHOLDS, "(0, 1)"),
@@ -200,6 +204,7 @@ class End(ListensToRegions, nn.Module):
             first_n=self.first_n,
             score_threshold=predictor.test_score_thresh,
             max_classes=self.max_classes,
+            class_threshold=self.class_threshold,
         )
         scores = final_scores(candidates, self.network(x, boxes, candidates))
         found, origin, start = [], [], 0
