@@ -124,6 +124,13 @@ def test_parameters(block, ratio, counts):
     )
 
 
+def test_the_mask_starts_as_released():
+    """He over the channels: logits of a std of 2^0.5 on features of a variance of 1, not 0."""
+    module = GlobalContext(channels=4096, ratio=0.01)
+    assert module.conv_mask.weight.std().item() == pytest.approx((2 / 4096) ** 0.5, rel=0.1)
+    assert not module.conv_mask.bias.any()
+
+
 def test_names_and_shapes_are_the_released_ones():
     module = GlobalContext(channels=32, fusions=("add", "mul"))
     transform = {

@@ -5,7 +5,12 @@ import torch
 import torch.nn.functional as F
 
 from relation_heads.layers.arguments import ArgumentError
-from relation_heads.layers.reasoning.losses import example_weights, reweighted_loss
+from relation_heads.layers.reasoning.losses import (
+    example_weights,
+    reasoning_losses,
+    reweighted_loss,
+)
+from relation_heads.layers.reasoning.rollout import ReasonedLogits
 
 LOGITS = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 3.0, 0.0]])
 LABELS = torch.tensor([0, 1, 2])
@@ -65,3 +70,12 @@ def test_wrong_beta(beta):
     with pytest.raises(ArgumentError) as caught:
         reweighted_loss([LOGITS], LOGITS, LABELS, beta)
     assert [w.argument for w in caught.value.wrong] == ["beta"]
+
+
+def test_the_final_loss_is_the_mean_of_the_labelled_rows():
+    final, labels = torch.randn(7, 4), torch.tensor([2, -1, 0, -1, -1, 3, -1])
+    plain = torch.randn(7, 4)
+    out = ReasonedLogits(plain=plain, memory=[], graph=[], final=final, attention=plain)
+    loss = reasoning_losses(out, labels, beta=0.5, weights=(1.0, 1.0, 1.0))["loss_cls_final"]
+    expected = -sum(float(final[r].log_softmax(0)[labels[r]]) for r in (0, 2, 5)) / 3
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
