@@ -122,3 +122,46 @@ def test_a_config_is_found_by_name_and_a_missing_one_is_named():
         FileNotFoundError, match=r"'none.yaml' was not found; looked for .*none.yaml"
     ):
         find_config("none.yaml")
+
+
+# ---- what is called released has what the release has ----
+
+
+@pytest.mark.parametrize("leaf", [n for n in LEAVES if "learn_nms" in n])
+def test_duplicate_removal_alone_starts_at_a_bias_of_0(leaf):
+    assert load(leaf).MODEL.DUPLICATE_REMOVAL.LOGIT_BIAS == (0.0 if "frozen" in leaf else -3.0)
+
+
+@pytest.mark.parametrize("leaf", [n for n in LEAVES if "_C5_" in n])
+def test_the_released_relation_network(leaf):
+    cfg = load(leaf)
+    assert cfg.SOLVER.WARMUP_ITERS == 0 and cfg.SOLVER.WEIGHT_DECAY_BIAS == 0.0
+    assert cfg.SOLVER.WEIGHT_DECAY == 1e-4
+    shapes = parameters(build_without_memory(cfg))
+    rpn = "proposal_generator.rpn_head."
+    assert shapes[f"{rpn}conv.weight"] == (512, 1024, 3, 3)
+    assert shapes[f"{rpn}objectness_logits.weight"] == (12, 512, 1, 1)
+    pruned = 0.01 if "relation_learn_nms" in leaf else 0.0
+    assert cfg.MODEL.DUPLICATE_REMOVAL.CLASS_THRESH_TEST == pruned
+
+
+@pytest.mark.parametrize("data", ["COCO", "VG3000"])
+@pytest.mark.parametrize("name", ["sgrn_official", "official"])
+def test_the_released_sgrn(data, name):
+    cfg = load(f"{data}-Detection/faster_rcnn_R_101_FPN_{name}_two_stage_1x.yaml")
+    heads, rpn, clip = cfg.MODEL.ROI_HEADS, cfg.MODEL.RPN, cfg.SOLVER.CLIP_GRADIENTS
+    assert (heads.NMS_THRESH_TEST, heads.SCORE_THRESH_TEST) == (0.55, 0.001)
+    assert cfg.TEST.DETECTIONS_PER_IMAGE == 150
+    assert (clip.ENABLED, clip.CLIP_TYPE, clip.CLIP_VALUE, clip.NORM_TYPE) == (
+        *(True, "full_model", 35.0, 2.0),
+    )
+    assert rpn.POST_NMS_TOPK_TRAIN == rpn.POST_NMS_TOPK_TEST == 2000
+    assert not heads.PROPOSAL_APPEND_GT
+    assert cfg.MODEL.SGRN.REFINE and bool(cfg.MODEL.SGRN.GRAPH_DIMS) == ("sgrn" in name)
+
+
+@pytest.mark.parametrize("leaf", ["ade_R_50_C4", "ade_R_50_C4_reasoning"])
+def test_the_released_iterative_reasoning(leaf):
+    cfg = load(f"RegionClassification/{leaf}.yaml")
+    assert cfg.SOLVER.WARMUP_ITERS == 0 and cfg.SOLVER.WEIGHT_DECAY_BIAS == 0.0
+    assert cfg.MODEL.REASONING.LOCAL.HALF_PIXEL == ("reasoning" not in leaf)
