@@ -7,7 +7,7 @@ draw what they listened to.
 
 Trains the stock head, object relation modules with the published and with signed geometry, and,
 from the trained stock detector, SGRN, on the same scenes with the same schedule; two at a time, one
-thread each. Leaves checkpoints, logs, a table and pictures in the output folder.
+thread each. Leaves checkpoints, logs, a table, pictures and a page for the browser in the folder.
 """
 
 from __future__ import annotations
@@ -147,6 +147,20 @@ def draw(name: str, asked: str, output: Path, pictures: Path) -> None:
     subprocess.run(command, check=True, cwd=ROOT, **quiet)
 
 
+def view(output: Path, page: Path) -> None:
+    """One page of what the detections of all trained detectors listened to, in 12 scenes."""
+    first, *others = DRAWN
+    command = [sys.executable, "-W", "ignore", "-m", "relation_heads", "view"]
+    command += [checkpoint(first, output), "--name", first, "--output", str(page)]
+    for name in (*others, "stock"):
+        command += ["--beside", f"{name}={checkpoint(name, output)}"]
+    scenes = sorted((output / "datasets" / "relational_scenes" / "val").glob("*.png"))
+    command += map(str, scenes[:12])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(command, check=True, cwd=ROOT, env=environment, **quiet)
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -181,7 +195,10 @@ def run(args: argparse.Namespace) -> None:
     for name in DRAWN:
         for asked in ASKED:
             draw(name, asked, output, folder_of(name, pictures))
+    page = output / "relations.html"
+    view(output, page)
     print(f"What the detections listened to: {pictures}")
+    print(f"The same, to hover over:         {page}")
     print(f"Checkpoints and logs:            {output}")
 
 
