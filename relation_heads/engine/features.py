@@ -23,7 +23,6 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 from tqdm import tqdm
 
-from ..config import find_config, get_cfg
 from ..modeling import (
     CascadeDuplicateRemovalROIHeads,
     ContextRes5ROIHeads,
@@ -33,6 +32,7 @@ from ..modeling import (
 )
 from ..modeling.roi_heads.heads import Relational
 from .checkpoint import ReportingCheckpointer
+from .model_config import config_of, merge_overrides
 from .pictures import records
 from .trainer import RelationTrainer
 
@@ -135,9 +135,8 @@ def extract(args: argparse.Namespace) -> None:
         OSError, ValueError: a file or a key is not there, or the model has no box features.
     """
     setup_logger(name="fvcore")
-    cfg = get_cfg()
-    cfg.merge_from_file(find_config(args.config_file))
-    cfg.merge_from_list(args.opts)
+    cfg = config_of(args.config_file)
+    merge_overrides(cfg, args.opts)
     cfg = watchable(cfg)
     model = RelationTrainer.build_model(cfg).eval()
     ReportingCheckpointer(model, complete=True).load(cfg.MODEL.WEIGHTS)

@@ -22,7 +22,7 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.structures import Instances
-from torch import nn
+from torch import Tensor, nn
 
 from ..layers import SGRN, ObjectRelation
 from ..modeling import watch
@@ -220,11 +220,15 @@ class Predictor:
         precision = torch.autocast(self.device.type, half) if self.half else nullcontext()
         with torch.inference_mode(), precision, watch() if asks else nullcontext() as seen:
             outputs = self.model([self._input(pixels) for _, pixels in images])
+        if relations:  # of all images of the batch
+            assert seen is not None and seen.last is not None
+            best = [p.argmax(1) for p in seen.last.probabilities()]
+            modules = {module: name for name, module in self.model.named_modules()}
         found = []
         for i, ((image, pixels), output) in enumerate(zip(images, outputs, strict=True)):
             one = self._detections(output["instances"], image, pixels)
             if relations:
-                one = replace(one, **self._heard(seen, i, one))
+                one = replace(one, **self._heard(seen, i, one, best[i], modules))
             if features:
                 x = seen.features(i, one.instances)
                 one = replace(one, features=x.float().cpu().numpy())
@@ -252,13 +256,21 @@ class Predictor:
             instances=found,
         )
 
-    def _heard(self, seen: Seen, i: int, found: Detections) -> dict[str, Any]:
-        """`relations` and `attention` of the detections of image i."""
+    def _heard(
+        self, seen: Seen, i: int, found: Detections, best: Tensor, modules: dict[nn.Module, str]
+    ) -> dict[str, Any]:
+        """`relations` and `attention` of the detections of image i.
+
+        Args:
+            seen: of the batch.
+            i: the image.
+            found: in it.
+            best: (R,) the most probable class of each of its regions.
+            modules: names of the model's.
+        """
         assert seen.last is not None and found.instances is not None
         rows = found.instances.region.to(self.device)
         names = [*self.class_names, BACKGROUND]
-        best = seen.last.probabilities()[i].argmax(1)  # (R,)
-        module_names = {module: name for name, module in self.model.named_modules()}
         relations = []
         for listened in seen.listened:
             boxes = listened.regions.split(listened.regions.boxes)[i]  # of the resized image
@@ -269,7 +281,7 @@ class Predictor:
             labels, region = best[-len(boxes) :], rows % max(len(boxes), 1)
             relations.append(
                 Relations(
-                    module=module_names[listened.module],
+                    module=modules[listened.module],
                     kind=type(listened.module).__name__,
                     boxes=(boxes / scale * size).float().cpu().numpy(),
                     labels=[names[k] for k in labels.tolist()],
