@@ -1,11 +1,14 @@
 """Pages: what stands between marks is made again, the rest stays."""
 
+import re
+
 import pytest
 
 pytest.importorskip("detectron2")
 
 from relation_heads.analysis.marks import marked, put_between_marks
-from relation_heads.analysis.pages import part, table_of_experiments
+from relation_heads.analysis.pages import ROOT, part, table_of_experiments
+from relation_heads.zoo import INDEX
 
 PAGE = "before\n<!-- made: a -->\nold\n<!-- end of a -->\nafter\n"
 
@@ -40,3 +43,10 @@ def test_table_of_experiments():
         "| a | x | 0.02 | 1.23 |  | diverged at 7 |",
         "| b |  | 0.1 |  | 3.00 |  |",
     ]
+
+
+def test_commands_of_results_hold_on_any_machine():
+    files = [*(ROOT / "docs").rglob("*.json"), INDEX]
+    commands = [c for f in files for c in re.findall(r'"command": "(.*?)"[,}\n]', f.read_text())]
+    assert len(commands) > 30
+    assert not [command for command in commands if re.search(r"(^|[ ='])/\w", command)]
