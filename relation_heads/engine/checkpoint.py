@@ -3,24 +3,31 @@
 Stock loading lists every missing parameter, one group a line, and goes on; an evaluation of a head
 that was never trained looks like any other. Here the log says how many tensors were loaded, which
 are new, which were skipped for their shape and which were not wanted, and an evaluation stops
-unless every parameter was loaded.
+unless every parameter was loaded. A file is either complete or not there, and a training goes on from
+the newest complete one.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import _filter_reused_missing_keys, _IncompatibleKeys
 from torch import nn
 
 from ..layers.arguments import first_few
 from ..modeling.torchvision_backbone import place_weights
+from .checkpoint_files import damage, replacing
 
 _MAX_LISTED = 4
+LAST = "last_checkpoint"  # the file that has the name of the newest checkpoint
+SAVED = "model_*.pth"
 
 
 @dataclass(frozen=True)
@@ -85,29 +92,84 @@ class ReportingCheckpointer(DetectionCheckpointer):
         self.report: LoadReport | None = None
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """See `Checkpointer.save`."""
-        super().save(name, **{**self.about, **kwargs})
+        """See `Checkpointer.save`; a process that is killed in it leaves the files of before."""
+        if not (self.save_dir and self.save_to_disk):
+            return
+        content = {"model": self.model.state_dict()}
+        content |= {key: value.state_dict() for key, value in self.checkpointables.items()}
+        path = Path(self.save_dir, f"{name}.pth")
+        self.logger.info(f"Saving checkpoint to {path}")
+        with replacing(path, "wb") as file:
+            torch.save({**content, **self.about, **kwargs}, file)
+        self.tag_last_checkpoint(path.name)
 
-    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """See `Checkpointer.tag_last_checkpoint`."""
+        with replacing(Path(self.save_dir, LAST), "w") as file:
+            file.write(last_filename_basename)
+
+    def has_checkpoint(self) -> bool:
+        """Whether `save_dir` has a checkpoint, complete or not."""
+        return bool(saved_in(self.save_dir))
+
+    def get_checkpoint_file(self) -> str:
+        """The newest complete checkpoint in `save_dir`, "" if there is none.
+
+        Raises:
+            ValueError: all of them are damaged.
+        """
+        damaged = []
+        for path in saved_in(self.save_dir):
+            reason = damage(path)
+            if not reason:
+                if damaged:
+                    self.logger.warning(f"{'; '.join(damaged)}; going on from {path}.")
+                return str(path)
+            damaged.append(f"{path} is damaged ({reason})")
+        if damaged:
+            raise ValueError(f"{'; '.join(damaged)}; {self.save_dir} has no other checkpoint.")
+        return ""
+
+    def load(
+        self, path: str, checkpointables: list[str] | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """See `DetectionCheckpointer.load`.
 
         Raises:
-            ValueError: `complete` is set, and parameters of the model were not loaded.
+            ValueError: the file is damaged, none of its parameters is one of the model, or some are
+                not finite; `complete` is set or the training is resumed, and parameters of the
+                model were not loaded.
         """
-        self.report = None
-        extra = super().load(path, *args, **kwargs)
+        self.report, self._resuming = None, bool(self.checkpointables) and checkpointables is None
+        extra = super().load(path, checkpointables, **kwargs)
         if self.complete:
             _check_complete(self.report, path)
         return extra
 
     def _load_file(self, filename: str) -> dict[str, Any]:
+        self._file = filename
+        if filename.endswith(".pth") and (reason := damage(Path(filename))):
+            raise ValueError(f"{filename} is damaged: {reason}.")
         checkpoint: dict[str, Any] = super()._load_file(filename)
         checkpoint["model"] = place_weights(self.model, checkpoint["model"], filename)
         return checkpoint
 
     def _log_incompatible_keys(self, incompatible: _IncompatibleKeys) -> None:
-        self.report = _report(self.model, incompatible)
-        self.logger.info(f"Checkpoint and model, in tensors:\n{self.report}")
+        self.report = report = _report(self.model, incompatible)
+        self.logger.info(f"Checkpoint and model, in tensors:\n{report}")
+        if self._resuming:  # the optimizer comes next, and has no names
+            _check_same_model(report, self._file)
+        _check_loaded(self.model, report, self._file)
+
+
+def saved_in(folder: str) -> list[Path]:
+    """The checkpoints of a training in its `OUTPUT_DIR`, the newest first."""
+    root, newest = Path(folder), None
+    with suppress(OSError):
+        newest = root / (root / LAST).read_text().strip()
+    saved = sorted(root.glob(SAVED), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    named = [newest] if newest and newest.is_file() else []
+    return [*named, *(path for path in saved if path not in named)]
 
 
 def _report(model: nn.Module, incompatible: _IncompatibleKeys) -> LoadReport:
@@ -124,6 +186,32 @@ def _report(model: nn.Module, incompatible: _IncompatibleKeys) -> LoadReport:
         unexpected=tuple(incompatible.unexpected_keys),
         untrained=tuple(name for name in names if name in left_out & parameters),
     )
+
+
+def _check_same_model(report: LoadReport, path: str) -> None:
+    if report.new or report.skipped or report.unexpected:
+        raise ValueError(
+            f"{path} is of another model, so its training cannot go on with this one:\n{report}\nUse "
+            "the config it was trained with, or another OUTPUT_DIR."
+        )
+
+
+def _check_loaded(model: nn.Module, report: LoadReport, path: str) -> None:
+    """Something was loaded, and all of it is finite."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    loaded = [name for name in report.loaded if name in parameters]
+    if not loaded:
+        raise ValueError(
+            f"{path} has no parameter of this model: it has {_count(report.unexpected)} of other "
+            f"names{_listed(_by_prefix(report.unexpected))}, and {len(report.skipped)} of other "
+            "shapes."
+        )
+    broken = [name for name in loaded if not parameters[name].isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{path} has numbers that are not finite in {_count(broken)}{_listed(broken)}; it was "
+            "saved by a training that diverged."
+        )
 
 
 def _check_complete(report: LoadReport | None, path: str) -> None:

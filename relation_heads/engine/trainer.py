@@ -15,13 +15,14 @@ from functools import partial
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine import defaults as detectron2_defaults
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.solver import LRScheduler
+from detectron2.utils import comm
 from torch import nn
 from torch.optim import Optimizer
 
@@ -34,6 +35,8 @@ from .growth import Growth
 from .model_config import about_model
 from .nan_report import RememberBatch, divergence_report
 from .optimizer import build_optimizer
+from .resumable_loader import ResumableLoader, build_train_loader, seed_everything
+from .signals import StopOnSignal
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +46,12 @@ class RelationTrainer(DefaultTrainer):
 
     What is different: an evaluator for every data set type, by group where the data set has groups;
     classes that swap in a horizontal flip; a report of what a checkpoint gave, and one of the
-    circumstances when training diverges; several processes on a CPU.
+    circumstances when training diverges; several processes on a CPU. A training that was stopped
+    and resumed ends with the weights of one that was not: the images and random numbers of an
+    iteration depend on the seed and the iteration alone.
+
+    Attributes:
+        seed: `SEED`, or a random one where that is negative; kept in the checkpoints.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -51,13 +59,14 @@ class RelationTrainer(DefaultTrainer):
         Args:
             cfg: the config.
         """
+        self.seed: int = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         with _ddp_on(cfg.MODEL.DEVICE):
             super().__init__(cfg)
         self.data_loader = RememberBatch(self.data_loader)
         self.growth = Growth(self._trainer.model)
 
     def build_hooks(self) -> list[HookBase]:
-        """The default hooks, around a checkpointer that reports."""
+        """The default hooks, around a checkpointer that reports; and one that ends on a signal."""
         # Called at the end of `__init__`: the hooks are to save with the checkpointer that loads.
         self.checkpointer = ReportingCheckpointer(
             self.model,
@@ -65,7 +74,28 @@ class RelationTrainer(DefaultTrainer):
             about=about_model(self.cfg),
             trainer=weakref.proxy(self),
         )
-        return super().build_hooks()
+        return [*super().build_hooks(), StopOnSignal()]
+
+    def train(self) -> Any:
+        """See `DefaultTrainer.train`; the first images are those of `start_iter`."""
+        loader = self.data_loader.loader
+        if isinstance(loader, ResumableLoader):
+            loader.seed, loader.start = self.seed, self.start_iter
+        elif self.start_iter:
+            logger.warning(
+                "The training set is no list of images, so its order cannot be repeated: the "
+                "resumed training sees other images than an uninterrupted one."
+            )
+        return super().train()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of the default trainer, and the seed."""
+        return {**super().state_dict(), "seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Of a checkpoint of this or of the default trainer, which has no seed."""
+        self.seed = state_dict.get("seed", self.seed)
+        super().load_state_dict(state_dict)
 
     def run_step(self) -> None:
         """One iteration.
@@ -73,6 +103,7 @@ class RelationTrainer(DefaultTrainer):
         Raises:
             FloatingPointError: training diverged; says what is known about it.
         """
+        seed_everything(self.seed, comm.get_rank(), self.iter)
         # What AMP multiplies the loss by; Detectron2 has waited for the device in this step anyway.
         scaler = getattr(self._trainer, "grad_scaler", None)
         scale = scaler.get_scale() if scaler else 1.0
@@ -114,8 +145,8 @@ class RelationTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
-        """The default loader, with the mapper that the config needs."""
-        return build_detection_train_loader(cfg, mapper=build_mapper(cfg, is_train=True))
+        """A loader that can be resumed, with the mapper that the config needs."""
+        return build_train_loader(cfg, build_mapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:

@@ -84,9 +84,9 @@ def test_four_lines_about_everything_at_once(save, log):
 
 
 def test_long_lists_are_cut(save):
-    model = nn.ModuleDict({f"part{k}": nn.Linear(1, 1) for k in range(7)})
+    model = nn.ModuleDict({f"part{k}": nn.Linear(1, 1) for k in range(8)})
     checkpointer = ReportingCheckpointer(model)
-    checkpointer.load(save(nn.ModuleDict()))
+    checkpointer.load(save(nn.ModuleDict({"part7": nn.Linear(1, 1)})))
     assert "14 tensors: part0.weight (1), part0.bias (1), " in str(checkpointer.report)
     assert str(checkpointer.report).splitlines()[1].endswith(" and 10 more")
 
@@ -137,3 +137,70 @@ def test_the_report_is_of_the_last_load(save):
     checkpointer.load(save(Detector()))
     checkpointer.load("")
     assert checkpointer.report is None
+
+
+def test_weights_of_another_model_are_refused(save):
+    path = save(nn.ModuleDict({"encoder": nn.Linear(2, 2)}))
+    with pytest.raises(ValueError, match=r"model.pth has no parameter .*2 tensors .*encoder.weight"):
+        ReportingCheckpointer(Detector()).load(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(save, value):
+    broken = Detector()
+    broken.roi_heads["box_predictor"].weight.data[1, 2] = value
+    with pytest.raises(ValueError, match=r"model.pth .*1 tensor: roi_heads.box_predictor.weight"):
+        ReportingCheckpointer(Detector()).load(save(broken))
+
+
+def trained(folder, model=None, number=1):
+    """A model, its checkpointer and the state of its optimizer after `number` steps."""
+    model = model or Detector()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    checkpointer = ReportingCheckpointer(model, str(folder), optimizer=optimizer)
+    for step in range(number):
+        model.roi_heads["box_predictor"](torch.ones(1, 4)).sum().backward()
+        optimizer.step()
+        checkpointer.save(f"model_{step:07d}", iteration=step)
+    return checkpointer
+
+
+def test_a_training_goes_on_from_its_newest_checkpoint(tmp_path):
+    first = trained(tmp_path, number=3)
+    second = trained(tmp_path, number=0)
+    assert second.resume_or_load("", resume=True)["iteration"] == 2
+    for mine, theirs in zip(second.model.parameters(), first.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("harm", ["cut", "gone", "last gone", "last cut"])
+def test_a_damaged_checkpoint_gives_its_place_to_the_one_before(tmp_path, caplog, harm):
+    trained(tmp_path, number=3)
+    newest, last = tmp_path / "model_0000002.pth", tmp_path / "last_checkpoint"
+    if harm == "cut":
+        newest.write_bytes(newest.read_bytes()[:-30])
+    elif harm == "gone":
+        newest.unlink()
+    elif harm == "last gone":
+        last.unlink()
+    else:
+        last.write_text("model_00")
+    resumed = trained(tmp_path, number=0).resume_or_load("", resume=True)["iteration"]
+    assert resumed == (2 if harm.startswith("last") else 1)
+    warned = [r.getMessage() for r in caplog.records if "damaged" in r.getMessage()]
+    assert len(warned) == (harm == "cut")
+    assert all("model_0000002.pth" in w and "model_0000001.pth" in w for w in warned)
+
+
+def test_a_folder_of_damaged_checkpoints_is_named(tmp_path):
+    checkpointer = trained(tmp_path, number=2)
+    for path in tmp_path.glob("*.pth"):
+        path.write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"model_0000001.pth .*model_0000000.pth"):
+        checkpointer.resume_or_load("", resume=True)
+
+
+def test_a_training_does_not_go_on_with_another_model(tmp_path):
+    trained(tmp_path)
+    with pytest.raises(ValueError, match=r"(?s)model_0000000.pth is of another model.*relation1"):
+        trained(tmp_path, Detector(relation=True), number=0).resume_or_load("", resume=True)

@@ -12,11 +12,11 @@ import pytest
 pytest.importorskip("detectron2")
 
 import torch
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetMapper, MetadataCatalog
 from detectron2.engine import DefaultTrainer, defaults
 
 from relation_heads.data.mapper import FlipAwareMapper
-from relation_heads.engine import RelationTrainer, ReportingCheckpointer, trainer
+from relation_heads.engine import RelationTrainer, ReportingCheckpointer
 from tests.helpers import registered, tiny_cfg, tiny_coco
 
 METADATA = {
@@ -134,17 +134,14 @@ def test_test_time_augmentation_has_results_of_its_own(trained, cfg):
     assert os.path.isdir(os.path.join(cfg.OUTPUT_DIR, "inference_TTA"))
 
 
-def test_the_loader_has_the_mapper_of_the_data_set(trained, cfg, tmp_path, monkeypatch):
-    def mapper_of(cfg):
-        with monkeypatch.context() as patch:
-            patch.setattr(trainer, "build_detection_train_loader", lambda _, mapper: mapper)
-            return RelationTrainer.build_train_loader(cfg)
-
-    assert isinstance(mapper_of(cfg), FlipAwareMapper)
+def test_the_loader_has_the_mapper_of_the_data_set(cfg, tmp_path):
+    loader = RelationTrainer.build_train_loader(cfg)
+    assert isinstance(loader.dataset.mapper, FlipAwareMapper)
     with registered(tiny_coco(tmp_path)) as plain:
         cfg.DATASETS.TRAIN = (plain,)
-        assert mapper_of(cfg) is None
-        (batch,) = [next(iter(RelationTrainer.build_train_loader(cfg)))]  # Detectron2's own mapper
+        loader = RelationTrainer.build_train_loader(cfg)
+    assert type(loader.dataset.mapper) is DatasetMapper
+    batch = next(iter(loader))
     assert len(batch) == 2 and len(batch[0]["instances"]) == 3
 
 

@@ -1,0 +1,188 @@
+"""A training loader that goes on where another process stopped, image by image.
+
+The batch of iteration i, and every random number that augments its images, depend on the config,
+the seed and i alone: not on what was loaded before, nor on the number of workers. Example: with
+`start = 500` the first batch is the one that an uninterrupted training has in iteration 500.
+
+For that, images are grouped by shape before they are loaded, from width and height of their
+records, in the order of Detectron2's sampler. Detectron2 groups what its workers have loaded, in
+the order in which they share the work; without workers the batches are the same.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, build_detection_train_loader
+from detectron2.data.build import (
+    _train_loader_from_config,
+    trivial_batch_collator,
+    worker_init_reset_seed,
+)
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset
+
+Record = dict[str, Any]
+Place = tuple[int, int]  # place in this process's stream of images, index of the record
+MAX_REFUSED = 100  # images in a row that a mapper may leave out
+
+
+def seed_everything(*key: int) -> None:
+    """Seeds torch (all devices), numpy and `random` by some numbers, such as seed, rank and
+    iteration."""
+    torch_seed, numpy_seed, python_seed = np.random.SeedSequence(key).generate_state(3)
+    torch.manual_seed(int(torch_seed))
+    np.random.seed(numpy_seed)
+    random.seed(int(python_seed))
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """While open, random numbers on the CPU are those of `key`; afterwards they go on as before."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        seed_everything(*key)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
+
+
+class Samples(Dataset):
+    """Records, mapped with random numbers that belong to their place in this process's stream.
+
+    Attributes:
+        seed: of the training.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], mapper: Callable[[Record], Record | None]
+    ) -> None:
+        """
+        Args:
+            records: of Detectron2; an item must be a new object at each access.
+            mapper: None for a record that is to be left out; another one takes its place.
+        """
+        self.records, self.mapper = records, mapper
+        self.seed, self.rank = 0, comm.get_rank()  # not known in a worker
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, item: Place) -> Record:
+        place, index = item
+        with seeded(self.seed, self.rank, place):
+            for _ in range(MAX_REFUSED):
+                sample = self.mapper(self.records[index])
+                if sample is not None:
+                    return sample
+                index = random.randrange(len(self.records))
+        raise ValueError(f"The mapper of the training set left out {MAX_REFUSED} images in a row.")
+
+
+class Batches:
+    """Places of the images of each batch, without end.
+
+    Args:
+        sampler: indices of records, without end, the same in each iteration over it.
+        batch_size: images of a batch in this process.
+        wide: of each record, whether it is wider than high: such images have batches of their own;
+            None: all go together.
+        start: batches to leave out.
+    """
+
+    def __init__(
+        self,
+        sampler: Any,
+        batch_size: int,
+        wide: Sequence[bool] | None = None,
+        start: int = 0,
+    ) -> None:
+        self.sampler, self.batch_size, self.wide, self.start = sampler, batch_size, wide, start
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        groups: dict[bool, list[Place]] = {False: [], True: []}
+        done = 0
+        for place, index in enumerate(self.sampler):
+            shape = self.wide is not None and self.wide[index]
+            groups[shape].append((place, index))
+            if len(groups[shape]) == self.batch_size:
+                batch, groups[shape] = groups[shape], []
+                if done >= self.start:
+                    yield batch
+                done += 1
+
+
+class ResumableLoader:
+    """Batches of mapped records, from any iteration on.
+
+    Attributes:
+        seed: of the training; random numbers of the images depend on it.
+        start: the iteration of the first batch.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        sampler: Any,
+        batch_size: int,
+        wide: Sequence[bool] | None,
+        num_workers: int,
+    ) -> None:
+        self.dataset, self.sampler, self.batch_size = samples, sampler, batch_size
+        self.wide, self.num_workers = wide, num_workers
+        self.seed = self.start = 0
+
+    def __iter__(self) -> Iterator[list[Record]]:
+        self.dataset.seed = self.seed
+        batches = Batches(self.sampler, self.batch_size, self.wide, self.start)
+        return iter(
+            DataLoader(
+                self.dataset,
+                batch_sampler=batches,  # type: ignore[arg-type]
+                num_workers=self.num_workers,
+                collate_fn=trivial_batch_collator,
+                worker_init_fn=worker_init_reset_seed,
+                generator=torch.Generator(),  # else it draws a number from the training's own
+            )
+        )
+
+
+def build_train_loader(
+    cfg: CfgNode, mapper: Callable[[Record], Record | None] | None
+) -> ResumableLoader | Any:
+    """The training loader of a config.
+
+    Args:
+        cfg: the config.
+        mapper: of the records; None for Detectron2's own.
+
+    Returns:
+        a `ResumableLoader`; Detectron2's loader where a data set is no list of records: only those
+        have an order that can be repeated.
+
+    Raises:
+        ValueError: the processes cannot share a batch evenly.
+    """
+    parts = _train_loader_from_config(cfg, mapper=mapper)
+    records = parts["dataset"]
+    if not isinstance(records, list):
+        return build_detection_train_loader(**parts)
+    batch_size, rest = divmod(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size())
+    if rest or batch_size < 1:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH must be a positive multiple of the number of processes, "
+            f"{comm.get_world_size()}, got {cfg.SOLVER.IMS_PER_BATCH}."
+        )
+    wide = None
+    if parts["aspect_ratio_grouping"]:
+        wide = [record.get("width", 1) > record.get("height", 1) for record in records]
+    samples = Samples(DatasetFromList(records, copy=False), parts["mapper"])
+    return ResumableLoader(samples, parts["sampler"], batch_size, wide, parts["num_workers"])

@@ -1,0 +1,97 @@
+"""Which images a batch has, and what happens to them, depends on the iteration alone."""
+
+from __future__ import annotations
+
+import random
+from itertools import islice
+
+import numpy as np
+import pytest
+
+pytest.importorskip("detectron2")
+
+import torch
+from detectron2.data.common import AspectRatioGroupedDataset
+from detectron2.data.samplers import TrainingSampler
+
+from relation_heads.engine.resumable_loader import (
+    MAX_REFUSED,
+    Batches,
+    ResumableLoader,
+    Samples,
+    seed_everything,
+    seeded,
+)
+
+RECORDS = [{"number": n, "width": 4 + n % 3, "height": 5} for n in range(11)]
+WIDE = [r["width"] > r["height"] for r in RECORDS]
+
+
+def augmented(record):
+    """A record with random numbers of all three kinds."""
+    drawn = (np.random.rand(), random.random(), torch.rand(()).item())
+    return {**record, "drawn": drawn}
+
+
+def loader(workers=0, start=0, seed=3, mapper=augmented):
+    made = ResumableLoader(Samples(RECORDS, mapper), TrainingSampler(11, seed=5), 2, WIDE, workers)
+    made.seed, made.start = seed, start
+    return made
+
+
+def test_batches_are_those_of_detectron2():
+    stream = (RECORDS[i] for i in TrainingSampler(11, seed=5))
+    theirs = islice(AspectRatioGroupedDataset(stream, 2), 40)
+    ours = islice(Batches(TrainingSampler(11, seed=5), 2, WIDE), 40)
+    for batch, places in zip(theirs, ours, strict=True):
+        assert [r["number"] for r in batch] == [index for _, index in places]
+
+
+def test_without_groups_batches_follow_the_sampler():
+    places = [p for batch in islice(Batches(TrainingSampler(11, seed=5), 3), 9) for p in batch]
+    assert [index for _, index in places] == list(islice(TrainingSampler(11, seed=5), 27))
+    assert [place for place, _ in places] == list(range(27))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("start", [0, 1, 7])
+def test_batch_i_is_the_same_from_any_start_and_with_any_workers(workers, start):
+    whole = list(islice(loader(), 12))
+    assert list(islice(loader(workers, start), 12 - start)) == whole[start:]
+    drawn = [sample["drawn"] for batch in whole for sample in batch]
+    assert len(set(drawn)) == len(drawn) == 24  # the same image is augmented anew each time
+
+
+def test_another_seed_augments_otherwise():
+    (first,), (other,) = (list(islice(loader(seed=s), 1)) for s in (3, 4))
+    assert [s["number"] for s in first] == [s["number"] for s in other]
+    assert all(a["drawn"] != b["drawn"] for a, b in zip(first, other, strict=True))
+
+
+def test_random_numbers_of_the_process_go_on_as_if_no_image_had_been_loaded():
+    def draw():
+        return np.random.rand(), random.random(), torch.rand(()).item()
+
+    seed_everything(1, 2)
+    expected = draw(), draw()
+    seed_everything(1, 2)
+    first = draw()
+    with seeded(9):
+        inside = draw()
+    assert (first, draw()) == expected
+    with seeded(9):
+        assert draw() == inside
+
+
+def test_a_refused_record_gives_its_place_to_another():
+    def not_odd(record):
+        return None if record["number"] % 2 else augmented(record)
+
+    batches = list(islice(loader(mapper=not_odd), 10))
+    assert all(sample["number"] % 2 == 0 for batch in batches for sample in batch)
+    assert list(islice(loader(2, 4, mapper=not_odd), 6)) == batches[4:]
+
+
+def test_a_mapper_that_refuses_everything_is_named():
+    with pytest.raises(ValueError, match=str(MAX_REFUSED)):
+        next(iter(loader(mapper=lambda _: None)))
