@@ -43,6 +43,7 @@ HEADS: dict[str, list[str]] = {
     "sgrn_two_stage": [*_SGRN, *_GRAPH, "MODEL.SGRN.REFINE", "True"],
     "reasoning": _REASONING,
     "learned_duplicates": _LEARNED,
+    "learned_duplicates_published": [*_LEARNED, "MODEL.DUPLICATE_REMOVAL.END_TO_END", "True"],
 }
 
 FIRST, LAST = 10, 50  # iterations whose mean losses are compared

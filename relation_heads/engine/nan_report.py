@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..layers import ObjectRelation
 from ..layers.arguments import first_few
+from ..modeling.roi_heads.end import End
 from ..modeling.roi_heads.sgrn import SGRNMechanism
 from .growth import WINDOW, Growth
 
@@ -118,6 +119,8 @@ def _published_forms(model: nn.Module) -> list[str]:
         for m in modules
     ):
         cures.append("MODEL.SGRN.MEAN_GRADIENT True instead of False")
+    if any(isinstance(m, End) and m.network and m.end_to_end for m in modules):
+        cures.append("MODEL.DUPLICATE_REMOVAL.END_TO_END False instead of True")
     if not cures:
         return []
     return [f"Try first: {' and '.join(cures)}, a published form that is known to diverge."]

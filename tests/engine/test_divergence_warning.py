@@ -14,10 +14,15 @@ from relation_heads.engine import checks
 from relation_heads.engine.checks import check_cfg
 from tests.helpers import registered, tiny_cfg, tiny_coco
 
+DUPLICATES = ("MODEL.ROI_HEADS.NAME", "DuplicateRemovalROIHeads")
 CLIPPED = ("SOLVER.CLIP_GRADIENTS.ENABLED", True)
 # preset -> what the warning says: key and value, and the value that is stable
 NAMED = {
     "relation_paper": ("MODEL.RELATION.NORM ''", "set MODEL.RELATION.NORM max_rms"),
+    "learn_nms_paper": (
+        "MODEL.DUPLICATE_REMOVAL.END_TO_END True",
+        "set MODEL.DUPLICATE_REMOVAL.END_TO_END False",
+    ),
     "sgrn_paper": ("MODEL.SGRN.MEAN_GRADIENT False", "set MODEL.SGRN.MEAN_GRADIENT True"),
 }
 presets = pytest.mark.parametrize("preset", NAMED)
@@ -31,7 +36,8 @@ def warnings(tmp_path, caplog):
         def of(preset, lr, *opts):
             cfg = tiny_cfg([name], [name], 3, tmp_path / "out", base=get_cfg())
             cfg.merge_from_file(find_config(f"heads/{preset}.yaml"))
-            cfg.merge_from_list(["SOLVER.BASE_LR", lr, *opts])
+            head = DUPLICATES if preset.startswith("learn_nms") else ()
+            cfg.merge_from_list(["SOLVER.BASE_LR", lr, *head, *opts])
             caplog.clear()
             with caplog.at_level(logging.WARNING, logger=checks.logger.name):
                 check_cfg(cfg)
@@ -54,7 +60,7 @@ def test_not_at_small_ones_and_not_with_clipping(preset, warnings):
     assert warnings(preset, 0.02, *CLIPPED) == []
 
 
-@pytest.mark.parametrize("preset", ["relation", "sgrn", "sgrn_two_stage", "two_stage"])
+@pytest.mark.parametrize("preset", ["relation", "sgrn", "sgrn_two_stage", "two_stage", "learn_nms"])
 def test_not_of_what_is_stable(preset, warnings):
     assert warnings(preset, 0.02) == []
 

@@ -15,6 +15,8 @@ from relation_heads.engine import RelationTrainer
 from relation_heads.engine.growth import Growth
 from relation_heads.engine.nan_report import REMEDIES, RememberBatch, divergence_report
 from relation_heads.layers import ObjectRelation
+from relation_heads.layers.duplicates.network import DuplicateRemoval
+from relation_heads.modeling.roi_heads.end import End
 from relation_heads.modeling.roi_heads.sgrn import SGRNMechanism
 from tests.helpers import registered, tiny_cfg, tiny_coco
 
@@ -149,11 +151,18 @@ def test_a_published_form_is_the_first_to_be_changed(norm, mean_gradient, weight
     mechanism = SGRNMechanism(
         predictor=nn.Identity(), mean_gradient=mean_gradient, loss_weights=weights
     )
-    text = report(nn.ModuleList([ObjectRelation(16, norm=norm), mechanism]))
+    text = report(nn.ModuleList([ObjectRelation(16, norm=norm), mechanism, End()]))
     if first is None:
         assert "Try first" not in text
     else:
         assert text.endswith(f"{first} {REMEDIES}")
+
+
+@pytest.mark.parametrize(("learn", "end_to_end"), [(True, True), (True, False), (False, True)])
+def test_learned_removal_that_trains_the_detector_is_a_published_form(learn, end_to_end):
+    end = End(network=DuplicateRemoval(16) if learn else None, end_to_end=end_to_end)
+    named = "MODEL.DUPLICATE_REMOVAL.END_TO_END False instead of True" in report(end)
+    assert named == (learn and end_to_end)
 
 
 def test_the_batch_is_remembered_while_it_is_used():

@@ -158,9 +158,22 @@ LEARN = ("MODEL.DUPLICATE_REMOVAL.LEARN", True)
 LEARNED = (*LEARN, "MODEL.DUPLICATE_REMOVAL.TEST_METHOD", "learned")
 
 
+END_TO_END = ("MODEL.DUPLICATE_REMOVAL.END_TO_END", True)
+
+
+@heads
+def test_learned_removal_trains_beside_every_head(keys):
+    ours = build_heads(*keys, *LEARN)
+    head_losses(ours)["loss_duplicates"].backward()
+    for name, parameter in ours.named_parameters():
+        is_network = name.startswith("end.network.")
+        assert (parameter.grad is not None) == is_network, name
+        assert not is_network or parameter.grad.isfinite().all(), name
+
+
 @heads
 def test_learned_removal_trains_with_every_head(keys):
-    plain, ours = build_heads(*keys), build_heads(*keys, *LEARN)
+    plain, ours = build_heads(*keys), build_heads(*keys, *LEARN, *END_TO_END)
     missing = ours.load_state_dict(plain.state_dict(), strict=False).missing_keys
     assert missing and all(name.startswith("end.network.") for name in missing)
     before, after = head_losses(plain), head_losses(ours)

@@ -3,7 +3,7 @@
 Detectron2 ends every ROI head with NMS per class. In its place: Soft-NMS, which decays the scores
 of overlapping boxes (Bodla et al., ICCV 2017; `layers.soft_nms`), with any trained detector; or a
 network that learns which box of an object stays (Hu et al., CVPR 2018, section 4.3;
-`layers.duplicates.network`), trained with the detector or after it.
+`layers.duplicates.network`), trained beside the detector, with it or after it.
 
 New parameters are `end.network.*`. Shapes: N regions of all images, R of one, C classes.
 """
@@ -27,7 +27,7 @@ from ...layers.arguments import above, at_least, numbers, one_of, require, withi
 from ...layers.duplicates.candidates import Candidates, select_candidates
 from ...layers.duplicates.losses import duplicate_loss, duplicate_targets, final_scores
 from ...layers.duplicates.network import DuplicateRemoval
-from ..keys import key_problems, problems_of
+from ..keys import key_problems, may_diverge, problems_of
 from ..many_classes import ManyClassesOutputLayers
 from ..watch import watched
 from .seam import Classified, ListensToRegions, Losses
@@ -50,6 +50,7 @@ class End(ListensToRegions, nn.Module):
         decay: Decay = "gaussian",
         sigma: float = 0.5,
         network: DuplicateRemoval | None = None,
+        end_to_end: bool = False,
         first_n: int = 100,
         max_classes: int | None = None,
         thresholds: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9),
@@ -61,7 +62,7 @@ class End(ListensToRegions, nn.Module):
         """
         Args:
             network: is trained where it is there; for `thresholds`.
-            method, decay, sigma, first_n, max_classes, thresholds, train_threshold,
+            end_to_end, method, decay, sigma, first_n, max_classes, thresholds, train_threshold,
                 class_threshold, positive_weight, loss_weight: see the keys of
                 `MODEL.DUPLICATE_REMOVAL`.
         """
@@ -70,7 +71,7 @@ class End(ListensToRegions, nn.Module):
         if method == "learned" and network is None:
             raise ValueError("method 'learned' needs a network, got None.")
         self.method, self.decay, self.sigma = method, decay, sigma
-        self.network = network
+        self.network, self.end_to_end = network, end_to_end
         self.first_n, self.max_classes = first_n, max_classes
         self.thresholds = tuple(thresholds)
         self.train_threshold, self.class_threshold = train_threshold, class_threshold
@@ -87,6 +88,7 @@ class End(ListensToRegions, nn.Module):
             decay=keys.SOFT_NMS_DECAY,
             sigma=keys.SOFT_NMS_SIGMA,
             network=_network(cfg, dim) if keys.LEARN else None,
+            end_to_end=keys.END_TO_END,
             first_n=keys.FIRST_N,
             max_classes=keys.MAX_CLASSES or None,
             thresholds=keys.THRESHOLDS,
@@ -120,6 +122,8 @@ class End(ListensToRegions, nn.Module):
             )
         if keys.LEARN:
             yield from key_problems(partial(_network, cfg, 1024), key)
+            if keys.END_TO_END:
+                yield from may_diverge(cfg, f"{key}.END_TO_END", "False")
 
     def losses(self, last: Classified, targets: list[Instances]) -> Losses:
         """`loss_duplicates` of all regions but appended ground truth; {} without the network.
@@ -132,16 +136,18 @@ class End(ListensToRegions, nn.Module):
             return {}
         if last.proposals[0].has("is_key"):
             last = last.select([p.is_key for p in last.proposals])
-        boxes = clipped_boxes(last)
+        boxes, x, log_scores = clipped_boxes(last), last.x, last.log_scores()
+        if not self.end_to_end:
+            x, log_scores = x.detach(), log_scores.detach()
         candidates = select_candidates(
-            last.log_scores(),
+            log_scores,
             [len(p) for p in last.proposals],
             first_n=self.first_n,
             score_threshold=self.train_threshold,
             max_classes=self.max_classes,
             keep_classes=[t.gt_classes.unique() for t in targets],
         )
-        logits = self.network(last.x, boxes, candidates)
+        logits = self.network(x, boxes, candidates)
         y = duplicate_targets(
             candidates,
             boxes,
