@@ -235,7 +235,7 @@ def _duplicate_removal() -> CN:
     node.SOFT_NMS_SIGMA = 0.5
     # Whether the head has the network of Hu et al. (2018) and trains it.
     node.LEARN = False
-    # Whether its loss also trains the box features and the scores, as published. If it does not, the
+    # Whether its loss also trains the box features and the scores, as published. If not, the
     # detector trains as without the network.
     node.END_TO_END = False
     # The bias of its logits at the start: -3 (released, trained with the detector), or 0 (released,

@@ -3,8 +3,8 @@
 Stock loading lists every missing parameter, one group a line, and goes on; an evaluation of a head
 that was never trained looks like any other. Here the log says how many tensors were loaded, which
 are new, which were skipped for their shape and which were not wanted, and an evaluation stops
-unless every parameter was loaded. A file is either complete or not there, and a training goes on from
-the newest complete one.
+unless every parameter was loaded. A file is either complete or not there, and a training goes on
+from the newest complete one.
 """
 
 from __future__ import annotations
@@ -191,8 +191,8 @@ def _report(model: nn.Module, incompatible: _IncompatibleKeys) -> LoadReport:
 def _check_same_model(report: LoadReport, path: str) -> None:
     if report.new or report.skipped or report.unexpected:
         raise ValueError(
-            f"{path} is of another model, so its training cannot go on with this one:\n{report}\nUse "
-            "the config it was trained with, or another OUTPUT_DIR."
+            f"{path} is of another model, so its training cannot go on with this one:\n{report}\n"
+            "Use the config it was trained with, or another OUTPUT_DIR."
         )
 
 

@@ -141,9 +141,7 @@ def test_the_report_is_of_the_last_load(save):
 
 def test_weights_of_another_model_are_refused(save):
     path = save(nn.ModuleDict({"encoder": nn.Linear(2, 2)}))
-    with pytest.raises(
-        ValueError, match=r"model.pth has no parameter .*2 tensors .*encoder.weight"
-    ):
+    with pytest.raises(ValueError, match=r"model.pth has no parameter .*2 tensors .*encoder.w"):
         ReportingCheckpointer(Detector()).load(path)
 
 
