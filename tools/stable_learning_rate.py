@@ -14,8 +14,8 @@ sgrn_two_stage, reasoning, learned_duplicates and learned_duplicates_published. 
 heads come last, after an option with one value. Every head and seed is trained at --start, then at
 the double if that was stable, else at the half. A training diverged if the trainer said so, or if
 its last 50 losses are higher than its first 10. Each training is a process with one thread. It
-leaves one JSON in --output, and is not done again if that is there. The exit code is 1 if a training failed by something else; then
-the end of its log is shown.
+leaves one JSON in --output, and is not done again if that is there. The exit code is 1 if a
+training failed by something else; then the end of its log is shown.
 """
 
 from __future__ import annotations
