@@ -71,10 +71,9 @@ def start(name: str, output: Path, options: list[str]) -> Run:
     """Starts one training in the background."""
     folder = folder_of(name, output)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").unlink(missing_ok=True)
     log = (folder / "stdout.txt").open("wb")
     command = [sys.executable, "-W", "ignore", str(ROOT / "tools" / "train_net.py")]
-    command += ["--config-file", RUNS[name], "OUTPUT_DIR", str(folder), *options]
+    command += ["--config-file", RUNS[name], "--overwrite", "OUTPUT_DIR", str(folder), *options]
     if name in STARTS_FROM:
         command += ["MODEL.WEIGHTS", checkpoint(STARTS_FROM[name], output)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

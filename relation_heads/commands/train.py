@@ -3,6 +3,7 @@
     relation-heads train --config-file COCO-Detection/faster_rcnn_R_50_FPN_relation_1x.yaml \\
         --num-gpus 8
     relation-heads train --config-file ... --resume
+    torchrun --nproc-per-node 8 -m relation_heads train --config-file ...
     relation-heads train --config-file ... --dataset my_train my/train.json my/images \\
         --dataset my_val my/val.json my/images \\
         DATASETS.TRAIN "('my_train',)" DATASETS.TEST "('my_val',)" MODEL.ROI_HEADS.NUM_CLASSES 12
@@ -24,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--config-file", default="", metavar="FILE", help="a path or a name, see above")
     add("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR, if "
         "there is one")  # fmt: skip
+    add("--overwrite", action="store_true", help="start anew in an OUTPUT_DIR that has a training "
+        "already: its checkpoints are deleted")  # fmt: skip
     add("--eval-only", action="store_true", help="only evaluate MODEL.WEIGHTS")
     add_launch(parser)
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
@@ -47,22 +50,14 @@ def add_launch(parser: argparse.ArgumentParser) -> None:
 
 def run_in_process(args: argparse.Namespace) -> None:
     """What one process does."""
+    from ..command_line import run_or_explain
     from ..engine.train import train_or_evaluate
 
-    train_or_evaluate(args)
+    run_or_explain(train_or_evaluate, args, args.program)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Starts the processes."""
-    from detectron2.engine import launch
+    """Starts the processes, or joins those of `torchrun` or `srun`."""
+    from ..engine.processes import run_everywhere
 
-    from ..command_line import run_or_explain
-
-    launch(
-        run_or_explain,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(run_in_process, args, args.program),
-    )
+    run_everywhere(run_in_process, args)

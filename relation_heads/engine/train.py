@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -13,6 +14,7 @@ from detectron2.engine import hooks
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
+from .checkpoint import LAST, saved_in
 from .setup import setup_cfg
 from .trainer import RelationTrainer
 
@@ -29,7 +31,8 @@ def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
         the evaluation results; None after a training without evaluation.
 
     Raises:
-        FileNotFoundError, KeyError, ValueError: of `setup_cfg`, or weights do not fit the model.
+        FileNotFoundError, KeyError, ValueError: of `setup_cfg`; weights do not fit the model; the
+            folder has another training.
     """
     cfg = setup_cfg(args)
     if args.eval_only:
@@ -37,6 +40,7 @@ def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
+    prepare_folder(cfg.OUTPUT_DIR, args.resume, getattr(args, "overwrite", False))
     trainer = RelationTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     if cfg.TEST.AUG.ENABLED:
@@ -48,6 +52,37 @@ def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
         for line in summary(cfg, getattr(trainer, "_last_eval_results", {})):
             logger.info(line)
     return results
+
+
+def prepare_folder(folder: str, resume: bool, overwrite: bool) -> None:
+    """Looks what a folder has before a training writes into it.
+
+    Args:
+        folder: `OUTPUT_DIR`.
+        resume: go on with the training that is there.
+        overwrite: delete its checkpoints and metrics.
+
+    Raises:
+        ValueError: there is a training, and it is neither resumed nor overwritten; or both.
+    """
+    saved = saved_in(folder)
+    if resume and overwrite:
+        raise ValueError("--resume goes on with a training, --overwrite deletes it: choose one.")
+    if resume and not saved:
+        logger.warning(
+            f"--resume: {folder} has no checkpoint, so the training starts at iteration 0."
+        )
+    if resume or not saved:
+        return
+    if not overwrite:
+        raise ValueError(
+            f"OUTPUT_DIR {folder} has a training already ({saved[0].name}): --resume goes on with "
+            "it, --overwrite deletes it, and another OUTPUT_DIR keeps it."
+        )
+    if comm.is_main_process():
+        for path in (*saved, Path(folder, LAST), Path(folder, "metrics.json")):
+            path.unlink(missing_ok=True)
+    comm.synchronize()
 
 
 def summary(cfg: CfgNode, results: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,104 @@
+"""The processes of a training: those that this command starts, or those that a launcher started.
+
+`torchrun` and `srun` start one process per GPU themselves and tell each its place in the
+environment. Such a process joins the others; without them Detectron2's own launcher starts
+`--num-gpus` processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import launch
+from detectron2.utils import comm
+
+SLURM_PORTS = range(20000, 30000)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Of one process among those of a launcher.
+
+    Attributes:
+        rank, world_size: among all processes.
+        local_rank, local_size: among those of this machine.
+        restarted: whether the launcher starts it again after a failure.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_size: int
+    restarted: bool = False
+
+
+def place_of(environment: Mapping[str, str]) -> Place | None:
+    """What `torchrun` or `srun` says; None without a launcher, or with one process."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    if not all(name in environment for name in names):
+        names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")
+    if not all(name in environment for name in names):
+        return None
+    restarted = int(environment.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    place = Place(*(int(environment[name]) for name in names), restarted=restarted)
+    return place if place.world_size > 1 else None
+
+
+def run_everywhere(run: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+    """Calls `run(args)` in every process of the training.
+
+    Args:
+        run: a function of a module.
+        args: of `tools/train_net.py`. Where a launcher starts the processes again after a failure,
+            they resume.
+    """
+    place = place_of(os.environ)
+    if place is None:
+        launch(
+            run,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+        return
+    args.resume = args.resume or place.restarted
+    _join(place)
+    try:
+        run(args)
+    finally:
+        dist.destroy_process_group()
+
+
+def _join(place: Place) -> None:
+    """Meets the other processes."""
+    if "MASTER_ADDR" not in os.environ:
+        os.environ.update(_slurm_meeting_point(os.environ))
+    on_gpus = torch.cuda.is_available()
+    dist.init_process_group(
+        "nccl" if on_gpus else "gloo", rank=place.rank, world_size=place.world_size
+    )
+    comm.create_local_process_group(place.local_size)
+    if on_gpus:
+        torch.cuda.set_device(place.local_rank)
+    comm.synchronize()
+
+
+def _slurm_meeting_point(environment: Mapping[str, str]) -> dict[str, str]:
+    """The first machine of the job, and a port that is the job's own."""
+    hosts = subprocess.run(
+        ["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    port = SLURM_PORTS[int(environment["SLURM_JOB_ID"]) % len(SLURM_PORTS)]
+    return {"MASTER_ADDR": hosts[0], "MASTER_PORT": str(port)}

@@ -1,0 +1,130 @@
+"""Processes that a launcher started join one training; what is killed is started again and goes on."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("detectron2")
+
+import torch
+
+from relation_heads.config import get_cfg
+from relation_heads.engine.processes import Place, place_of
+from relation_heads.engine.train import prepare_folder
+from tests.helpers import tiny_cfg, tiny_coco
+
+ROOT = Path(__file__).resolve().parents[2]
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+SLURM = {
+    "SLURM_PROCID": "3",
+    "SLURM_NTASKS": "4",
+    "SLURM_LOCALID": "1",
+    "SLURM_NTASKS_PER_NODE": "2",
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({}, None),
+        (TORCHRUN, Place(3, 4, 1, 2)),
+        (SLURM, Place(3, 4, 1, 2)),
+        ({**TORCHRUN, "TORCHELASTIC_RESTART_COUNT": "0"}, Place(3, 4, 1, 2)),
+        ({**TORCHRUN, "TORCHELASTIC_RESTART_COUNT": "2"}, Place(3, 4, 1, 2, restarted=True)),
+        ({**SLURM, **TORCHRUN, "RANK": "2"}, Place(2, 4, 1, 2)),  # torchrun inside a SLURM job
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, None),
+        ({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1"}, None),
+    ],
+)
+def test_the_place_of_a_process_is_in_its_environment(environment, place):
+    assert place_of(environment) == place
+
+
+def checkpoints(folder):
+    for name in ("model_0000001.pth", "model_final.pth"):
+        (folder / name).write_bytes(b"")
+    (folder / "last_checkpoint").write_text("model_final.pth")
+    (folder / "metrics.json").write_text("{}")
+    (folder / "log.txt").write_text("kept")
+
+
+def test_a_folder_that_has_a_training_is_not_written_into(tmp_path):
+    prepare_folder(str(tmp_path), resume=False, overwrite=False)  # nothing there
+    checkpoints(tmp_path)
+    before = {p.name for p in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=r"model_final.pth.*--resume.*--overwrite"):
+        prepare_folder(str(tmp_path), resume=False, overwrite=False)
+    prepare_folder(str(tmp_path), resume=True, overwrite=False)
+    assert {p.name for p in tmp_path.iterdir()} == before
+    prepare_folder(str(tmp_path), resume=False, overwrite=True)
+    assert {p.name for p in tmp_path.iterdir()} == {"log.txt"}
+
+
+def test_resuming_nothing_is_said_and_overwriting_what_is_resumed_refused(tmp_path, caplog):
+    prepare_folder(str(tmp_path), resume=True, overwrite=False)
+    assert [str(tmp_path) in r.getMessage() for r in caplog.records] == [True]
+    with pytest.raises(ValueError, match=r"--resume.*--overwrite"):
+        prepare_folder(str(tmp_path), resume=True, overwrite=True)
+
+
+KILLED_ONCE = """
+import os, signal, sys
+from detectron2.engine import HookBase
+from relation_heads.engine import RelationTrainer
+
+class Kill(HookBase):
+    def after_step(self):
+        first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+        if first and os.environ.get("RANK") == os.environ.get("KILLED") and self.trainer.iter == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+build_hooks = RelationTrainer.build_hooks
+RelationTrainer.build_hooks = lambda self: [*build_hooks(self), Kill()]
+
+if __name__ == "__main__":
+    import torch
+    torch.set_num_threads(1)
+    from relation_heads.__main__ import main
+    main()
+"""
+
+
+def test_torchrun_trains_once_and_a_killed_process_loses_nothing(tmp_path):
+    coco = tiny_coco(tmp_path / "data")
+    opts = ["SOLVER.MAX_ITER", 4, "SOLVER.CHECKPOINT_PERIOD", 2, "SEED", 3]
+    (tmp_path / "tiny.yaml").write_text(
+        tiny_cfg(["pictures"], [], 3, tmp_path / "out", opts, base=get_cfg()).dump()
+    )
+    program = tmp_path / "killed_once.py"
+    program.write_text(KILLED_ONCE)
+
+    def trained(folder, killed):
+        command = [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+            "--max-restarts", "1", str(program), "train", "--config-file",
+            str(tmp_path / "tiny.yaml"), "--dataset", "pictures", str(coco.json_file),
+            str(coco.image_root), "OUTPUT_DIR", str(folder),
+        ]  # fmt: skip
+        path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        environment = {"PYTHONPATH": path, "KILLED": killed, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        log = (folder / "log.txt").read_text()
+        assert (folder / "log.txt.rank1").is_file() and "World size: 2" in log
+        starts = re.findall(r"Starting training from iteration (\d)", log)
+        return torch.load(folder / "model_final.pth")["model"], starts
+
+    whole, starts = trained(tmp_path / "whole", "none")
+    assert starts == ["0"]
+    again, starts = trained(tmp_path / "again", "1")
+    assert starts == ["0", "2"]
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
