@@ -19,6 +19,9 @@ import torch.distributed as dist
 from detectron2.engine import launch
 from detectron2.utils import comm
 
+OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+# Only `srun` sets all of them; in the batch script itself the names of a step are missing.
+OF_SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE")
 SLURM_PORTS = range(20000, 30000)
 
 
@@ -41,14 +44,19 @@ class Place:
 
 def place_of(environment: Mapping[str, str]) -> Place | None:
     """What `torchrun` or `srun` says; None without a launcher, or with one process."""
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    if not all(name in environment for name in names):
-        names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")
-    if not all(name in environment for name in names):
-        return None
-    restarted = int(environment.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    place = Place(*(int(environment[name]) for name in names), restarted=restarted)
-    return place if place.world_size > 1 else None
+    for names in (OF_TORCHRUN, OF_SRUN):
+        if all(name in environment for name in names):
+            rank, world_size, local_rank, local_size = (environment[name] for name in names)
+            if int(world_size) == 1:
+                return None
+            return Place(
+                int(rank),
+                int(world_size),
+                int(local_rank),
+                int(local_size.partition("(")[0]),  # srun: 8(x2), on each of two machines
+                restarted=int(environment.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0,
+            )
+    return None
 
 
 def run_everywhere(run: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:

@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 SLURM = {
     "SLURM_PROCID": "3",
-    "SLURM_NTASKS": "4",
+    "SLURM_STEP_NUM_TASKS": "4",
     "SLURM_LOCALID": "1",
-    "SLURM_NTASKS_PER_NODE": "2",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
 }
 
 
@@ -38,7 +38,8 @@ SLURM = {
         ({**TORCHRUN, "TORCHELASTIC_RESTART_COUNT": "0"}, Place(3, 4, 1, 2)),
         ({**TORCHRUN, "TORCHELASTIC_RESTART_COUNT": "2"}, Place(3, 4, 1, 2, restarted=True)),
         ({**SLURM, **TORCHRUN, "RANK": "2"}, Place(2, 4, 1, 2)),  # torchrun inside a SLURM job
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, None),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}, None),  # a batch script
+        ({**SLURM, "SLURM_STEP_NUM_TASKS": "1"}, None),
         ({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1"}, None),
     ],
 )
