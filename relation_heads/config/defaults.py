@@ -29,6 +29,9 @@ def add_relation_heads_config(cfg: CN) -> None:
         # trains everything. Only this package's trainer reads the key (`engine.freeze.train_only`).
         cfg.MODEL.TRAIN_ONLY = []
         cfg.__dict__[CN.DEPRECATED_KEYS].discard("MODEL.TRAIN_ONLY")  # see `d2_env`
+    if "MAX_BROKEN" not in cfg.DATALOADER:
+        # Training images that cannot be read, before a process stops; others take their places.
+        cfg.DATALOADER.MAX_BROKEN = 10
     if "STEM_TYPE" not in cfg.MODEL.RESNETS:  # only what DeepLab added reads its keys
         add_deeplab_config(cfg)
 

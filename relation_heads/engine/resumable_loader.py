@@ -11,6 +11,8 @@ the order in which they share the work; without workers the batches are the same
 
 from __future__ import annotations
 
+import logging
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,9 +30,12 @@ from detectron2.data.build import (
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
+logger = logging.getLogger(__name__)
+
 Record = dict[str, Any]
 Place = tuple[int, int]  # place in this process's stream of images, index of the record
 MAX_REFUSED = 100  # images in a row that a mapper may leave out
+BROKEN = "broken"  # key of a sample: what could not be read in its place, as sentences
 
 
 def seed_everything(*key: int) -> None:
@@ -71,20 +76,40 @@ class Samples(Dataset):
             mapper: None for a record that is to be left out; another one takes its place.
         """
         self.records, self.mapper = records, mapper
-        self.seed, self.rank = 0, comm.get_rank()  # not known in a worker
+        self.seed, self.rank = 0, comm.get_rank()  # not known in a worker process
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, item: Place) -> Record:
         place, index = item
+        broken: list[str] = []
         with seeded(self.seed, self.rank, place):
             for _ in range(MAX_REFUSED):
-                sample = self.mapper(self.records[index])
+                record = self.records[index]
+                try:
+                    sample = self.mapper(_readable(record))
+                except Exception as error:  # what reads broken files raises whatever it likes
+                    broken.append(f"{record.get('file_name')}: {error}")
+                    sample = None
                 if sample is not None:
-                    return sample
+                    return {**sample, BROKEN: broken} if broken else sample
                 index = random.randrange(len(self.records))
-        raise ValueError(f"The mapper of the training set left out {MAX_REFUSED} images in a row.")
+        if not broken:
+            broken = [f"the mapper of the training set left out {MAX_REFUSED} images in a row"]
+        return {BROKEN: broken}  # an error of a worker would come with its traceback
+
+
+def _readable(record: Record) -> Record:
+    """The same; to open a pipe would never end.
+
+    Raises:
+        OSError: `file_name` is a folder, a pipe or the like.
+    """
+    path = record.get("file_name")
+    if path and os.path.exists(path) and not os.path.isfile(path):
+        raise OSError("it is no file")
+    return record
 
 
 class Batches:
@@ -126,6 +151,7 @@ class ResumableLoader:
     Attributes:
         seed: of the training; random numbers of the images depend on it.
         start: the iteration of the first batch.
+        max_broken: images that may be left out because they cannot be read.
     """
 
     def __init__(
@@ -135,12 +161,39 @@ class ResumableLoader:
         batch_size: int,
         wide: Sequence[bool] | None,
         num_workers: int,
+        max_broken: int = 0,
     ) -> None:
+        self.max_broken = max_broken
         self.dataset, self.sampler, self.batch_size = samples, sampler, batch_size
         self.wide, self.num_workers = wide, num_workers
         self.seed = self.start = 0
 
     def __iter__(self) -> Iterator[list[Record]]:
+        """
+        Raises:
+            ValueError: more images than `max_broken` cannot be read; one sentence for each.
+        """
+        broken: dict[str, None] = {}  # each once
+        for batch in self._batches():
+            for sample in batch:
+                for sentence in sample.pop(BROKEN, ()):
+                    if sentence not in broken:
+                        logger.warning(f"A training image is left out: {sentence}")
+                    broken[sentence] = None
+                if len(broken) > self.max_broken or not sample:
+                    raise ValueError(
+                        "\n- ".join(
+                            [
+                                f"{len(broken)} training images cannot be read; "
+                                f"DATALOADER.MAX_BROKEN allows {self.max_broken}. "
+                                "tools/check_dataset.py --check-images finds all of them.",
+                                *broken,
+                            ]
+                        )
+                    )
+            yield batch
+
+    def _batches(self) -> Iterator[list[Record]]:
         self.dataset.seed = self.seed
         batches = Batches(self.sampler, self.batch_size, self.wide, self.start)
         return iter(
@@ -185,4 +238,11 @@ def build_train_loader(
     if parts["aspect_ratio_grouping"]:
         wide = [record.get("width", 1) > record.get("height", 1) for record in records]
     samples = Samples(DatasetFromList(records, copy=False), parts["mapper"])
-    return ResumableLoader(samples, parts["sampler"], batch_size, wide, parts["num_workers"])
+    return ResumableLoader(
+        samples,
+        parts["sampler"],
+        batch_size,
+        wide,
+        parts["num_workers"],
+        cfg.DATALOADER.get("MAX_BROKEN", 0),
+    )

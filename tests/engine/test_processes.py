@@ -1,4 +1,4 @@
-"""Processes that a launcher started join one training; what is killed is started again and goes on."""
+"""Processes of a launcher join one training; a killed one is started again and goes on."""
 
 from __future__ import annotations
 

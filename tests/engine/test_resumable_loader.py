@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from itertools import islice
 
@@ -15,6 +16,7 @@ from detectron2.data.common import AspectRatioGroupedDataset
 from detectron2.data.samplers import TrainingSampler
 
 from relation_heads.engine.resumable_loader import (
+    BROKEN,
     MAX_REFUSED,
     Batches,
     ResumableLoader,
@@ -95,3 +97,42 @@ def test_a_refused_record_gives_its_place_to_another():
 def test_a_mapper_that_refuses_everything_is_named():
     with pytest.raises(ValueError, match=str(MAX_REFUSED)):
         next(iter(loader(mapper=lambda _: None)))
+
+
+def reads(record):
+    """As a mapper whose third, sixth and ninth image are broken."""
+    if record["number"] in (2, 5, 8):
+        raise OSError(f"image {record['number']} is cut")
+    return augmented(record)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_cannot_be_read_is_named_once_and_left_out(workers, caplog):
+    made = loader(workers, mapper=reads)
+    made.max_broken = 3
+    batches = list(islice(made, 20))
+    assert all(s["number"] % 3 != 2 and BROKEN not in s for batch in batches for s in batch)
+    said = [r.getMessage() for r in caplog.records]
+    assert len(said) == 3
+    assert all(any(f"image {k} is cut" in one for one in said) for k in (2, 5, 8))
+    resumed = loader(workers, 9, mapper=reads)
+    resumed.max_broken = 3
+    assert list(islice(resumed, 11)) == batches[9:]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_end_the_training_with_their_names(workers):
+    made = loader(workers, mapper=reads)
+    made.max_broken = 2
+    with pytest.raises(ValueError, match=r"DATALOADER\.MAX_BROKEN") as stop:
+        list(islice(made, 20))
+    assert all(f"image {k} is cut" in str(stop.value) for k in (2, 5, 8))
+
+
+def test_a_pipe_is_no_image(tmp_path):
+    """To open it would wait for ever."""
+    os.mkfifo(tmp_path / "pipe.jpg")
+    records = [{"file_name": str(tmp_path / "pipe.jpg")}]
+    made = ResumableLoader(Samples(records, augmented), TrainingSampler(1), 1, None, 0)
+    with pytest.raises(ValueError, match=r"pipe\.jpg: it is no file"):
+        next(iter(made))
