@@ -21,6 +21,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import _filter_reused_missing_keys, _IncompatibleKeys
 from torch import nn
 
+from ..data.array_pickle import read_plain
 from ..layers.arguments import first_few
 from ..modeling.torchvision_backbone import place_weights
 from .checkpoint_files import damage, replacing
@@ -150,7 +151,9 @@ class ReportingCheckpointer(DetectionCheckpointer):
         self._file = filename
         if filename.endswith(".pth") and (reason := damage(Path(filename))):
             raise ValueError(f"{filename} is damaged: {reason}.")
-        checkpoint: dict[str, Any] = super()._load_file(filename)
+        checkpoint: dict[str, Any] = (
+            _read_pickle(filename) if filename.endswith(".pkl") else super()._load_file(filename)
+        )
         checkpoint["model"] = place_weights(self.model, checkpoint["model"], filename)
         return checkpoint
 
@@ -160,6 +163,29 @@ class ReportingCheckpointer(DetectionCheckpointer):
         if self._resuming:  # the optimizer comes next, and has no names
             _check_same_model(report, self._file)
         _check_loaded(self.model, report, self._file)
+
+
+def _read_pickle(path: str) -> dict[str, Any]:
+    """Weights of Detectron2's model zoo, or of Detectron and Caffe2 (msra's); runs nothing.
+
+    Raises:
+        ValueError: it holds something else than arrays by name.
+    """
+    try:
+        content = read_plain(Path(path).read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError("it holds no weights by name")
+    except OSError:
+        raise
+    except Exception as error:  # a broken pickle raises whatever it likes
+        raise ValueError(
+            f"{path} is no file of weights that can be read safely: {error}."
+        ) from None
+    if "model" in content and "__author__" in content:
+        return content
+    weights = content.get("blobs", content)
+    weights = {k: v for k, v in weights.items() if not k.endswith("_momentum")}
+    return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
 
 
 def saved_in(folder: str) -> list[Path]:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from relation_heads.data.graphs import array_pickle
-from relation_heads.data.graphs.array_pickle import read_array
+from relation_heads.data import array_pickle
+from relation_heads.data.array_pickle import read_array, read_plain
 from relation_heads.data.graphs.sources import import_pickle
 
 CORES = (b"numpy._core", b"numpy.core")
@@ -357,5 +357,38 @@ def test_the_opcodes_here_make_a_good_pickle():
 
 
 def test_what_is_no_array():
-    for value in ({}, [], [NINE], {"a": NINE}, 1, 1.5, "text", b"bytes", None, (NINE,), {1}):
+    for value in ({}, [], [NINE], {"a": NINE}, 1, 1.5, "text", b"bytes", None, (1, 2)):
         assert read_array(pickle.dumps(value)) is None
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_dictionaries_and_lists_of_arrays_are_read(protocol):
+    content = {
+        "model": {"weight": NINE.astype("f4"), "bias": NINE[0], b"old": [1, 2.5, None, "x", NINE]},
+        "__author__": "someone",
+        "matching_heuristics": True,
+        "empty": {},
+        7: [],
+    }
+    found = read_plain(pickle.dumps(content, protocol))
+    assert list(found) == list(content)
+    np.testing.assert_equal(found, content)
+    assert found["model"]["weight"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"}" + laughs() + b"N" + b"s.",  # a key whose hash takes for ever
+        b"}" + ARRAY + b"N" + b"s.",
+        b"}" + text("a") + ARRAY + b"s.",
+        b"}" + text("a") + empty() + b"s.",
+        b"](" + DTYPE + b"e.",
+        b"}(" + text("a") + b"u.",
+        b"N" + text("a") + b"a.",
+        ARRAY + b".",
+    ],
+)
+def test_other_containers_are_refused(content):
+    with pytest.raises(ValueError, match="it |zip"):
+        read_plain(content)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import pickle
 
 import pytest
 
 pytest.importorskip("detectron2")
 
+import numpy as np
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from relation_heads.engine.checkpoint import ReportingCheckpointer
@@ -204,3 +207,40 @@ def test_a_training_does_not_go_on_with_another_model(tmp_path):
     trained(tmp_path)
     with pytest.raises(ValueError, match=r"(?s)model_0000000.pth is of another model.*relation1"):
         trained(tmp_path, Detector(relation=True), number=0).resume_or_load("", resume=True)
+
+
+def arrays(model):
+    return {key: value.numpy() for key, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("form", ["zoo", "caffe2", "blobs"])
+def test_pickles_of_weights_are_read_as_detectron2_reads_them(tmp_path, form):
+    theirs, path = Detector(), tmp_path / "model.pkl"
+    content = arrays(theirs)
+    if form == "zoo":
+        content = {"model": content, "__author__": "somebody"}
+    elif form == "blobs":
+        content = {"blobs": {**content, "backbone.stem.weight_momentum": np.zeros(3)}}
+    path.write_bytes(pickle.dumps(content, 2))
+    loaded = []
+    for checkpointer in (DetectionCheckpointer, ReportingCheckpointer):
+        torch.manual_seed(1)
+        loaded.append(Detector())
+        checkpointer(loaded[-1]).load(str(path))
+    first, second = (model.state_dict() for model in loaded)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    if form == "zoo":
+        assert all(torch.equal(first[key], value) for key, value in theirs.state_dict().items())
+
+
+class Attack:
+    def __reduce__(self):
+        return print, ("this must not be run",)
+
+
+@pytest.mark.parametrize("content", [Attack(), {"model": Attack(), "__author__": ""}, [1]])
+def test_a_pickle_that_would_run_something_is_refused(tmp_path, capsys, content):
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match=r"model\.pkl is no file of weights"):
+        ReportingCheckpointer(Detector()).load(str(tmp_path / "model.pkl"))
+    assert "must not" not in capsys.readouterr().out

@@ -21,8 +21,8 @@ import torch
 
 from relation_heads.layers.reasoning.knowledge_graph import KnowledgeGraph
 
+from ..array_pickle import read_array
 from ..json_records import read_records
-from .array_pickle import read_array
 
 Edge = tuple[str, int, int, float]  # relation, dst, src, weight
 

@@ -1,9 +1,9 @@
-"""Reads the one numeric array in a pickle, and runs nothing.
+"""Reads arrays of numbers, and dictionaries and lists of them, from a pickle, and runs nothing.
 
 A pickle is a program: Python's unpickler calls what the file names. To allow a few names is not
 enough, since `numpy.ndarray` alone makes an array over any address in memory. So the opcodes are
-read here, one by one, by a small machine that knows only those that an array of numbers needs. It
-has no way to call a function of the file's choice: the names below stand for the code below.
+read here, one by one, by a small machine that knows only those that plain data need. It has no way
+to call a function of the file's choice: the names below stand for the code below.
 
 Read are the protocols 0 to 5 of Python 3, and 1 and 2 of Python 2. Example, of protocol 3:
 
@@ -35,9 +35,10 @@ _NAMES = {
 _NUMBERS = {*("f2", "f4", "f8"), *(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8))}
 _MOST_AXES = 32
 _VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_EMPTY, _FROM_MARK = ("EMPTY_DICT", "EMPTY_LIST"), ("DICT", "LIST")
 _WITH_VALUE = frozenset(
-    "INT LONG BININT BININT1 BININT2 LONG1 LONG4 STRING BINSTRING SHORT_BINSTRING UNICODE "
-    "BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()
+    "INT LONG BININT BININT1 BININT2 LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING "
+    "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()
 )
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _PASSED_OVER = frozenset(("PROTO", "FRAME"))
@@ -70,16 +71,30 @@ class _Mark:
 
 
 def read_array(content: bytes) -> np.ndarray | None:
-    """The array of numbers that a pickle holds; None if the pickle holds something else.
+    """The array of numbers that a pickle holds; None if it holds other plain data.
 
     Args:
         content: the bytes of the file.
 
     Raises:
-        Exception: it is broken, or asks for more than an array of numbers. Nothing was run.
+        Exception: see `read_plain`.
+    """
+    result = read_plain(content)
+    return result if isinstance(result, np.ndarray) else None
+
+
+def read_plain(content: bytes) -> Any:
+    """What a pickle holds: an array of numbers, a number, a text, or dictionaries and lists of them.
+
+    Args:
+        content: the bytes of the file.
+
+    Raises:
+        Exception: it is broken, or asks for more than plain data. Nothing was run.
     """
     stack: list[Any] = []
     memo: dict[int, Any] = {}
+    containers: list[dict[Any, Any] | list[Any]] = []
     for opcode, value, _ in pickletools.genops(content):
         name = opcode.name
         if name == "STOP":
@@ -95,8 +110,19 @@ def read_array(content: bytes) -> np.ndarray | None:
         elif name in _TUPLES:
             stack[-_TUPLES[name] :] = [tuple(_last(stack, _TUPLES[name]))]
         elif name == "TUPLE":
+            stack.append(tuple(_since_mark(stack)))
+        elif name in _EMPTY or name in _FROM_MARK:
+            items = [] if name in _EMPTY else _since_mark(stack)
+            containers.append({} if name.endswith("DICT") else [])
+            _fill(containers[-1], items)
+            stack.append(containers[-1])
+        elif name in ("APPEND", "SETITEM"):
+            items = _last(stack, 1 if name == "APPEND" else 2)
+            del stack[-len(items) :]
+            _fill(*_last(stack, 1), items)
+        elif name in ("APPENDS", "SETITEMS"):
             items = _since_mark(stack)
-            stack.append(tuple(items))
+            _fill(*_last(stack, 1), items)
         elif name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
             memo[len(memo) if name == "MEMOIZE" else value] = _last(stack, 1)[0]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
@@ -111,9 +137,33 @@ def read_array(content: bytes) -> np.ndarray | None:
             _build(*_last(stack, 2))
             stack.pop()
         else:
-            return None
-    result = _last(stack, 1)[0]
-    return result.values if isinstance(result, _Array) else None
+            raise ValueError(f"it has the instruction {name}, which plain data do not need")
+    for container in containers:
+        places = container if isinstance(container, dict) else range(len(container))
+        for place in places:
+            container[place] = _finished(container[place])
+    return _finished(_last(stack, 1)[0])
+
+
+def _fill(target: Any, items: list[Any]) -> None:
+    """Puts items into a list, or keys and values in turn into a dictionary."""
+    if isinstance(target, list):
+        target += items
+        return
+    keys, values = items[::2], items[1::2]
+    # The hash of a tuple may take for ever.
+    if not isinstance(target, dict) or not all(isinstance(k, str | bytes | int) for k in keys):
+        raise ValueError("it fills in something else than a list, or a dictionary by name")
+    target.update(zip(keys, values, strict=True))
+
+
+def _finished(value: Any) -> Any:
+    """The value of an entry; the machine's own marks stay inside."""
+    if isinstance(value, _Array) and value.values is not None:
+        return value.values
+    if isinstance(value, _Array | _Name | _DType):
+        raise ValueError("it has an array without numbers, or a name without a call")
+    return value
 
 
 def _last(stack: list[Any], count: int) -> list[Any]:
