@@ -38,7 +38,8 @@ _VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _EMPTY, _FROM_MARK = ("EMPTY_DICT", "EMPTY_LIST"), ("DICT", "LIST")
 _WITH_VALUE = frozenset(
     "INT LONG BININT BININT1 BININT2 LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING "
-    "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()
+    "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
+    "BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()
 )
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _PASSED_OVER = frozenset(("PROTO", "FRAME"))
@@ -84,7 +85,7 @@ def read_array(content: bytes) -> np.ndarray | None:
 
 
 def read_plain(content: bytes) -> Any:
-    """What a pickle holds: an array of numbers, a number, a text, or dictionaries and lists of them.
+    """What a pickle holds: an array of numbers, a number, a text, dictionaries and lists of them.
 
     Args:
         content: the bytes of the file.

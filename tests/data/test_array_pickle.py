@@ -390,5 +390,5 @@ def test_dictionaries_and_lists_of_arrays_are_read(protocol):
     ],
 )
 def test_other_containers_are_refused(content):
-    with pytest.raises(ValueError, match="it |zip"):
+    with pytest.raises(ValueError, match=r"it |zip"):
         read_plain(content)
