@@ -26,7 +26,10 @@ Writes under --output, with the same bytes each time:
   annotations/VOCABULARY_SPLIT.json  train, val and test; categories from 1; `file_name` from the
                                      folder that has VG_100K and VG_100K_2
   VOCABULARY_classes.txt             a class per line in that order
-  VOCABULARY_report.json             what was counted, mended and left out, by reason
+  VOCABULARY_report.json             what was counted, mended and left out, by reason; if a split
+                                     has no box, that as well
+  vg_image_sizes.jsonl               of --check-images: a file that did not change since is not
+                                     decoded again
 """
 
 from __future__ import annotations

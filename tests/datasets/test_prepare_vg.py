@@ -133,7 +133,6 @@ def test_the_boxes_of_the_splits(tool):
         ("objects.json", lambda b: b.replace(b"oak", b"\xf6ak"), ("record 0", "is not UTF-8")),
         ("objects.json", lambda b: b"{}", ("not a JSON list",)),
         ("objects.json", lambda b: b.replace(b'"image_id": 10,', b""), ("record 6", "'image_id'")),
-        ("objects.json", lambda b: b"[]", ("split train has no box of vg3000",)),
         ("image_data.json", lambda b: b[:-90], ("record 12", "cut off or broken")),
         ("image_data.json", lambda b: b.replace(b"farm", b"\xff"), ("record 4", "not UTF-8")),
         ("image_data.json", lambda b: b"[]", ("is an empty list",)),
@@ -147,7 +146,7 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(tool, capsys, file, change
         tool()
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and error.count("\n") == 1
-    assert all(part in error for part in (*parts, *([] if "split" in parts[0] else [file]))), error
+    assert all(part in error for part in (*parts, file)), error
     assert not Path("out").exists()
 
 
@@ -176,6 +175,21 @@ def test_arguments_that_do_not_fit(tool, capsys, arguments, parts):
     assert stopped.value.code == 2
     assert all(part in error for part in parts), error
     assert not Path("out").exists()
+
+
+def test_a_split_without_boxes_is_reported(tool, capsys):
+    Path("vg/objects.json").write_text("[]")
+    with pytest.raises(SystemExit) as stopped:
+        tool()
+    assert stopped.value.code == 2
+    assert [path.name for path in Path("out").iterdir()] == ["vg3000_report.json"]
+    report = read("out/vg3000_report.json")
+    assert report["failed"] == "The split train has no box of vg3000."
+    assert report["failed"] in capsys.readouterr().err
+    left_out = {reason: item["count"] for reason, item in report["images_left_out"].items()}
+    assert sum(left_out.values()) == report["images"] == len(IMAGE_DATA)
+    assert left_out["no record in objects.json"] > 1
+    assert report["splits"] == {}
 
 
 # ---- options ----
@@ -268,6 +282,36 @@ def test_checked_images(tool):
     assert (val["images"][0]["width"], val["images"][0]["height"]) == (20, 25)
     assert boxes_of(val) == [(31, "tree.n.01", 10, 10, 10, 15)]  # clipped to the file's size
     assert [i["id"] for i in read("out/annotations/vg3000_train.json")["images"]] == [1, 3, 5]
+
+
+def test_an_image_is_decoded_again_only_if_it_changed(tool, monkeypatch):
+    write_large(Path("large"), 12, 200)
+    names = [record["url"].rpartition("rak248/")[2] for record in read("large/image_data.json")]
+    for name in names:
+        Path("large", name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (800, 600)).save(Path("large", name))
+    Path("large", names[0]).write_bytes(b"")
+    original, decoded = vg.decoded_size, []
+
+    def noted(path):
+        decoded.append(path.relative_to("large").as_posix())
+        return original(path)
+
+    monkeypatch.setattr(vg, "decoded_size", noted)
+
+    def run(output="out"):
+        decoded.clear()
+        return tool("--check-images large", root="large", held_out=2, output=output)
+
+    first = run()
+    assert sorted(decoded) == sorted(names)
+    report = (first / "vg3000_report.json").read_bytes()
+    assert (run() / "vg3000_report.json").read_bytes() == report
+    assert decoded == names[:1]  # was left out, may be mended
+    Image.new("RGB", (8, 9)).save(Path("large", names[3]))
+    changed = run() / "vg3000_report.json"
+    assert sorted(decoded) == sorted([names[0], names[3]])
+    assert changed.read_bytes() == (run("anew") / "vg3000_report.json").read_bytes() != report
 
 
 def test_classes_fit_the_knowledge_graph_tool(tool, monkeypatch, capsys):

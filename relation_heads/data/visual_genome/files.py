@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
+from ..files import Kept, write_whole
 from . import boxes as vg_boxes
 from . import images as vg
 from .boxes import Boxes
@@ -24,9 +25,9 @@ NOTES = {
     "published and counts all images, so it may differ.",
 }
 SPLIT_NOTE = "The papers' random split is not published: results are not comparable image by image."
+KEPT = "vg_image_sizes.jsonl"  # sizes of decoded images, below the output
 NO_BOX_LEFT = "no box of a class"
 SOURCE = "https://homes.cs.washington.edu/~ranjay/visualgenome"
-T = TypeVar("T")
 _STEM_ENDS = re.compile(r"(_v[\d_.]+)?\.json(\.\w+)?$")
 
 
@@ -46,16 +47,6 @@ def find_file(root: Path, name: str) -> Path:
     return path
 
 
-def with_progress(items: Iterable[T], what: str, total: int, every: int) -> Iterator[T]:
-    """The items, with a line now and then."""
-    start = time.perf_counter()
-    for number, item in enumerate(items, start=1):
-        yield item
-        if number % every == 0 or number == total:
-            seconds = time.perf_counter() - start
-            print(f"{what}: {number} of {total} images, {seconds:.0f} s", flush=True)
-
-
 def read_coco_ids(path: Path) -> set[int]:
     """The ids of the images of a file in COCO format; ValueError if it is none."""
     try:
@@ -73,13 +64,7 @@ def write_splits(
         args: of the command line.
         photos: by id.
         chosen: the boxes of each split.
-
-    Raises:
-        ValueError: a split has no box, before anything is written.
     """
-    for split, boxes in chosen.items():
-        if not len(boxes.boxes):
-            raise ValueError(f"The split {split} has no box of {args.vocabulary}.")
     report = {}
     for split, boxes in chosen.items():
         images = [photos[image_id] for image_id in np.unique(boxes.image_ids).tolist()]
@@ -115,17 +100,18 @@ def prepare(args: argparse.Namespace) -> None:
     repeated, left_out, mended = Tally(), Tally(), Tally()
     photos = vg.read_photos(files[0], repeated, mended)
     splits = vg.split_images(photos, args.split, args.held_out, args.seed, coco_val)
-    watch = partial(with_progress, total=len(photos), every=10_000)
+    watch = partial(tqdm, total=len(photos), unit="image", disable=None)
     if args.check_images:
-        checking = partial(watch, what="images decoded")
-        vg.check_files(photos, args.check_images, args.workers, mended, checking)
-    reading = partial(watch, what="objects.json")
+        checking, kept = partial(watch, desc="images decoded"), Kept(args.output / KEPT)
+        vg.check_files(photos, args.check_images, args.workers, mended, checking, kept)
+    reading = partial(watch, desc="objects.json")
     boxes = vg_boxes.read_boxes(files[1], photos, left_out, mended, reading)
 
     trained = vg_boxes.count_synsets(boxes, splits["train"])
     classes = published or [name for name, count in trained.items() if count][:1000]
     chosen = {split: vg_boxes.select(boxes, classes, ids) for split, ids in splits.items()}
-    split_reports = write_splits(args, photos, chosen)
+    empty = [split for split, of_split in chosen.items() if not len(of_split.boxes)]
+    failed = f"The split {empty[0]} has no box of {args.vocabulary}." if empty else ""
     known = set(classes)
     counted = vg_boxes.count_synsets(boxes, photos)
     other = {name: count for name, count in counted.items() if name not in known}
@@ -143,19 +129,21 @@ def prepare(args: argparse.Namespace) -> None:
         "objects_of_other_synsets": sum(other.values()),
         "mended": mended.report(),
         "drawn": {split: len(ids) for split, ids in splits.items()},
-        "splits": split_reports,
+        "splits": {} if failed else write_splits(args, photos, chosen),
         "class_counts": {name: trained.get(name, 0) for name in classes},
         "other_synsets": other,
     }  # fmt: skip
+    if failed:
+        write_report(args, {"failed": failed, **report})
+        raise ValueError(failed)
     write_report(args, report)
+    write_whole(args.output / f"{args.vocabulary}_classes.txt", "".join(f"{c}\n" for c in classes))
+    print(f"{len(classes)} classes (MODEL.ROI_HEADS.NUM_CLASSES). {NOTES[args.vocabulary]}")
 
 
 def write_report(args: argparse.Namespace, report: Mapping[str, Any]) -> None:
     text = json.dumps(report, indent=1) + "\n"
-    (args.output / f"{args.vocabulary}_report.json").write_text(text, encoding="utf-8")
-    names = "".join(f"{name}\n" for name in report["class_counts"])
-    (args.output / f"{args.vocabulary}_classes.txt").write_text(names, encoding="utf-8")
-    print(f"{report['num_classes']} classes (MODEL.ROI_HEADS.NUM_CLASSES). {report['note']}")
+    write_whole(args.output / f"{args.vocabulary}_report.json", text)
     for key in ("images_left_out", "objects_left_out", "mended"):
         for reason, found in report[key].items():
             first = "; ".join(found["first"][:2])

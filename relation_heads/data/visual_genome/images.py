@@ -25,12 +25,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from PIL import Image
 
 from ..exif import exif_orientation, upright_size
+from ..files import Kept, stamp
 from ..json_records import read_records
 
 Watch: TypeAlias = Callable[[Iterable[Any]], Iterable[Any]]  # passes items on, may show progress
@@ -163,7 +165,12 @@ def _photo(image_id: int, record: Mapping[str, Any]) -> Photo:
 
 
 def check_files(
-    photos: Mapping[int, Photo], root: Path, workers: int, mended: Tally, watch: Watch = iter
+    photos: Mapping[int, Photo],
+    root: Path,
+    workers: int,
+    mended: Tally,
+    watch: Watch = iter,
+    kept: Kept | None = None,
 ) -> None:
     """Decodes all images; takes their sizes, and marks those that cannot be read as left out.
 
@@ -175,17 +182,21 @@ def check_files(
         workers: threads.
         mended: gets the images of another size.
         watch: is passed the images.
+        kept: has sizes of files that were decoded before, and gets the others.
 
     Raises:
         ValueError: not a single image can be read.
     """
     listed = [photo for photo in photos.values() if photo.left_out in ("", NO_SIZE)]
     with ThreadPoolExecutor(workers) as pool:  # decoding leaves the interpreter free
-        sizes = pool.map(decoded_size, [root / photo.file_name for photo in listed])
-        for photo, size in zip(watch(listed), sizes, strict=True):
+        read = partial(_kept_size, kept=kept)
+        found = pool.map(read, [root / photo.file_name for photo in listed])
+        for photo, (key, size) in zip(watch(listed), found, strict=True):
             if isinstance(size, str):
                 photo.left_out = size
                 continue
+            if kept:
+                kept.set(key, list(size))
             told, photo.left_out = (photo.width, photo.height), ""
             if size != told:
                 photo.width, photo.height = size
@@ -196,6 +207,13 @@ def check_files(
             f"None of {len(listed)} images can be read in {root}, which must have the folders "
             "VG_100K and VG_100K_2."
         )
+
+
+def _kept_size(path: Path, kept: Kept | None) -> tuple[str, tuple[int, int] | str]:
+    """A key for the file as it is now, and its `decoded_size`."""
+    key = stamp([path]) if kept else ""
+    known = kept.get(key) if kept else None
+    return key, tuple(known) if known else decoded_size(path)
 
 
 def decoded_size(path: Path) -> tuple[int, int] | str:
