@@ -58,15 +58,15 @@ def _of_categories(named: list[Mapping[str, Any]]) -> Iterator[Finding]:
     """Of names and lines between them."""
     yield from found(
         "warning",
-        [category for category in named if not _is_list_of_names(category["keypoints"])],
+        [category for category in named if not is_list_of_names(category["keypoints"])],
         "class{es} whose 'keypoints' are not a list of different names",
         "pictures and the mirror need the names",
         lambda category: f"{category['name']!r}",
     )
-    good = [category for category in named if _is_list_of_names(category["keypoints"])]
+    good = [category for category in named if is_list_of_names(category["keypoints"])]
     yield from found(
         "warning",
-        [c for c in good if not _is_skeleton(c.get("skeleton", []), len(c["keypoints"]))],
+        [c for c in good if not is_skeleton(c.get("skeleton", []), len(c["keypoints"]))],
         "class{es} whose 'skeleton' is not a list of pairs of numbers from 1 to that of keypoints",
         "its lines cannot be drawn",
         lambda category: f"{category['name']!r}",
@@ -169,13 +169,15 @@ def _fits(keypoints: Any, size: int) -> bool:
     return all(type(value) in (int, float) and math.isfinite(value) for value in keypoints)
 
 
-def _is_list_of_names(names: Any) -> bool:
+def is_list_of_names(names: Any) -> bool:
+    """Whether all are texts, and different."""
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return False
     return len(set(names)) == len(names)
 
 
-def _is_skeleton(lines: Any, size: int) -> bool:
+def is_skeleton(lines: Any, size: int) -> bool:
+    """Whether these are pairs of numbers from 1 to `size`."""
     return isinstance(lines, list) and all(
         isinstance(line, list)
         and len(line) == 2
