@@ -50,6 +50,7 @@ setup(
         "numpy",
         "fvcore",
         "pycocotools>=2.0.6",
+        "tqdm",
     ],
     extras_require={
         # Detectron2 and the drawing need one of the two OpenCV packages; both together clash.

@@ -5,7 +5,7 @@
     python datasets/make_relational_scenes.py --crowded
     python datasets/make_relational_scenes.py --preview relational_scenes.png
 
-Needs numpy and OpenCV only. A data set that is complete already is left as it is.
+Needs numpy, OpenCV and tqdm only. A data set that is complete already is left as it is.
 """
 
 from __future__ import annotations
@@ -63,22 +63,21 @@ def run(args: argparse.Namespace) -> None:
         print(f"wrote {args.preview}")
         return
 
-    from relation_heads.data.scenes.scenes import CROWDED, write_dataset
+    from tqdm import tqdm
 
-    def report(done: int, total: int) -> None:
-        if done % 500 == 0 or done == total:
-            print(f"{done} of {total} images", flush=True)
+    from relation_heads.data.scenes.scenes import CROWDED, write_dataset
 
     output = default_output(args.crowded) if args.output is None else args.output.expanduser()
     start = time.perf_counter()
-    written = write_dataset(
-        output,
-        num_train=args.num_train,
-        num_val=args.num_val,
-        seed=args.seed,
-        progress=report,
-        **(CROWDED if args.crowded else {}),
-    )
+    with tqdm(total=args.num_train + args.num_val, unit="image", disable=None) as bar:
+        written = write_dataset(
+            output,
+            num_train=args.num_train,
+            num_val=args.num_val,
+            seed=args.seed,
+            progress=bar.update,
+            **(CROWDED if args.crowded else {}),
+        )
     seconds = time.perf_counter() - start
     print(f"wrote {output} in {seconds:.0f} s" if written else f"{output} is complete already")
 

@@ -20,7 +20,12 @@ Writes under --output, with the same bytes each time:
   annotations/ade_LABELS_SPLIT.json  train, val and each of --val-lists; categories from 1, most
                                      frequent first and then by name; `file_name` from --ade-root
   ade_LABELS_classes.txt             a class per line in that order
-  ade_LABELS_report.json             what was counted and what was left out, by reason
+  ade_LABELS_report.json             what was counted and what was left out, by reason; if nothing
+                                     can be written, it says why and what was found
+  ade_read.jsonl                     the regions of every image: a run that was stopped goes on
+                                     where it was, and the other label set reads no image again
+
+An image with a damaged file is left out; the report counts and names them.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
         --dataset birds_val birds/val.json birds/images
 
 Several data sets are splits of one: the training split first. Problems make training or evaluation
-fail or wrong, warnings are odd, facts are good to know; `relation_heads/data/dataset_*.py` have the
+fail or wrong, warnings are odd, facts are good to know; `relation_heads/data/checks/` has the
 rules. The exit code is 1 if there is a problem, 2 if the arguments do not fit, else 0.
 """
 
@@ -15,19 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from functools import partial
 from pathlib import Path
-
-_SECONDS = 10.0  # between two lines of progress
-
-
-def report_progress(name: str, done: int, total: int, clock: dict[str, float]) -> None:
-    """A line on stderr now and then."""
-    now = time.monotonic()
-    if now - clock.setdefault("last", now) >= _SECONDS:
-        clock["last"] = now
-        print(f"{name}: {done} of {total} image files read", file=sys.stderr, flush=True)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -39,8 +27,7 @@ def run(args: argparse.Namespace) -> None:
         source_of_files(name, *given[name]) if name in given else registered_source(name)
         for name in args.names
     ]
-    progress = partial(report_progress, clock={})
-    report = check_dataset(sources, read_images=args.read_images, progress=progress)
+    report = check_dataset(sources, read_images=args.read_images, workers=args.workers)
     print(report.text())
     if args.json:
         text = json.dumps(report.as_dict(), indent=1, ensure_ascii=False)
@@ -61,6 +48,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "under $DETECTRON2_DATASETS")  # fmt: skip
     add("--no-images", dest="read_images", action="store_false",
         help="see that the image files are there, but do not read them")  # fmt: skip
+    add("--workers", type=int, default=8, help="threads that read images (%(default)s)")
     add("--json", type=Path, metavar="FILE", help="write the report there as well")
     args = parser.parse_args(argv)
     given = [name for name, _, _ in args.dataset]
@@ -71,6 +59,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("every data set must have a name of its own")
     if not set(given) <= set(args.names):
         parser.error("where names are given, those of --dataset must be among them")
+    if args.workers < 1:
+        parser.error("--workers must be at least 1")
     if args.json and not args.json.parent.is_dir():
         parser.error(f"--json: there is no folder {args.json.parent}")
     return args

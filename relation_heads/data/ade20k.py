@@ -36,12 +36,13 @@ from .exif import UPRIGHT, exif_orientation
 Box = tuple[int, int, int, int]  # x, y, width, height
 
 SPLIT_FOLDERS = {"training": "train", "validation": "val"}
-VISIBLE = 255  # in an instance mask of 2021; 128 is occluded
+VISIBLE, OCCLUDED = 255, 128  # in an instance mask of 2021
 
 # Why a record, or a value of a mask, becomes no box.
 NO_NAME = "has no name"
 NO_SHAPE = "has neither mask nor polygon"
 NO_PIXEL = "has no visible pixel"
+OTHER_VALUES = "mask has no pixel of 255, but others than 0 and 128"
 NO_RECORD = "pixels without a record"
 REPEATED = "number given again by a later record"
 # Why an image is left out.
@@ -49,8 +50,9 @@ NO_SPLIT = "in no folder called training or validation"
 NO_ANNOTATION = "without .json or _atr.txt beside it"
 TURNED = "turned by EXIF, which Detectron2 applies to images but masks do not follow"
 
-DAMAGED = "photo or mask is damaged, missing or of another size"
+DAMAGED = "a file is damaged, or a mask is missing or of another size"
 
+_LEVELS = 10  # more than there are parts of parts of parts
 _SENSE = re.compile(r"\.[a-z]\.\d+$")  # of bag.n.04
 _NOT_PLURAL = {"scissors", "pants", "sunglasses", "chest_of_drawers", "goggles", "tennis"}
 
@@ -65,7 +67,7 @@ class Region(NamedTuple):
 
 
 class DamagedImage(ValueError):
-    """A photo or a mask cannot be used; the message names the file."""
+    """A file of the image cannot be used; the message names it."""
 
 
 @dataclass
@@ -125,8 +127,8 @@ def read_image(path: Path, *, amodal: bool = False) -> AnnotatedImage | None:
         None if Detectron2 would turn the image as its EXIF orientation says: masks are not turned.
 
     Raises:
-        DamagedImage: the photo or a mask cannot be read or has another size.
-        ValueError: another file is damaged, or a record does not fit; names both.
+        DamagedImage: a file cannot be read, a mask has another size, or a record does not fit.
+        ValueError: `amodal` and the release do not go together.
     """
     with _open(path) as picture:  # reads the header alone
         width, height = picture.size
@@ -140,6 +142,14 @@ def read_image(path: Path, *, amodal: bool = False) -> AnnotatedImage | None:
             "boxes need the 2021 release."
         )
     return _read_2016(path, height, width)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The photo and all files beside it that `read_image` may read."""
+    names = ["atr.txt", "seg.png", *(f"parts_{level}.png" for level in range(1, _LEVELS))]
+    masks = path.with_suffix("")
+    own = sorted(masks.iterdir()) if masks.is_dir() else []
+    return [path, path.with_suffix(".json"), *(_beside(path, name) for name in names), *own]
 
 
 def _beside(path: Path, suffix: str) -> Path:
@@ -176,20 +186,20 @@ def _read_2021(path: Path, height: int, width: int, amodal: bool) -> AnnotatedIm
     image = AnnotatedImage(path, height, width)
     for where, record in _records_2021(path.with_suffix(".json")):
         name = record.get("raw_name")  # an empty one is []
-        mask, is_polygon = _shape(where, record, image, amodal)
+        mask, is_polygon, other_values = _shape(where, record, image, amodal)
         reason = None
         if not isinstance(name, str) or not name.strip():
             reason = NO_NAME
         elif mask is None:
             reason = NO_SHAPE
         elif not mask.any():
-            reason = NO_PIXEL
+            reason = OTHER_VALUES if other_values else NO_PIXEL
         if reason:
             image.dropped[reason] += 1
             continue
         level = (record.get("parts") or {}).get("part_level", 0)
         if not isinstance(level, int):
-            raise ValueError(f"{where}: the part_level must be an integer, but it is {level!r}.")
+            raise DamagedImage(f"{where}: the part_level must be an integer, but it is {level!r}.")
         box = tuple(map(int, cv2.boundingRect(mask)))
         image.regions.append(Region(underscored(name), level, box, cv2.countNonZero(mask)))
         image.num_polygons += is_polygon
@@ -202,27 +212,31 @@ def _records_2021(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         # A few bytes of free text may be no UTF-8; that must not cost an image.
         content = json.loads(file.read_bytes().decode("utf-8", errors="replace"))
     except ValueError as error:
-        raise ValueError(f"{file} is damaged, it is not a complete JSON file: {error}.") from None
+        raise DamagedImage(f"{file} is damaged, it is not a complete JSON file: {error}.") from None
     try:
         objects = content["annotation"]["object"]
     except (KeyError, TypeError):
-        raise ValueError(f"{file} is not of ADE20K: it has no 'object' in 'annotation'.") from None
+        raise DamagedImage(
+            f"{file} is not of ADE20K: it has no 'object' in 'annotation'."
+        ) from None
     for index, record in enumerate(objects if isinstance(objects, list) else [objects]):
         where = f"{file}, object {index}"
         if not isinstance(record, dict):
-            raise ValueError(f"{where} must be a JSON object, but it is {record!r}.")
+            raise DamagedImage(f"{where} must be a JSON object, but it is {record!r}.")
         yield where, record
 
 
 def _shape(
     where: str, record: Mapping[str, Any], image: AnnotatedImage, amodal: bool
-) -> tuple[np.ndarray | None, bool]:
-    """(height, width) uint8, not 0 inside, or None if there is nothing; whether by the polygon."""
+) -> tuple[np.ndarray | None, bool, bool]:
+    """(height, width) uint8, not 0 inside, or None if there is nothing; whether it is by the
+    polygon; whether a mask has a value that none should have."""
     name = record.get("instance_mask")
     file = image.path.parent / name if isinstance(name, str) and name else None
     if file is not None and file.is_file():
-        mask = _read_mask(file, "L", image.height, image.width)
-        return mask if amodal else (mask == VISIBLE).astype(np.uint8), False
+        values = _read_mask(file, "L", image.height, image.width)
+        mask = values if amodal else (values == VISIBLE).astype(np.uint8)
+        return mask, False, not mask.any() and not np.isin(values, (0, OCCLUDED)).all()
     polygon = record.get("polygon") or {}
     try:
         x, y = (np.atleast_1d(np.asarray(polygon.get(axis, []), dtype=float)) for axis in "xy")
@@ -230,11 +244,11 @@ def _shape(
     except (AttributeError, TypeError, ValueError):
         points = np.full((1, 2), np.nan)
     if not np.isfinite(points).all():
-        raise ValueError(f"{where}: the polygon must have as many finite numbers x as y.")
+        raise DamagedImage(f"{where}: the polygon must have as many finite numbers x as y.")
     if not len(points):
-        return None, True
+        return None, True, False
     mask = np.zeros((image.height, image.width), np.uint8)
-    return cv2.fillPoly(mask, [np.rint(points).astype(np.int32)], 1), True
+    return cv2.fillPoly(mask, [np.rint(points).astype(np.int32)], 1), True, False
 
 
 # ---- 2016 ----
@@ -269,7 +283,7 @@ def _names_2016(file: Path, dropped: Counter[str]) -> dict[tuple[int, int], str]
         try:
             key, name = (int(columns[0]), int(columns[1])), underscored(columns[4])
         except (ValueError, IndexError):
-            raise ValueError(
+            raise DamagedImage(
                 f"{file}, line {line_number} must be 'number # level # ... # ... # raw name # "
                 f"...', but it is {line!r}."
             ) from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from . import ade20k
-from .ade20k import AnnotatedImage
+from .ade20k import AnnotatedImage, Region
+from .files import Kept, stamp, write_whole
 from .visual_genome.images import PUBLISHED_FILE
 
 NOTES = {
@@ -26,6 +28,8 @@ NOT_A_CLASS = "name is not a class"
 # Of github.com/endernewton/iter-reason, data/ADE at commit 82082b3.
 PUBLISHED = PUBLISHED_FILE.parent
 PUBLISHED_LISTS = {name: PUBLISHED / f"ade_{name}.txt" for name in ("mval", "mtest")}
+KEPT = "ade_read.jsonl"  # what was read, below the output
+_FORMAT = 1  # of the lines in it, and of the rules by which images are read
 Images = Sequence[tuple[int, AnnotatedImage]]  # with their ids
 
 
@@ -115,7 +119,7 @@ def to_coco(
 
 def describe(images: Images, coco: Mapping[str, Any], left_out: Counter[str]) -> dict[str, Any]:
     """The numbers of a split for the report."""
-    dropped = sum((image.dropped for _, image in images), Counter())
+    dropped = dropped_in(images)
     dropped[NOT_A_CLASS] += left_out.total()
     num_parts = sum(annotation["part_level"] > 0 for annotation in coco["annotations"])
     return {
@@ -129,41 +133,61 @@ def describe(images: Images, coco: Mapping[str, Any], left_out: Counter[str]) ->
     }
 
 
-def read_or_reason(path: Path, *, amodal: bool) -> AnnotatedImage | str:
-    """The image, or why it is left out: turned by EXIF, or the sentence about what is damaged."""
+def read_or_reason(path: Path, *, amodal: bool, kept: Kept) -> tuple[str, AnnotatedImage | str]:
+    """A key for what the files of an image are now, and the image, or why it is left out: turned
+    by EXIF, or the sentence about what is damaged."""
+    key = stamp(ade20k.files_of(path), _FORMAT, amodal)
+    known = kept.get(key)
+    if known:
+        return key, _from_json(path, known)
     try:
-        return ade20k.read_image(path, amodal=amodal) or ade20k.TURNED
+        return key, ade20k.read_image(path, amodal=amodal) or ade20k.TURNED
     except ade20k.DamagedImage as error:
-        return str(error)
+        return key, str(error)
 
 
 def read_split(
     paths: Sequence[Path], split: str, args: argparse.Namespace
 ) -> list[AnnotatedImage | str]:
-    """All images, in order, with a line of progress now and then."""
-    start, found = time.perf_counter(), []
+    """All images, in order; those that were read before are taken from `KEPT`."""
+    kept, found = Kept(args.output / KEPT), []
+    read = partial(read_or_reason, amodal=args.amodal, kept=kept)
     with ThreadPoolExecutor(args.workers) as pool:  # decoding images leaves the interpreter free
-        for image in pool.map(partial(read_or_reason, amodal=args.amodal), paths):
+        images = pool.map(read, paths)
+        for key, image in tqdm(images, split, len(paths), unit="image", disable=None):
             found.append(image)
-            if len(found) % 500 == 0 or len(found) == len(paths):
-                seconds = time.perf_counter() - start
-                print(f"{split}: {len(found)} of {len(paths)} images, {seconds:.0f} s", flush=True)
+            if not isinstance(image, str):
+                kept.set(key, _as_json(image))
     return found
 
 
+def _as_json(image: AnnotatedImage) -> list[Any]:
+    regions = [[r.name, r.level, list(r.box), r.area] for r in image.regions]
+    return [image.height, image.width, regions, dict(image.dropped), image.num_polygons]
+
+
+def _from_json(path: Path, content: list[Any]) -> AnnotatedImage:
+    height, width, regions, dropped, num_polygons = content
+    found = [Region(name, level, tuple(box), area) for name, level, box, area in regions]
+    return AnnotatedImage(path, height, width, found, Counter(dropped), num_polygons)
+
+
 def read_release(
-    args: argparse.Namespace, paths: Mapping[str, Sequence[Path]]
-) -> tuple[dict[str, Images], Counter[str], list[str]]:
+    args: argparse.Namespace, paths: Mapping[str, Sequence[Path]], report: dict[str, Any]
+) -> dict[str, Images]:
     """The images of train and val, numbered from 1 with those that are left out.
 
-    Returns:
-        the images, how many are left out by reason, and the sentences about damaged ones.
+    Args:
+        args: of the command line.
+        paths: of the images, by split.
+        report: gets how many images are left out by reason, the sentences about damaged ones, and
+            the regions and drops of every split.
 
     Raises:
         ValueError: no image is left.
     """
     splits: dict[str, Images] = {}
-    left_out: Counter[str] = Counter()
+    left_out: Counter[str] = Counter(report["images_left_out"])
     damaged: list[str] = []
     first_id = 1
     for split in filter(paths.get, paths):
@@ -174,9 +198,24 @@ def read_release(
         damaged += [reason for reason in reasons if reason != ade20k.TURNED]
         left_out[ade20k.TURNED] += reasons.count(ade20k.TURNED)
     left_out[ade20k.DAMAGED] = len(damaged)
+    report["images_left_out"] = dict(sorted((+left_out).items()))
+    report["damaged"] = damaged
+    report["read"] = {
+        split: {
+            "images": len(images),
+            "regions": sum(len(image.regions) for _, image in images),
+            "dropped": dict(sorted(dropped_in(images).items())),
+        }
+        for split, images in splits.items()
+    }
     if not any(splits.values()):
         raise ValueError(f"None of {first_id - 1} images can be used. {' '.join(damaged[:1])}")
-    return splits, left_out, damaged
+    return splits
+
+
+def dropped_in(images: Images) -> Counter[str]:
+    """What became no region, by reason."""
+    return sum((image.dropped for _, image in images), Counter())
 
 
 def write_splits(
@@ -191,7 +230,8 @@ def write_splits(
     for split, images in splits.items():
         coco, left_out = to_coco(images, args.ade_root, classes, labels)
         file = args.output / "annotations" / f"ade_{args.labels}_{split}.json"
-        write_json(file, {"info": {"description": f"ADE20K. {NOTES[args.labels]}"}, **coco})
+        info = {"description": f"ADE20K. {NOTES[args.labels]}"}
+        write_whole(file, json.dumps({"info": info, **coco}) + "\n")
         report[split] = describe(images, coco, left_out)
         print(f"{file}: {', '.join(f'{key} {value}' for key, value in report[split].items())}")
         if split in ade20k.SPLIT_FOLDERS.values():  # lists are parts of val
@@ -223,17 +263,14 @@ def by_count(counts: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def write_json(path: Path, content: Any, indent: int | None = None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
-
-
 def with_published(args: argparse.Namespace) -> argparse.Namespace:
-    """The arguments with the published lists where they are asked for."""
+    """The arguments with the published lists where they are asked for, and the names of the
+    vocabulary instead of its file."""
     args = argparse.Namespace(**vars(args))
     args.val_lists = {path.stem: path for path in args.val_lists}
     if args.labels == "sgrn":
-        args.vocabulary = args.vocabulary or PUBLISHED_FILE
+        lines = read_lines(args.vocabulary or PUBLISHED_FILE)
+        args.vocabulary = set(map(ade20k.bare_name, lines))
     if args.published:
         args.names, args.counts = PUBLISHED / "ade_names.txt", PUBLISHED / "ade_counts.txt"
         args.val_lists = PUBLISHED_LISTS if args.labels == "reasoning" else {}
@@ -248,47 +285,77 @@ def prepare(args: argparse.Namespace) -> None:
     """
     args = with_published(args)
     counts = read_counts(args.names, args.counts) if args.names else None
-    vocabulary = args.vocabulary and set(map(ade20k.bare_name, read_lines(args.vocabulary)))
     paths, images_left_out = ade20k.find_images(args.ade_root)
     lists, not_there = listed_images(args.val_lists, [path.name for path in paths["val"]])
     if counts is None and not paths["train"]:
         raise ValueError(f"{args.ade_root} has no training images in which to count instances.")
-    splits, unusable, damaged = read_release(args, paths)
-    images_left_out += unusable
+    report: dict[str, Any] = {
+        "labels": args.labels,
+        "note": NOTES[args.labels],
+        "min_count": args.min_count,
+        "counted": args.counts.name if args.counts else "training images",
+        "amodal": args.amodal,
+        "images_left_out": images_left_out,
+        "listed_but_not_in_val": not_there,
+    }
+    try:
+        classes = convert(args, paths, counts, lists, report)
+    except ValueError as error:
+        write_report(args, {"failed": str(error), **report})
+        raise
+    write_report(args, report)
+    names = "".join(f"{name}\n" for name in classes)
+    write_whole(args.output / f"ade_{args.labels}_classes.txt", names)
+    print(f"{len(classes)} classes (MODEL.ROI_HEADS.NUM_CLASSES). {NOTES[args.labels]}")
+    print(f"images left out: {report['images_left_out'] or 'none'}")
 
+
+def convert(
+    args: argparse.Namespace,
+    paths: Mapping[str, Sequence[Path]],
+    counts: Counter[str] | None,
+    lists: Mapping[str, set[str]],
+    report: dict[str, Any],
+) -> dict[str, int]:
+    """Reads the images and writes the annotations.
+
+    Args:
+        args: of the command line, see `with_published`.
+        paths: of the images, by split.
+        counts: instances of each raw name; None: those of the training images.
+        lists: further splits, see `listed_images`.
+        report: gets what was counted, also where this fails.
+
+    Returns:
+        the classes and their counts.
+
+    Raises:
+        ValueError: no image or no class is left.
+    """
+    splits = read_release(args, paths, report)
     names = Counter(r.name for images in splits.values() for _, i in images for r in i.regions)
     if counts is None:
         counts = Counter(r.name for _, image in splits["train"] for r in image.regions)
     merge = ade20k.merged_name if args.labels == "sgrn" else str
     labels = {name: merge(name) for name in counts.keys() | names.keys()}
     lost = {}
-    if vocabulary:
-        lost = {n: names[n] for n in vocabulary & names.keys() if labels[n] not in vocabulary}
-        labels = {name: label for name, label in labels.items() if label in vocabulary}
+    if args.vocabulary:
+        known = args.vocabulary & names.keys()
+        lost = {name: names[name] for name in known if labels[name] not in args.vocabulary}
+        labels = {name: label for name, label in labels.items() if label in args.vocabulary}
+    report["names_lost_by_merging"] = by_count(lost)
     classes = choose_classes(counts, labels, args.min_count)
-
     for name, listed in lists.items():
         splits[name] = [(k, image) for k, image in splits["val"] if image.path.name in listed]
-    split_reports, names_left_out = write_splits(args, splits, classes, labels)
+    report["splits"], names_left_out = write_splits(args, splits, classes, labels)
     pairs = [(name, name.replace("left_", "right_", 1)) for name in classes]
-    report = {
-        "labels": args.labels,
-        "note": NOTES[args.labels],
-        "min_count": args.min_count,
-        "counted": args.counts.name if args.counts else "training images",
-        "amodal": args.amodal,
-        "num_classes": len(classes),
-        "images_left_out": dict(sorted((+images_left_out).items())),
-        "damaged": damaged,
-        "listed_but_not_in_val": not_there,
-        "splits": split_reports,
-        "hflip_pairs": [p for p in pairs if p[0].startswith("left_") and p[1] in classes],
-        "names_lost_by_merging": by_count(lost),
-        "names_left_out": by_count(names_left_out),
-        "class_counts": classes,
-    }
-    write_json(args.output / f"ade_{args.labels}_report.json", report, indent=1)
-    class_file = args.output / f"ade_{args.labels}_classes.txt"
-    class_file.write_text("\n".join(classes) + "\n", encoding="utf-8")
-    print(f"{len(classes)} classes (MODEL.ROI_HEADS.NUM_CLASSES). {NOTES[args.labels]}")
-    print(f"images left out: {report['images_left_out'] or 'none'}")
+    report["hflip_pairs"] = [p for p in pairs if p[0].startswith("left_") and p[1] in classes]
+    report["names_left_out"] = by_count(names_left_out)
+    report["num_classes"] = len(classes)
+    report["class_counts"] = classes
+    return classes
+
+
+def write_report(args: argparse.Namespace, report: Mapping[str, Any]) -> None:
+    text = json.dumps(report, indent=1) + "\n"
+    write_whole(args.output / f"ade_{args.labels}_report.json", text)

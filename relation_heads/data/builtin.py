@@ -2,8 +2,8 @@
 
 - `relational_scenes_{train,val}`, `relational_scenes_crowded_{train,val}`: the synthetic benchmark,
   in folders of these names under `datasets_root()`, made by `datasets/make_relational_scenes.py`.
-- `vg3000_{train,val,test}`, `vg1000_{train,val,test}`: in `<datasets_root()>/visual_genome`, made
-  by `datasets/prepare_vg.py`.
+- `VOCABULARY_{train,val,test}` of vg3000, vg1000, vg3993, vg150, vg1600: in
+  `<datasets_root()>/visual_genome`, made by `datasets/prepare_vg.py`.
 - `ade_{train,val}` (merged names), `ade_regions_{train,val,mval,mtest}` (1,484 names): in
   `<datasets_root()>/ade20k`, made by `datasets/prepare_ade.py`.
 - `photos_voc_animals_{train,val}`, `photos_camvid_{train,val,test}`, `photos_vg500_{train,val}`: in
@@ -33,7 +33,7 @@ from .visual_genome.images import published_classes
 CONVERTED = {
     **{
         f"{vocabulary}_{split}": ("visual_genome", f"{vocabulary}_{split}", "prepare_vg.py")
-        for vocabulary in ("vg3000", "vg1000")
+        for vocabulary in ("vg3000", "vg1000", "vg3993", "vg150", "vg1600")
         for split in ("train", "val", "test")
     },
     **{

@@ -6,7 +6,7 @@ registers data sets when `relation_heads` is imported, hence in spawned worker p
 Class names are read at once, images and annotations when Detectron2 asks for them. The format
 (https://cocodataset.org/#format-data), lengths in pixels:
 
-    {"images": [{id, file_name, width, height}], "categories": [{id, name}],
+    {"images": [{id, file_name, width, height}], "categories": [{id, name, keypoints, skeleton}],
      "annotations": [{id, image_id, category_id, bbox: [x, y, width, height], area, iscrowd}]}
 """
 
@@ -22,8 +22,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from .checks.format import structure_problem
+from .checks.keypoints import is_list_of_names, is_skeleton
 
 ENV_VARIABLE = "RELATION_HEADS_DATASETS"
+_LINE_COLOUR = (255, 128, 0)  # RGB, of lines between keypoints in pictures
 
 
 def datasets_root() -> str:
@@ -82,8 +84,37 @@ def register_coco_folder(name: str, json_file: str, image_root: str) -> None:
         # `load_coco_json` sets these two again, and asserts that they are equal.
         thing_classes=class_names(dataset),
         thing_dataset_id_to_contiguous_id={category_id: k for k, category_id in enumerate(ids)},
+        **keypoint_metadata(dataset),
     )
     DatasetCatalog.register(name, partial(load_coco_json, json_file, image_root, name))
+
+
+def keypoint_metadata(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """What Detectron2 must know of keypoints, from `keypoints` and `skeleton` of the categories.
+
+    A mirrored image has `right_eye` where `left_eye` was: the names in `keypoint_flip_map` differ
+    in these words alone.
+
+    Args:
+        dataset: the content of a JSON file, which passed `read_coco`.
+
+    Returns:
+        keypoint_names, keypoint_flip_map and keypoint_connection_rules; nothing without keypoints,
+        if two categories have other ones, or if they are no list of different names.
+    """
+    named = [category for category in dataset["categories"] if category.get("keypoints")]
+    if not named or any(c["keypoints"] != named[0]["keypoints"] for c in named):
+        return {}
+    names, skeleton = named[0]["keypoints"], named[0].get("skeleton", [])
+    if not is_list_of_names(names):
+        return {}
+    mirrored = ((name, name.replace("left", "right")) for name in names)
+    lines = skeleton if is_skeleton(skeleton, len(names)) else []
+    return {
+        "keypoint_names": names,
+        "keypoint_flip_map": [(a, b) for a, b in mirrored if a != b and b in names],
+        "keypoint_connection_rules": [(names[a - 1], names[b - 1], _LINE_COLOUR) for a, b in lines],
+    }
 
 
 def register_from_env() -> list[str]:

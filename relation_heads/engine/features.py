@@ -140,7 +140,7 @@ def extract(args: argparse.Namespace) -> None:
     cfg = watchable(cfg)
     model = RelationTrainer.build_model(cfg).eval()
     ReportingCheckpointer(model, complete=True).load(cfg.MODEL.WEIGHTS)
-    images = box_features(model, tqdm(_inputs(cfg, args.image), unit="image"))
+    images = box_features(model, tqdm(_inputs(cfg, args.image), unit="image", disable=None))
     if args.output.suffix == ".npz":
         print(write_per_set(images, args.output))
         return

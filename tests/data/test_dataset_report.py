@@ -85,6 +85,26 @@ def every(key, **changes):
     return change
 
 
+def with_polygons(dataset):
+    """The mask of every object is its box."""
+    for annotation in dataset["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+
+
+def move_box(by):
+    def change(dataset):
+        with_polygons(dataset)
+        dataset["annotations"][0]["bbox"][0] += by
+
+    return change
+
+
+def of_two_classes(dataset):
+    first, second = dataset["annotations"][:2]
+    second.update(bbox=first["bbox"], area=first["area"])
+
+
 def both(*changes):
     return lambda dataset: [change(dataset) for change in changes]
 
@@ -155,6 +175,23 @@ def repeat(shift):
             "warning",
             ["1 annotation without 'segmentation'"],
         ),
+        (every("annotations", segmentation=[[9, 1, 9, float("nan"), 1, 9]]), "problem", ["12"]),
+        (every("annotations", segmentation={**RLE, "size": 9}), "problem", ["12", "another size"]),
+        (every("annotations", segmentation={**RLE, "counts": [9]}), "problem", ["12", "add up"]),
+        (every("annotations", segmentation={**RLE, "counts": "a c"}), "problem", ["12", "add up"]),
+        (
+            every("annotations", segmentation={**RLE, "counts": [HEIGHT * WIDTH]}),
+            "warning",
+            ["12", "run lengths without a pixel"],
+        ),
+        (
+            every("annotations", segmentation=[*POLYGON, [1, 2, 3]]),
+            "warning",
+            ["12", "odd number of coordinates", "leaves such a polygon out"],
+        ),
+        (move_box(3), "warning", ["1 annotation whose box is not that of its mask", "by 3"]),
+        # Of two classes.
+        (of_two_classes, "warning", ["1 box given again with another", "is 'class0' and 'class1'"]),
         # Of copies.
         (repeat(0), "warning", ["1 annotation given again", "annotation 2 ["]),
         (repeat(0.25), "warning", ["1 annotation nearly given again", "annotation 2 ["]),
@@ -163,6 +200,8 @@ def repeat(shift):
         (item("images", file_name="a.png"), "problem", ["1 image file missing", "image 1: "]),
         (item("images", file_name="a.png"), "fact", ["1 image file in the folders", "000001.png"]),
         (item("images", file_name="a/000001.PNG"), "problem", ["missing", "there is", "000001.p"]),
+        (item("images", file_name="../a.png"), "warning", ["1 image whose", "leads out", "../a.p"]),
+        (item("images", file_name="/a.png"), "warning", ["1 image whose", "leads out", "1: /a.p"]),
         (item("images", width=97), "problem", ["97 x 64 in the JSON file, 96 x 64", "SizeMism"]),
         (every("annotations", iscrowd=1), "problem", ["no image has an object", "No valid data"]),
     ],
@@ -196,11 +235,45 @@ def test_a_finding_is_made_once(splits):
 
 
 def test_masks_of_crowds_may_be_run_lengths(splits):
-    every("annotations", segmentation=POLYGON)(splits["train"].dataset)
-    item("annotations", segmentation=RLE, iscrowd=1)(splits["train"].dataset)
+    with_polygons(splits["train"].dataset)
+    crowd = {"segmentation": RLE, "bbox": [0, 0, WIDTH, HEIGHT], "area": WIDTH * HEIGHT}
+    item("annotations", **crowd, iscrowd=1)(splits["train"].dataset)
     report = check(splits)
     assert serious(report) == []
     assert "bitmask" not in report.text()
+
+
+@pytest.mark.parametrize("by", [1.9, -1.9])
+def test_a_box_may_be_rounded(splits, by):
+    move_box(by)(splits["train"].dataset)
+    assert serious(check(splits)) == []
+
+
+def test_an_absolute_path_below_the_folder_is_in_order(splits):
+    coco = splits["train"]
+    inside = str(coco.image_root.resolve() / "x" / ".." / "000001.png")
+    (coco.image_root / "x").mkdir()
+    item("images", file_name=inside)(coco.dataset)
+    assert serious(check(splits)) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_boxes_of_two_classes_equal_a_slow_reference(splits, seed):
+    rng = np.random.default_rng(seed)
+    annotations = splits["train"].dataset["annotations"]
+    del annotations[:]
+    for k in range(60):
+        box = [int(v) for v in (*rng.integers(0, 2, 2), *rng.integers(9, 11, 2))]
+        of = {"image_id": int(rng.integers(1, 3)), "category_id": int(rng.integers(1, 4))}
+        area, crowd = box[2] * box[3], int(rng.integers(0, 4) == 0)
+        annotations.append({"id": k + 1, **of, "bbox": box, "area": area, "iscrowd": crowd})
+    classes = {}  # image and box -> classes
+    for a in annotations:
+        if not a["iscrowd"]:
+            classes.setdefault((a["image_id"], *a["bbox"]), set()).add(a["category_id"])
+    expected = sum(len(of_box) - 1 for of_box in classes.values())
+    assert expected > 5
+    the_finding(check(splits), "warning", f"{expected} boxes given again with another class")
 
 
 def test_crowds_and_images_without_objects_are_counted(splits):

@@ -286,8 +286,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_data_set_is_written_once_and_always_the_same(tmp_path):
     arguments = {"num_train": 6, "num_val": 4, "seed": 3}
     calls = []
-    assert rs.write_dataset(tmp_path / "a", **arguments, progress=lambda *c: calls.append(c))
-    assert calls == [(i, 10) for i in range(1, 11)]
+    assert rs.write_dataset(tmp_path / "a", **arguments, progress=lambda: calls.append(1))
+    assert len(calls) == 10
     written = contents(tmp_path / "a")
     names = [
         *(f"train/{i:06d}.png" for i in range(1, 7)),

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from relation_heads.data import ade20k
+
+DAMAGED = "a file is damaged, or a mask is missing or of another size"
 SCRIPT = Path(__file__).parents[2] / "datasets" / "prepare_ade.py"
 HEIGHT, WIDTH = 10, 20
 # Name, level and inclusive columns and rows x1, y1, x2, y2 of every region, by image.
@@ -172,7 +175,7 @@ def test_sgrn_merges_and_keeps_what_visual_genome_has(tool, capsys):
     printed = capsys.readouterr().out
     for text in (report["note"], coco["info"]["description"], printed):
         assert "445 classes of the papers is not published" in text and "may differ" in text
-    assert "train: 2 of 2 images" in printed and "2 classes" in printed
+    assert "2 classes" in printed
 
 
 def test_lists_split_val(tool):
@@ -189,7 +192,7 @@ def test_the_same_bytes_twice(tool):
     first = tool(f"{REASONING} --val-lists mval.txt --workers 1")
     second = tool(f"{REASONING} --val-lists mval.txt --workers 3", output="again")
     files = sorted(path.relative_to(first) for path in first.rglob("*.*"))
-    assert len(files) == 5
+    assert len(files) == 6
     for file in files:
         assert (first / file).read_bytes() == (second / file).read_bytes()
 
@@ -231,7 +234,6 @@ def test_detectron2_has_no_complaints(tool):
     [
         ("--labels reasoning --names names.txt --counts vg.txt", ("7 lines", "vg.txt 5")),
         ("--labels reasoning --names names.txt --counts names.txt", ("names.txt, line 1", "'-'")),
-        ("--labels reasoning --min-count 99", ("None of 7 possible classes has 99 instances",)),
         ("--labels reasoning --val-lists names.txt", ("names.txt: none of its 7 images",)),
         ("--labels reasoning --val-lists none.txt", ("none.txt: No such file",)),
         ("--labels reasoning --names names.txt", ("--counts belong together",)),
@@ -251,32 +253,29 @@ def test_what_does_not_fit_is_said_in_a_sentence(tool, capsys, arguments, parts)
     assert not Path("out").exists()
 
 
-def test_a_truncated_annotation_is_refused_by_name(tool, capsys):
-    file = Path("2021/images/validation/h/ADE_val_1.json")
-    file.write_text(file.read_text()[:-20])
-    with pytest.raises(SystemExit):
-        tool(REASONING)
-    assert f"{file} is damaged, it is not a complete JSON file" in capsys.readouterr().err
-    assert not Path("out").exists()
-
-
-@pytest.mark.parametrize("year, name", [(2021, "*/instance_*"), (2016, "*_seg.png")])
+@pytest.mark.parametrize(
+    "year, name",
+    [(2021, "*/instance_*"), (2016, "*_seg.png"), (2021, "*_1.json"), (2016, "*_1_atr.txt")],
+)
 @pytest.mark.parametrize("damage", ["cut", "empty", "size", "no image"])
 def test_an_image_with_a_damaged_mask_is_left_out_and_told(tool, capsys, year, name, damage):
     file = sorted(Path(f"{year}/images/training/street").glob(name))[0]
     content = file.read_bytes()
     if damage == "size":
-        Image.new("RGB", (3, 3)).save(file)
+        Image.new("RGB", (3, 3)).save(file, format="png")
     else:
         file.write_bytes({"cut": content[:-25], "empty": b"", "no image": b"text" * 9}[damage])
     out = tool("--labels reasoning --min-count 1", year)
     report = read(out / "ade_reasoning_report.json")
-    assert report["images_left_out"] == {"photo or mask is damaged, missing or of another size": 1}
+    if damage == "empty" and name == "*_1_atr.txt":  # no records: regions without a name
+        assert report["read"]["train"]["dropped"]["pixels without a record"] == 4
+        return
+    assert report["images_left_out"] == {DAMAGED: 1}
     [sentence] = report["damaged"]
     assert sentence.startswith(str(file))
     [image] = read(out / "annotations" / "ade_reasoning_train.json")["images"]
     assert (image["id"], Path(image["file_name"]).stem) == (2, "ADE_train_2")
-    assert "damaged, missing or of another size" in capsys.readouterr().out
+    assert DAMAGED in capsys.readouterr().out
 
 
 def test_without_a_single_good_image_it_is_a_sentence(tool, capsys):
@@ -286,3 +285,118 @@ def test_without_a_single_good_image_it_is_a_sentence(tool, capsys):
         tool("--labels reasoning", 2016)
     assert stopped.value.code == 2
     assert "None of 4 images can be used. 2016/images/" in capsys.readouterr().err
+
+
+# ---- a run that fails, and one that is stopped ----
+
+
+def failed(run):
+    """The report of a run that ends with a sentence."""
+    with pytest.raises(SystemExit) as stopped:
+        run()
+    assert stopped.value.code == 2
+    assert not list(Path("out").rglob("*_classes.txt")) and not Path("out/annotations").exists()
+    return read(Path("out/ade_reasoning_report.json"))
+
+
+def test_what_was_found_is_reported_when_no_class_is_left(tool, capsys):
+    report = failed(lambda: tool("--labels reasoning --min-count 99"))
+    assert report["failed"] == "None of 7 possible classes has 99 instances."
+    assert report["failed"] in capsys.readouterr().err
+    assert report["read"] == {
+        "train": {"images": 2, "regions": 6, "dropped": {}},
+        "val": {"images": 2, "regions": 3, "dropped": {}},
+    }
+
+
+@pytest.mark.parametrize(
+    "values, reason",
+    [
+        ((0, 1), "mask has no pixel of 255, but others than 0 and 128"),
+        ((0, 128), "has no visible pixel"),
+    ],
+)
+def test_masks_of_other_values_are_counted(tool, values, reason):
+    for file in Path("2021").rglob("instance_*"):
+        mask = np.asarray(Image.open(file)) > 0
+        Image.fromarray(np.array(values, np.uint8)[mask.astype(int)]).save(file)
+    report = failed(lambda: tool("--labels reasoning --min-count 1"))
+    assert {split: numbers["dropped"] for split, numbers in report["read"].items()} == {
+        "train": {reason: 6},
+        "val": {reason: 3},
+    }
+
+
+def test_damaged_images_are_named_when_none_is_left(tool):
+    for file in Path("2021").rglob("*.json"):
+        file.write_text("{")
+    report = failed(lambda: tool("--labels reasoning"))
+    assert report["images_left_out"] == {DAMAGED: 4}
+    assert [sentence.split(" is damaged")[0] for sentence in report["damaged"]] == [
+        f"2021/images/{stem}.json" for stem in IMAGES
+    ]
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.*")}
+
+
+@pytest.mark.parametrize("year", [2016, 2021])
+@pytest.mark.parametrize("stop_at", range(4))
+@pytest.mark.parametrize("cut", [0, 7])
+def test_a_stopped_run_goes_on_where_it_was(tool, monkeypatch, year, stop_at, cut):
+    damaged = sorted(Path(f"{year}/images/validation").rglob("*_1*.jpg"))[0]
+    damaged.write_bytes(b"")
+    expected = contents(tool("--labels reasoning --min-count 1", year, "whole"))
+    original, was_read = ade20k.read_image, []
+
+    def read_until(path, **options):
+        was_read.append(path.stem)
+        if len(was_read) > stop_at:
+            raise KeyboardInterrupt
+        return original(path, **options)
+
+    monkeypatch.setattr(ade20k, "read_image", read_until)
+    with pytest.raises(KeyboardInterrupt):
+        tool("--labels reasoning --min-count 1 --workers 1", year)
+    kept = Path("out/ade_read.jsonl")
+    lines = kept.read_bytes().splitlines(keepends=True) if kept.exists() else []
+    good = [stem for stem in was_read[:stop_at] if stem != damaged.stem]
+    assert len(lines) == len(good)
+    if lines and cut:  # the last line was not written to its end
+        kept.write_bytes(b"".join(lines)[:-cut])
+        good.pop()
+    assert not Path("out/annotations").exists()
+
+    was_read.clear()
+    stop_at = 99
+    out = tool("--labels reasoning --min-count 1 --workers 1", year)
+    every = [Path(stem).stem for stem in IMAGES]
+    assert was_read == [stem for stem in every if stem not in good]
+    assert contents(out) == expected
+
+
+def test_nothing_is_read_twice_unless_it_changed(tool, monkeypatch):
+    tool("--labels reasoning --min-count 1")
+    original, was_read = ade20k.read_image, []
+
+    def noted(path, **options):
+        was_read.append(path.stem)
+        return original(path, **options)
+
+    monkeypatch.setattr(ade20k, "read_image", noted)
+    tool("--labels sgrn --vocabulary vg.txt --min-count 1")
+    assert was_read == []
+    mask = sorted(Path("2021").rglob("ADE_val_1/instance_*"))[0]
+    Image.fromarray(filled((0, 0, 1, 1), 255)).save(mask)
+    out = tool("--labels reasoning --min-count 1")
+    assert was_read == ["ADE_val_1"]
+    assert (
+        contents(out)[Path("annotations/ade_reasoning_val.json")]
+        == contents(tool("--labels reasoning --min-count 1", output="anew"))[
+            Path("annotations/ade_reasoning_val.json")
+        ]
+    )
+    was_read.clear()
+    tool("--labels reasoning --min-count 1 --amodal")
+    assert len(was_read) == 4

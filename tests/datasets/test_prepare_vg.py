@@ -49,7 +49,9 @@ def tool(tmp_path, monkeypatch):
     main = load_script("prepare_vg").main
 
     def run(arguments="", output="out", root="vg", held_out=1):
-        common = ["--vg-root", root, "--output", output, "--held-out", str(held_out)]
+        common = ["--vg-root", root, "--output", output]
+        if "--held-out" not in arguments:
+            common += ["--held-out", str(held_out)]
         main([*common, *arguments.split()])
         return Path(output)
 
@@ -133,7 +135,6 @@ def test_the_boxes_of_the_splits(tool):
         ("objects.json", lambda b: b.replace(b"oak", b"\xf6ak"), ("record 0", "is not UTF-8")),
         ("objects.json", lambda b: b"{}", ("not a JSON list",)),
         ("objects.json", lambda b: b.replace(b'"image_id": 10,', b""), ("record 6", "'image_id'")),
-        ("objects.json", lambda b: b"[]", ("split train has no box of vg3000",)),
         ("image_data.json", lambda b: b[:-90], ("record 12", "cut off or broken")),
         ("image_data.json", lambda b: b.replace(b"farm", b"\xff"), ("record 4", "not UTF-8")),
         ("image_data.json", lambda b: b"[]", ("is an empty list",)),
@@ -147,7 +148,7 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(tool, capsys, file, change
         tool()
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and error.count("\n") == 1
-    assert all(part in error for part in (*parts, *([] if "split" in parts[0] else [file]))), error
+    assert all(part in error for part in (*parts, file)), error
     assert not Path("out").exists()
 
 
@@ -164,18 +165,52 @@ def test_what_cannot_be_read_is_refused_in_a_sentence(tool, capsys, file, change
         ("--held-out 0", ("at least 1",)),
         ("--seed 1", ("--seed is for --split random",)),
         ("--split random --coco-val other.json", ("--coco-val is for",)),
+        ("--split scene-graph --coco-val other.json", ("--coco-val is for",)),
+        ("--split-lists vg --split random", ("--split-lists stands for --split",)),
+        ("--split-lists vg", ("vg/train.txt: No such file",)),
+        ("--split-lists lists", ("lists/train.txt: none of its 1 images",)),
+        ("--split-lists twice", ("image 1 is in train.txt and in test.txt",)),
+        ("--held-out 1 2 3", ("one number",)),
+        ("--held-out 1 10", ("too few to hold out 1 and 10",)),
+        ("--vocabulary vg150", ("vg150 and --aliases belong together",)),
+        ("--aliases other.json", ("vg150 and --aliases belong together",)),
+        ("--classes other.json", ("--classes is for vg1000 and vg3993",)),
+        ("--vocabulary vg3993 --classes bad.txt", ("bad.txt, line 2 must be a class", "'a:x'")),
+        ("--vocabulary vg3993 --classes few.txt", ("few.txt has no class with 5 boxes",)),
     ],
 )
 def test_arguments_that_do_not_fit(tool, capsys, arguments, parts):
     Path("packed").mkdir()
     Path("packed/image_data.json.zip").touch()
     Path("other.json").write_text('{"images": [{"id": 5}]}')
+    Path("bad.txt").write_text("b:9\na:x\n")
+    Path("few.txt").write_text("b:4\n")
+    for folder, lists in {"lists": "train", "twice": "train val test"}.items():
+        Path(folder).mkdir()
+        for split in lists.split():
+            name = {"lists": "9/9", "twice": "VG_100K_2/2" if split == "val" else "VG_100K/1"}
+            Path(folder, f"{split}.txt").write_text(f"{name[folder]}.jpg xml/1.xml\n")
     with pytest.raises(SystemExit) as stopped:
         tool(arguments)
     error = capsys.readouterr().err
     assert stopped.value.code == 2
     assert all(part in error for part in parts), error
     assert not Path("out").exists()
+
+
+def test_a_split_without_boxes_is_reported(tool, capsys):
+    Path("vg/objects.json").write_text("[]")
+    with pytest.raises(SystemExit) as stopped:
+        tool()
+    assert stopped.value.code == 2
+    assert [path.name for path in Path("out").iterdir()] == ["vg3000_report.json"]
+    report = read("out/vg3000_report.json")
+    assert report["failed"] == "The split train has no box of vg3000."
+    assert report["failed"] in capsys.readouterr().err
+    left_out = {reason: item["count"] for reason, item in report["images_left_out"].items()}
+    assert sum(left_out.values()) == report["images"] == len(IMAGE_DATA)
+    assert left_out["no record in objects.json"] > 1
+    assert report["splits"] == {}
 
 
 # ---- options ----
@@ -270,6 +305,36 @@ def test_checked_images(tool):
     assert [i["id"] for i in read("out/annotations/vg3000_train.json")["images"]] == [1, 3, 5]
 
 
+def test_an_image_is_decoded_again_only_if_it_changed(tool, monkeypatch):
+    write_large(Path("large"), 12, 200)
+    names = [record["url"].rpartition("rak248/")[2] for record in read("large/image_data.json")]
+    for name in names:
+        Path("large", name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (800, 600)).save(Path("large", name))
+    Path("large", names[0]).write_bytes(b"")
+    original, decoded = vg.decoded_size, []
+
+    def noted(path):
+        decoded.append(path.relative_to("large").as_posix())
+        return original(path)
+
+    monkeypatch.setattr(vg, "decoded_size", noted)
+
+    def run(output="out"):
+        decoded.clear()
+        return tool("--check-images large", root="large", held_out=2, output=output)
+
+    first = run()
+    assert sorted(decoded) == sorted(names)
+    report = (first / "vg3000_report.json").read_bytes()
+    assert (run() / "vg3000_report.json").read_bytes() == report
+    assert decoded == names[:1]  # was left out, may be mended
+    Image.new("RGB", (8, 9)).save(Path("large", names[3]))
+    changed = run() / "vg3000_report.json"
+    assert sorted(decoded) == sorted([names[0], names[3]])
+    assert changed.read_bytes() == (run("anew") / "vg3000_report.json").read_bytes() != report
+
+
 def test_classes_fit_the_knowledge_graph_tool(tool, monkeypatch, capsys):
     triple = {"predicate": "on", "synsets": ["along.r.01"], "relationship_id": 1,
               "subject": tree(1), "object": {**tree(2), "synsets": ["sidewalk.n.01"]}}  # fmt: skip
@@ -279,6 +344,116 @@ def test_classes_fit_the_knowledge_graph_tool(tool, monkeypatch, capsys):
     arguments = ["relationships", "relationships.json", "--classes", classes, "--output", "g.npz"]
     load_script("build_knowledge_graph").main(arguments)
     assert "along.r.01" in capsys.readouterr().out and Path("g.npz").is_file()
+
+
+# ---- vocabularies of other papers ----
+
+
+def write_named(images, folder="named"):
+    """Images of 90 x 90 whose objects have these names and synsets, in a column of 9 x 9 boxes."""
+    records, objects = [], []
+    for image_id, of_image in images:
+        url = f"https://cs.stanford.edu/people/rak248/VG_100K/{image_id}.jpg"
+        size = {"width": 90, "height": 90, "coco_id": None}
+        records.append({"image_id": image_id, "url": url, **size})
+        of = [
+            {
+                "object_id": 100 * image_id + k,
+                "names": n,
+                "synsets": s,
+                "x": 0,
+                "y": 9 * k,
+                "w": 9,
+                "h": 9,
+            }
+            for k, (n, s) in enumerate(of_image)
+        ]
+        objects.append({"image_id": image_id, "objects": of})
+    Path(folder).mkdir()
+    Path(folder, "image_data.json").write_text(json.dumps(records))
+    Path(folder, "objects.json").write_text(json.dumps(objects))
+
+
+def found_by_image(out, vocabulary):
+    """Image id -> (class, row of the box) over all splits; and the ids of every split."""
+    found, ids = {}, {}
+    for split in ("train", "val", "test"):
+        coco = read(out / "annotations" / f"{vocabulary}_{split}.json")
+        ids[split] = [image["id"] for image in coco["images"]]
+        for image_id, name, _, y, _, _ in boxes_of(coco):
+            found.setdefault(image_id, []).append((name, y // 9))
+    return found, ids
+
+
+def test_vg150(tool):
+    names = [["Trees "], ["of railing"], ["thing", "man."], ["T-shirt"], ["mens"], ["wo-man"], []]
+    others = [(k, [(["dog"], [])]) for k in (50, 4616, 30, 1592, 20, 10, 40, 60, 70, 80, 90)]
+    write_named([(1, [(n, []) for n in names]), *others])
+    Path("alias.txt").write_text("tree,trees\nrailing,railings,of railing\nmen,mens\nx,t-shirt\n")
+    out = tool("--vocabulary vg150 --aliases alias.txt --split scene-graph", "out", "named", 2)
+    found, ids = found_by_image(out, "vg150")
+    assert found.pop(1) == [("tree", 0), ("railing", 1), ("man", 2), ("men", 4), ("woman", 5)]
+    assert set(map(tuple, found.values())) == {(("dog", 0),)}
+    # 7 of the 10 images that are not left out, as they stand in the file.
+    assert ids == {"val": [1, 50], "train": [10, 20, 30, 40, 60], "test": [70, 80, 90]}
+    report = read(out / "vg150_report.json")
+    assert report["images_left_out"]["in no split"]["count"] == 2
+    assert report["published_aliases"] is False and report["num_classes"] == 150
+    assert report["other_synsets"] == {"tshirt": 1}
+    classes = (out / "vg150_classes.txt").read_text().splitlines()
+    assert classes == sorted(classes) and len(set(classes)) == 150
+
+
+def test_vg1600(tool):
+    names = [["Red  car."], ["StopSign"], ["large red"], ["zzz", "man"], ["old man"], ["t shirt"]]
+    write_named([(1, [(n, []) for n in names]), *((k, [(["man"], [])]) for k in (2, 3, 4))])
+    Path("lists").mkdir()
+    for split, ids in {"train": (1, 9), "val": (3,), "test": (2,)}.items():
+        lines = "".join(f"VG_100K/{k}.jpg xml/{k}.xml\n" for k in ids)
+        Path("lists", f"{split}.txt").write_text(lines)
+    out = tool("--vocabulary vg1600 --split-lists lists", root="named")
+    found, ids = found_by_image(out, "vg1600")
+    assert found[1] == [("car", 0), ("stop sign", 1), ("tshirt", 5)]
+    assert ids == {"train": [1], "val": [3], "test": [2]}
+    report = read(out / "vg1600_report.json")
+    assert report["images_left_out"]["in no split"]["count"] == 1
+    assert report["other_synsets"] == {"old man": 1, "red": 1, "zzz": 1}
+    assert report["num_classes"] == len(set(report["class_counts"])) == 1600
+
+
+def test_vg3993(tool):
+    synsets = [["a.n.01", "b.n.01"], ["a.n.01"], [], ["b.n.01", "b.n.01"], ["c.n.01"]]
+    write_named([(k, [(["x"], s) for s in synsets]) for k in range(1, 9)])
+    out = tool("--vocabulary vg3993 --split random --held-out 1 2", root="named")
+    found, ids = found_by_image(out, "vg3993")
+    boxes = [("a.n.01", 0), ("b.n.01", 0), ("a.n.01", 1), ("b.n.01", 3), ("c.n.01", 4)]
+    assert found == dict.fromkeys(range(1, 9), boxes)
+    assert [len(ids[split]) for split in ("train", "val", "test")] == [5, 2, 1]
+    report = read(out / "vg3993_report.json")
+    assert report["class_counts"] == {"a.n.01": 10, "b.n.01": 10, "c.n.01": 5}
+    assert report["objects"] == 8 * 7  # of five, two have two synsets
+    assert report["objects_left_out"]["box and synset of an earlier box of the image"]["count"] == 8
+
+    fewer = tool("--vocabulary vg3993 --split random --held-out 1 3", "fewer", "named")
+    assert list(read(fewer / "vg3993_report.json")["class_counts"]) == ["a.n.01", "b.n.01"]
+    Path("classes.txt").write_text("c.n.01:5\nb.n.01:4\na.n.01:99\n")
+    listed = tool("--vocabulary vg3993 --split random --classes classes.txt", "listed", "named")
+    report = read(listed / "vg3993_report.json")
+    assert list(report["class_counts"]) == ["c.n.01", "a.n.01"]
+    assert report["classes_from"] == "classes.txt"
+
+
+def test_the_papers_numbers_of_images():
+    script = load_script("prepare_vg")
+    common = ["--vg-root", "vg", "--output", "out"]
+    assert script.parse_args([*common, "--vocabulary", "vg3993"]).held_out == [4000, 4077]
+    assert script.parse_args(common).held_out == [5000, 5000]
+    photos = {k: vg.Photo(k, f"{k}.jpg", 1, 1, None, "", k) for k in range(1, 108_078)}
+    splits = vg.split_images(photos, "scene-graph", 5000)
+    assert {split: len(ids) for split, ids in splits.items()} == {
+        "train": 70_651, "val": 5000, "test": 32_422,
+    }  # fmt: skip
+    assert max(splits["train"] | splits["val"]) < min(splits["test"])
 
 
 # ---- real images ----

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 pytest.importorskip("detectron2")
 
+from relation_heads.data.checks import images
 from tests.helpers import registered, tiny_coco, write_json
 from tests.tools.test_train_net import load_tool
 
@@ -101,6 +102,7 @@ def test_bad_arguments_are_one_sentence(check, coco, tmp_path):
         (["relational_scenes_train", *given], "must be among them"),
         ([*given, *given], "a name of its own"),
         (["mine", "mine", *given], "a name of its own"),
+        ([*given, "--workers", 0], "--workers must be at least 1"),
         ([*given, "--json", tmp_path / "no" / "report.json"], "there is no folder"),
     ]:
         code, out, err = check(*arguments)
@@ -108,13 +110,19 @@ def test_bad_arguments_are_one_sentence(check, coco, tmp_path):
         assert sentence in err.splitlines()[-1]
 
 
-def test_progress_is_on_stderr(check, coco, monkeypatch):
-    tool = load_tool("check_dataset")
-    monkeypatch.setattr(tool, "_SECONDS", 0.0)
-    monkeypatch.setattr(sys.modules[__name__], "load_tool", lambda name: tool)
-    code, out, err = check("--dataset", "mine", *paths(coco))
-    assert code == 0 and "files read" not in out
-    assert err.splitlines()[-1] == "mine: 4 of 4 image files read"
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers(check, coco, monkeypatch, workers):
+    asked = []
+
+    class Noted(ThreadPoolExecutor):
+        def __init__(self, number):
+            asked.append(number)
+            super().__init__(number)
+
+    monkeypatch.setattr(images, "ThreadPoolExecutor", Noted)
+    given = "--dataset", "mine", *paths(coco), "--workers", workers
+    assert check(*given) == check("--dataset", "mine", *paths(coco))
+    assert asked == [workers, 8]
 
 
 def test_relative_paths(check, coco, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ A file that is there is read and not made again; one that was made from somethin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -64,12 +64,7 @@ def frozen_backbone(cfg: CfgNode) -> nn.Module:
     return backbone.eval().requires_grad_(False)
 
 
-def load_or_extract(
-    datasets: Iterable[str],
-    cfg: CfgNode,
-    folder: Path,
-    say: Callable[[str], None] = print,
-) -> dict[str, BoxFeatures]:
+def load_or_extract(datasets: Iterable[str], cfg: CfgNode, folder: Path) -> dict[str, BoxFeatures]:
     """The features of data sets, by name: read from `<folder>/<name>.pt`, or made and written.
 
     Raises:
@@ -82,7 +77,7 @@ def load_or_extract(
         if path.is_file():
             found[dataset] = read(path, made_from(dataset, cfg, backbone, read_records(dataset)))
             continue
-        found[dataset] = extract(dataset, cfg, backbone, say)
+        found[dataset] = extract(dataset, cfg, backbone)
         folder.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         torch.save(asdict(found[dataset]), part)

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from detectron2.data import transforms as T
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes, ImageList
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ...data.region_mapper import RegionClassificationMapper
 from .data import BoxFeatures, digest
@@ -34,7 +34,6 @@ KEYS = (
     "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
     "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", "MODEL.ROI_BOX_HEAD.POOLER_TYPE",
 )  # fmt: skip
-EVERY = 100  # images between two lines of progress
 
 
 class BoxPooler:
@@ -84,16 +83,13 @@ class BoxPooler:
         return features[:-1], features[-1]
 
 
-def extract(
-    dataset: str, cfg: CfgNode, backbone: nn.Module, say: Callable[[str], None] = print
-) -> BoxFeatures:
+def extract(dataset: str, cfg: CfgNode, backbone: nn.Module) -> BoxFeatures:
     """The features of a registered data set.
 
     Args:
         dataset: its name.
         cfg: of the backbone, its input and the pooling, see `KEYS`.
         backbone: in evaluation mode.
-        say: gets lines of progress.
 
     Raises:
         OSError, ValueError: the data set or an image is not there, or has no boxes.
@@ -109,8 +105,8 @@ def extract(
     rows: dict[str, list[Tensor]] = {
         name: [] for name in ("sizes", "boxes", "labels", "features", "image_features")
     }
-    names, start = [], time.perf_counter()
-    for k, record in enumerate(records, 1):
+    names = []
+    for record in tqdm(records, dataset, unit="image", disable=None):
         data = load(record)
         given = data["proposals"]
         if len(given):
@@ -125,8 +121,6 @@ def extract(
                 ("image_features", of_image.half()),
             ):
                 rows[name].append(value)
-        if k % EVERY == 0 or k == len(records):
-            say(f"{dataset}: {k} of {len(records)} images, {time.perf_counter() - start:.0f} s")
     if not names:
         raise ValueError(f"The data set {dataset!r} has no image with a box.")
     return BoxFeatures(

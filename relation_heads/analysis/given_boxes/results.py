@@ -146,7 +146,7 @@ def compare(args: argparse.Namespace) -> None:
         tasks = choose_tasks(args.methods or list(METHODS), args.seeds, args.train_images)
         recipe = Recipe(args.epochs, args.batch_size, args.min_boxes)
         cfg = feature_cfg(args.config_file, args.opts)
-        found = load_or_extract([*args.datasets, *args.test], cfg, args.features, say)
+        found = load_or_extract([*args.datasets, *args.test], cfg, args.features)
         features = joined([found[name] for name in args.datasets])
         test = joined([found[name] for name in args.test]) if args.test else None
         check_alike([features, *([test] if test else [])])

@@ -1,47 +1,16 @@
-"""The annotations of a data set in COCO format as arrays, and what is odd in their masks."""
+"""The annotations of a data set in COCO format as arrays."""
 
 from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from .findings import Finding, found
-
-_SLACK = 1.0  # pixels: rounding
-# What can be remarkable about a mask: level, what, advice.
-_MASK_KINDS = {
-    "bad": (
-        "problem",
-        "that is neither a list of polygons nor run lengths {{'size', 'counts'}}",
-        "loading or training fails: correct them, or remove 'segmentation'",
-    ),
-    "size": (
-        "problem",
-        "in run lengths of another size than [height, width] of the image",
-        "they cover other pixels than meant, or training fails",
-    ),
-    "empty": (
-        "warning",
-        "without a polygon of three points or more",
-        "training leaves them out, the evaluation does not: correct them, or remove 'segmentation'",
-    ),
-    "outside": (
-        "warning",
-        "that has points more than 1 pixel outside the image",
-        "they are cut off",
-    ),
-    "rle": (
-        "fact",
-        "in run lengths",
-        "models with masks need INPUT.MASK_FORMAT bitmask for them",
-    ),
-}
+SLACK = 1.0  # pixels: rounding
 
 
 @dataclass(frozen=True)
@@ -104,52 +73,3 @@ def row_label(dataset: Mapping[str, Any], table: Table) -> Callable[[int], str]:
         return f"annotation {annotation.get('id')} [{box}] in {where}"
 
     return label
-
-
-def mask_findings(dataset: Mapping[str, Any], table: Table) -> Iterator[Finding]:
-    """What is wrong or odd in masks.
-
-    Args:
-        dataset: the content of the JSON file, without `type_findings`.
-        table: its annotations.
-    """
-    masked = np.flatnonzero(table.masked)
-    if not len(masked):
-        return
-    annotations, extents = dataset["annotations"], image_sizes(dataset["images"])
-    label = row_label(dataset, table)
-    rows: dict[str | None, list[int]] = {}
-    for row in masked.tolist():
-        kind = _mask_kind(annotations[table.at[row]]["segmentation"], extents[table.image[row]])
-        if not (kind == "rle" and table.crowd[row]):  # crowds are not trained on
-            rows.setdefault(kind, []).append(row)
-    for kind, (level, what, advice) in _MASK_KINDS.items():
-        what = f"annotation{{s}} with a mask {what}"
-        yield from found(level, rows.get(kind, []), what, advice, label)
-    yield from found(
-        "warning",
-        np.flatnonzero(~table.masked & ~table.crowd),
-        "annotation{s} without 'segmentation', while others have one",
-        "models with masks cannot be trained on these images",
-        label,
-    )
-
-
-def _mask_kind(mask: Any, extent: np.ndarray) -> str | None:
-    """A key of _MASK_KINDS, for a mask in an image of this width and height."""
-    if isinstance(mask, Mapping):
-        if not {"size", "counts"} <= mask.keys():
-            return "bad"
-        return "rle" if list(mask["size"]) == [extent[1], extent[0]] else "size"
-    if not isinstance(mask, list) or not all(isinstance(polygon, list) for polygon in mask):
-        return "bad"
-    polygons = [polygon for polygon in mask if len(polygon) % 2 == 0 and len(polygon) >= 6]
-    if not polygons:
-        return "empty"
-    if not set(map(type, chain.from_iterable(polygons))) <= {int, float}:
-        return "bad"
-    for axis in (0, 1):
-        values = [value for polygon in polygons for value in polygon[axis::2]]
-        if min(values) < -_SLACK or max(values) > extent[axis] + _SLACK:
-            return "outside"
-    return None

@@ -6,7 +6,7 @@ evaluation compares detections, which end at the image's edges, with the boxes a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -19,13 +19,16 @@ _SLACK = 1.0  # pixels: rounding
 _FEWEST_BOXES = 10  # from which on it is no accident that all of them could be corners
 
 
-def box_findings(table: Table, sizes: np.ndarray, label: Callable[[int], str]) -> list[Finding]:
+def box_findings(
+    table: Table, sizes: np.ndarray, label: Callable[[int], str], names: Sequence[str]
+) -> list[Finding]:
     """What is wrong or odd in boxes and areas, and objects given twice.
 
     Args:
         table: the annotations.
         sizes: (M, 2) width and height of the images.
         label: how a row of the table is called.
+        names: of the classes.
     """
     if not len(table.boxes):
         return []
@@ -43,6 +46,7 @@ def box_findings(table: Table, sizes: np.ndarray, label: Callable[[int], str]) -
         *_thin(table, label),
         *_area(table, label),
         *_given_twice(table, label),
+        *_other_classes(table, label, names),
     ]
 
 
@@ -167,4 +171,30 @@ def _given_twice(table: Table, label: Callable[[int], str]) -> Iterator[Finding]
         f"annotation{{s}} nearly given again: same image and class, IoU >= {NEAR_IOU}",
         "most often one object annotated twice",
         label,
+    )
+
+
+def _other_classes(
+    table: Table, label: Callable[[int], str], names: Sequence[str]
+) -> list[Finding]:
+    rows = np.flatnonzero(~table.crowd)
+    order = rows[np.lexsort((table.category[rows], *table.boxes[rows].T, table.image[rows]))]
+    first, second = order[:-1], order[1:]
+    same = (table.image[first] == table.image[second]) & (
+        table.boxes[first] == table.boxes[second]
+    ).all(axis=1)
+    both = same & (table.category[first] != table.category[second])
+    before = dict(zip(second[both].tolist(), first[both].tolist(), strict=True))
+
+    def with_classes(row: int) -> str:
+        classes = (names[table.category[k]] for k in (before[row], row))
+        return f"{label(row)} is {' and '.join(map(repr, classes))}"
+
+    return found(
+        "warning",
+        sorted(before),
+        "box{es} given again with another class",
+        "training asks for one class and for the other, and a detection has one: decide, or leave "
+        "the less exact class out",
+        with_classes,
     )

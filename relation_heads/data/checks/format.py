@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from .annotations import image_sizes, mask_findings, read_table, row_label
+from .annotations import image_sizes, read_table, row_label
 from .boxes import box_findings
 from .findings import Finding, found
+from .keypoints import keypoint_findings
+from .masks import mask_findings
 
 # Detectron2 sorts and compares the ids, and the evaluation puts those of annotations into arrays.
 _NUMBERS = frozenset((int, float))
@@ -85,11 +87,13 @@ def coco_findings(dataset: Mapping[str, Any]) -> list[Finding]:
         return unusable
     table = read_table(dataset)
     sizes, label = image_sizes(dataset["images"]), row_label(dataset, table)
+    names = [c["name"] for c in sorted(dataset["categories"], key=lambda c: c["id"])]
     return [
         *_category_findings(dataset["categories"]),
         *_item_findings(dataset),
         *mask_findings(dataset, table),
-        *box_findings(table, sizes, label),
+        *box_findings(table, sizes, label, names),
+        *keypoint_findings(dataset),
     ]
 
 

@@ -9,20 +9,20 @@ from __future__ import annotations
 import io
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
 
 from ..exif import UPRIGHT, exif_orientation, upright_size
 from .findings import Finding, found
 
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _ABOVE_8_BIT = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # modes of PIL
-_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -66,22 +66,17 @@ def image_paths(images: Sequence[Mapping[str, Any]], image_root: str) -> list[st
     return [None if name is None else os.path.join(image_root, name) for name in names]
 
 
-def read_all(
-    paths: Sequence[str], progress: Callable[[int, int], None] | None = None
-) -> list[ImageFile]:
-    """Reads files in threads.
+def read_all(paths: Sequence[str], workers: int, what: str) -> list[ImageFile]:
+    """Reads files in threads, with a bar on a terminal.
 
     Args:
         paths: of files.
-        progress: called with (files read, files in all) after each file.
+        workers: threads.
+        what: the name of the bar.
     """
-    files: list[ImageFile] = []
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        for file in pool.map(read_image_file, paths):
-            files.append(file)
-            if progress:
-                progress(len(files), len(paths))
-    return files
+    with ThreadPoolExecutor(workers) as pool:
+        read = pool.map(read_image_file, paths)
+        return [*tqdm(read, what, len(paths), unit="image", disable=None)]
 
 
 def files_below(folder: str) -> list[str]:
@@ -99,6 +94,7 @@ def image_findings(
     paths: Sequence[str | None],
     files: Mapping[str, ImageFile | None],
     below: Sequence[str],
+    image_root: str,
 ) -> list[Finding]:
     """What is wrong or odd in the image files of one data set.
 
@@ -107,12 +103,14 @@ def image_findings(
         paths: theirs, from `image_paths`.
         files: the paths where there is a file, and what is in it where it was read.
         below: `files_below` the folder of the images.
+        image_root: that folder.
     """
     pairs = [(image, path) for image, path in zip(images, paths, strict=True) if path]
     read = [(i, path, file) for i, path in pairs if (file := files.get(path)) is not None]
     return [
         *_missing([(image, path) for image, path in pairs if path not in files], below),
         *_listed_twice(pairs),
+        *_outside(pairs, image_root),
         *_contents(read),
         *_sizes([item for item in read if not item[2].error]),
     ]
@@ -139,6 +137,21 @@ def _listed_twice(pairs: Sequence[_Listed]) -> list[Finding]:
         "image file{s} listed more than once",
         "the objects of one entry are background in the other: put them together",
         lambda item: f"{item[0]}: images {', '.join(map(str, item[1]))}",
+    )
+
+
+def _outside(pairs: Sequence[_Listed], image_root: str) -> list[Finding]:
+    root = os.path.abspath(image_root)
+
+    def leaves(path: str) -> bool:
+        return os.path.commonpath([root, os.path.abspath(path)]) != root
+
+    return found(
+        "warning",
+        [(image, path) for image, path in pairs if leaves(path)],
+        "image{s} whose 'file_name' leads out of the folder of the images",
+        "the folder alone is not the data set: put the files below it",
+        lambda pair: f"image {pair[0].get('id')}: {pair[0]['file_name']}",
     )
 
 

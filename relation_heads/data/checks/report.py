@@ -10,10 +10,9 @@ The first split is for training, the others are for tests; one is in memory at a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
-from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -119,19 +118,18 @@ def check_dataset(
     sources: Sequence[Source],
     *,
     read_images: bool = True,
-    progress: Callable[[str, int, int], None] | None = None,
+    workers: int = 8,
 ) -> DatasetReport:
     """Checks the splits of a data set.
 
     Args:
         sources: the training split, then any test splits; their JSON files exist.
         read_images: whether to decode the image files, or only to see that they are there.
-        progress: called with (name of the split, files read, files in all) after each file.
+        workers: threads that read them.
     """
     report = DatasetReport()
     for source in sources:
-        watch = None if progress is None else partial(progress, source.name)
-        _check_split(source, report, read_images, watch)
+        _check_split(source, report, read_images, workers)
     splits = report.splits
     if splits and splits[0].source == sources[0]:  # else the training split cannot be read
         report.add(splits[:1], training_findings(splits[0]))
@@ -143,12 +141,7 @@ def check_dataset(
     return report
 
 
-def _check_split(
-    source: Source,
-    report: DatasetReport,
-    read_images: bool,
-    progress: Callable[[int, int], None] | None,
-) -> None:
+def _check_split(source: Source, report: DatasetReport, read_images: bool, workers: int) -> None:
     """Adds what was found in a split, and the split if it can be read."""
     try:
         dataset = read_coco(source.json_file)
@@ -165,7 +158,7 @@ def _check_split(
     there = [path for path in dict.fromkeys(paths) if path and os.path.isfile(path)]
     files: dict[str, ImageFile | None] = dict.fromkeys(there)
     if read_images:
-        files.update(zip(there, read_all(there, progress), strict=True))
+        files.update(zip(there, read_all(there, workers, source.name), strict=True))
     below = files_below(source.image_root)
-    report.add([source], image_findings(images, paths, files, below))
+    report.add([source], image_findings(images, paths, files, below, source.image_root))
     report.splits.append(make_split(source, dataset, read_table(dataset), paths, files, below))

@@ -21,6 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from relation_heads.data.files import write_whole
 from relation_heads.data.scenes.compose import compose_layout
 from relation_heads.data.scenes.draw import (
     CLASS_GROUPS,
@@ -273,7 +274,7 @@ def write_dataset(
     num_train: int = 2000,
     num_val: int = 300,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[], Any] | None = None,
     **recipe: Any,
 ) -> bool:
     """Writes images, COCO annotations and the class graph; the same arguments give the same bytes.
@@ -286,7 +287,7 @@ def write_dataset(
         num_train: number of training scenes.
         num_val: number of validation scenes, drawn from an independent seed.
         seed: seed of both splits.
-        progress: called with (images written, images in all) after each image.
+        progress: called after each image.
         recipe: `mix`, `flag_probability` and `crowd_iou` of `compose_scenes`.
 
     Returns:
@@ -307,7 +308,6 @@ def write_dataset(
         annotations[split] = coco_dict(scenes[split], names, info=info)
     if all([_is_written(output, split, annotations[split]) for split in SPLITS]):
         return False
-    done = 0
     for split in SPLITS:
         (output / split).mkdir(parents=True, exist_ok=True)
         (output / "annotations" / f"{split}.json").unlink(missing_ok=True)
@@ -315,12 +315,12 @@ def write_dataset(
             path = output / split / entry["file_name"]
             if not cv2.imwrite(str(path), render(scene)):
                 raise OSError(f"cannot write {path}")
-            done += 1
             if progress is not None:
-                progress(done, sum(counts.values()))
-    _write_json(output / "class_graph.json", class_graph(), indent=1)
+                progress()
+    write_whole(output / "class_graph.json", json.dumps(class_graph(), indent=1) + "\n")
     for split in SPLITS:
-        _write_json(output / "annotations" / f"{split}.json", annotations[split])
+        text = json.dumps(annotations[split]) + "\n"
+        write_whole(output / "annotations" / f"{split}.json", text)
     return True
 
 
@@ -339,10 +339,3 @@ def _is_written(output: Path, split: str, annotations: dict[str, Any]) -> bool:
     names = [output / split / image["file_name"] for image in annotations["images"]]
     files = [output / "class_graph.json", *names]
     return found == annotations and all(file.is_file() for file in files)
-
-
-def _write_json(path: Path, content: dict[str, Any], indent: int | None = None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=indent) + "\n")
-    os.replace(temporary, path)

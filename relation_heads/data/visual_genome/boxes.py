@@ -17,10 +17,10 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from ..json_records import read_records
 from .images import Photo, Tally, Watch, image_id_of
 
 Box = tuple[float, float, float, float]  # x, y, width, height
+Parts: TypeAlias = Callable[[Any], list[Any]]
 
 # Why an image is left out.
 NO_RECORD = "no record in objects.json"
@@ -75,8 +76,8 @@ class Boxes:
 class _Collector:
     """Boxes in 44 bytes each; as Python objects 3.8 million would need gigabytes."""
 
-    def __init__(self, left_out: Tally, mended: Tally, label: str) -> None:
-        self.left_out, self.mended, self.label = left_out, mended, label
+    def __init__(self, left_out: Tally, mended: Tally, label: str, parts: Parts | None) -> None:
+        self.left_out, self.mended, self.label, self.parts = left_out, mended, label, parts
         self.image_ids, self.labels, self.boxes = array("q"), array("i"), array("d")
         self.index: dict[str, int] = {}  # of a synset
         self.num_objects = 0
@@ -84,20 +85,29 @@ class _Collector:
     def add_image(self, photo: Photo, objects: Iterable[Any]) -> None:
         seen: set[Any] = set()  # ids and (synset, box)
         for position, item in enumerate(objects):
-            parsed = parse_object(item, photo.width, photo.height, self.label)
-            if not isinstance(parsed, str):
-                parsed = self._without_repeated(parsed, item.get("object_id"), seen)
-            if isinstance(parsed, str):
-                self.left_out.add(parsed, _where(photo, position, item))
-                continue
-            synset, box = parsed
-            if box != (item["x"], item["y"], item["w"], item["h"]):
-                self.mended.add(CLIPPED, _where(photo, position, item))
-            if type(item.get("object_id")) is not int:
-                self.mended.add(NO_OBJECT_ID, _where(photo, position, item))
-            self.image_ids.append(photo.image_id)
-            self.labels.append(self.index.setdefault(synset, len(self.index)))
-            self.boxes.extend(box)
+            parts = self.parts(item) if self.parts else [item]
+            self.num_objects += len(parts) - 1
+            for number, part in enumerate(parts):
+                self._add(photo, position, part, seen, is_first=number == 0)
+
+    def _add(
+        self, photo: Photo, position: int, item: Any, seen: set[Any], *, is_first: bool
+    ) -> None:
+        parsed = parse_object(item, photo.width, photo.height, self.label)
+        if not isinstance(parsed, str):
+            object_id = item.get("object_id") if is_first else None  # the others have the same
+            parsed = self._without_repeated(parsed, object_id, seen)
+        if isinstance(parsed, str):
+            self.left_out.add(parsed, _where(photo, position, item))
+            return
+        synset, box = parsed
+        if box != (item["x"], item["y"], item["w"], item["h"]):
+            self.mended.add(CLIPPED, _where(photo, position, item))
+        if type(item.get("object_id")) is not int:
+            self.mended.add(NO_OBJECT_ID, _where(photo, position, item))
+        self.image_ids.append(photo.image_id)
+        self.labels.append(self.index.setdefault(synset, len(self.index)))
+        self.boxes.extend(box)
 
     @staticmethod
     def _without_repeated(
@@ -177,6 +187,7 @@ def read_boxes(
     watch: Watch = iter,
     *,
     label: str = "synsets",
+    parts: Parts | None = None,
 ) -> Boxes:
     """The objects of `objects.json` that have a box and one synset.
 
@@ -187,11 +198,12 @@ def read_boxes(
         mended: gets those that are kept though something was wrong.
         watch: is passed the records.
         label: see `parse_object`.
+        parts: an object -> objects with one label each, which count as objects.
 
     Raises:
         OSError, ValueError: it cannot be read, or a record has no image id; names both.
     """
-    collector = _Collector(left_out, mended, label)
+    collector = _Collector(left_out, mended, label, parts)
     without_record = set(photos)
     for number, record in enumerate(watch(read_records(path))):
         image_id = image_id_of(record, path, number)

@@ -5,12 +5,18 @@ Krishna et al., "Visual Genome" (IJCV 2017). `image_data.json` is a list with a 
 COCO too, the others have `coco_id` null. File names come from the url, `.../VG_100K_2/1.jpg`, as
 they need not agree with the ids. Objects are read in `visual_genome_boxes`.
 
-The splits that papers use were drawn without a seed and their lists are not published. Two rules
-take their place. Both look at ids alone, so that the images are the same for every vocabulary:
+The splits that papers of detection use were drawn without a seed, and their lists are not
+published. These rules take their place. No rule looks at objects, so that the images are the same
+for every vocabulary:
 
 - leak-free: test are the last `held_out` images, by id, that are not of COCO. A detector that was
   pretrained on COCO has not seen them. Val are the `held_out` images before these, or, given a list
   of ids, those that COCO itself evaluates on; they are then not trained on either.
+- scene-graph: of the images in the order of image_data.json, without four that the papers leave
+  out, the first 70 % are train and val, the others test (75,651 and 32,422 of all images); val are
+  the first `held_out` of train. Xu et al., "Scene Graph Generation by Iterative Message Passing"
+  (CVPR 2017), and Zellers et al., "Neural Motifs" (CVPR 2018), whose val images also have
+  relationships.
 - random: test and val are the first and the second `held_out` images in the order of
   SHA-256("seed image_id"), which does not change with a library or with the other images.
 
@@ -25,12 +31,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from PIL import Image
 
 from ..exif import exif_orientation, upright_size
+from ..files import Kept, stamp
 from ..json_records import read_records
 
 Watch: TypeAlias = Callable[[Iterable[Any]], Iterable[Any]]  # passes items on, may show progress
@@ -38,9 +46,25 @@ Watch: TypeAlias = Callable[[Iterable[Any]], Iterable[Any]]  # passes items on, 
 # The list is published with "Hybrid Knowledge Routed Modules for Large-scale Object Detection"
 # (Jiang et al., NeurIPS 2018), whose data SGRN uses. Class k is on line k, from 1 on.
 PUBLISHED_FILE = Path(__file__).parents[1] / "vocabularies" / "vg3000_synsets.txt"
-PUBLISHED_SHA256 = "eb01d1921b991445a5d9052eb2c29fd9324120549d84530debb720b28c3a6a32"
+# Vocabulary -> file beside it, SHA-256 of its lines. `vocabularies` has the sources.
+VOCABULARY_FILES = {
+    "vg3000": (
+        PUBLISHED_FILE.name,
+        "eb01d1921b991445a5d9052eb2c29fd9324120549d84530debb720b28c3a6a32",
+    ),
+    "vg150": (
+        "vg150_names.txt",
+        "14b4c7226a647547a25cb9c6b5bc922fab8df27d96c334a1de324c227688381d",
+    ),
+    "vg1600": (
+        "vg1600_names.txt",
+        "217d54c63c08c29001c12269ad42ef852ee1b12fb28b65b602fdf647ed11fb19",
+    ),
+}
 
-SPLIT_RULES = ("leak-free", "random")
+SPLIT_RULES = ("leak-free", "random", "scene-graph")
+# Ids of images that the code of these papers calls corrupted.
+SCENE_GRAPH_LEFT_OUT = frozenset((1592, 1722, 4616, 4617))
 UNKNOWN = -1  # a COCO id
 
 # Why an image is left out.
@@ -68,6 +92,7 @@ class Photo:
     height: int
     coco_id: int | None  # None: not of COCO
     left_out: str = ""
+    place: int = 0  # among the records of image_data.json
 
 
 class Tally:
@@ -99,12 +124,19 @@ def published_classes() -> list[str]:
     Raises:
         ValueError: the file in this package is not the published one.
     """
-    lines = PUBLISHED_FILE.read_text(encoding="utf-8").splitlines()
+    return published_lines("vg3000")
+
+
+def published_lines(vocabulary: str) -> list[str]:
+    """The lines of a key of `VOCABULARY_FILES`, see `published_classes`."""
+    name, expected = VOCABULARY_FILES[vocabulary]
+    file = PUBLISHED_FILE.with_name(name)
+    lines = file.read_text(encoding="utf-8").splitlines()
     # Of the lines, so that the line endings of a checkout do not matter.
     digest = hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
-    if digest != PUBLISHED_SHA256:
+    if digest != expected:
         raise ValueError(
-            f"{PUBLISHED_FILE} is not the published list of VG3000: its SHA-256 is {digest}."
+            f"{file} is not the published list of {vocabulary.upper()}: its SHA-256 is {digest}."
         )
     return lines
 
@@ -139,6 +171,7 @@ def read_photos(path: Path, repeated: Tally, mended: Tally) -> dict[int, Photo]:
             repeated.add(REPEATED_IMAGE, f"image {image_id}, record {number}")
             continue
         photo = photos[image_id] = _photo(image_id, record)
+        photo.place = number
         if photo.file_name and photo.file_name in file_names:
             photo.left_out = REPEATED_FILE
         file_names.add(photo.file_name)
@@ -163,7 +196,12 @@ def _photo(image_id: int, record: Mapping[str, Any]) -> Photo:
 
 
 def check_files(
-    photos: Mapping[int, Photo], root: Path, workers: int, mended: Tally, watch: Watch = iter
+    photos: Mapping[int, Photo],
+    root: Path,
+    workers: int,
+    mended: Tally,
+    watch: Watch = iter,
+    kept: Kept | None = None,
 ) -> None:
     """Decodes all images; takes their sizes, and marks those that cannot be read as left out.
 
@@ -175,17 +213,21 @@ def check_files(
         workers: threads.
         mended: gets the images of another size.
         watch: is passed the images.
+        kept: has sizes of files that were decoded before, and gets the others.
 
     Raises:
         ValueError: not a single image can be read.
     """
     listed = [photo for photo in photos.values() if photo.left_out in ("", NO_SIZE)]
     with ThreadPoolExecutor(workers) as pool:  # decoding leaves the interpreter free
-        sizes = pool.map(decoded_size, [root / photo.file_name for photo in listed])
-        for photo, size in zip(watch(listed), sizes, strict=True):
+        read = partial(_kept_size, kept=kept)
+        found = pool.map(read, [root / photo.file_name for photo in listed])
+        for photo, (key, size) in zip(watch(listed), found, strict=True):
             if isinstance(size, str):
                 photo.left_out = size
                 continue
+            if kept:
+                kept.set(key, list(size))
             told, photo.left_out = (photo.width, photo.height), ""
             if size != told:
                 photo.width, photo.height = size
@@ -196,6 +238,13 @@ def check_files(
             f"None of {len(listed)} images can be read in {root}, which must have the folders "
             "VG_100K and VG_100K_2."
         )
+
+
+def _kept_size(path: Path, kept: Kept | None) -> tuple[str, tuple[int, int] | str]:
+    """A key for the file as it is now, and its `decoded_size`."""
+    key = stamp([path]) if kept else ""
+    known = kept.get(key) if kept else None
+    return key, tuple(known) if known else decoded_size(path)
 
 
 def decoded_size(path: Path) -> tuple[int, int] | str:
@@ -218,6 +267,7 @@ def split_images(
     held_out: int,
     seed: int | None = None,
     coco_val: Collection[int] | None = None,
+    held_out_val: int | None = None,
 ) -> dict[str, set[int]]:
     """The image ids of train, val and test, see the top of this file.
 
@@ -227,29 +277,63 @@ def split_images(
         held_out: images of test, and of val.
         seed: of the rule random.
         coco_val: COCO's ids of the images for val, by the rule leak-free.
+        held_out_val: images of val, if they are not as many.
 
     Raises:
         ValueError: there are too few images, or none of `coco_val` is there.
     """
-    if rule == "random":
+    num_val = held_out if held_out_val is None else held_out_val
+    if rule == "scene-graph":
+        pool = sorted(photos.keys() - SCENE_GRAPH_LEFT_OUT, key=lambda k: photos[k].place)
+        end = len(pool) * 7 // 10
+        val, test = pool[: min(num_val, end)], pool[end:]
+    elif rule == "random":
         pool = sorted(photos, key=lambda k: hashlib.sha256(f"{seed} {k}".encode()).digest())
+        test, val = pool[:held_out], pool[held_out : held_out + num_val]
     else:
         pool = sorted((k for k in photos if photos[k].coco_id is None), reverse=True)
-    test, val = pool[:held_out], pool[held_out : 2 * held_out]
-    short = len(test) < held_out
+        test, val = pool[:held_out], pool[held_out : held_out + num_val]
+    short = not test if rule == "scene-graph" else len(test) < held_out
     if coco_val is None:
-        short = short or len(val) < held_out
+        short = short or len(val) < num_val
     else:
         val = [k for k in photos if photos[k].coco_id in coco_val]
-    splits = {"train": set(photos).difference(test, val), "val": set(val), "test": set(test)}
+    left = SCENE_GRAPH_LEFT_OUT if rule == "scene-graph" else ()
+    splits = {"train": set(photos).difference(test, val, left), "val": set(val), "test": set(test)}
     if short or not splits["train"]:
-        which = "images" if rule == "random" else "images that are not of COCO (coco_id null)"
+        which = "images that are not of COCO (coco_id null)" if rule == "leak-free" else "images"
+        for_val = "" if num_val == held_out else f" and {num_val}"
         raise ValueError(
-            f"There are {len(pool)} {which}, too few to hold out {held_out} for test and for val "
-            "each and to train on others: choose a smaller --held-out."
+            f"There are {len(pool)} {which}, too few to hold out {held_out}{for_val} for test and "
+            "for val each and to train on others: choose a smaller --held-out."
         )
     if not val:
         raise ValueError(
             f"None of {len(photos)} images is one of the {len(coco_val or ())} of COCO."
         )
+    return splits
+
+
+def read_split_lists(folder: Path, photos: Mapping[int, Photo]) -> dict[str, set[int]]:
+    """The image ids of train, val and test, as `train.txt`, `val.txt` and `test.txt` say.
+
+    Args:
+        folder: of the files; a line begins with `VG_100K/1.jpg`. These are the lists of bottom-up
+            attention, github.com/peteanderson80/bottom-up-attention, `data/genome`.
+        photos: by id.
+
+    Raises:
+        OSError, ValueError: a file cannot be read, an image is in two of them, or none is there.
+    """
+    ids = {p.file_name: k for k, p in photos.items() if p.left_out != REPEATED_FILE}
+    splits: dict[str, set[int]] = {}
+    for split in ("train", "val", "test"):
+        path = folder / f"{split}.txt"
+        names = [line.split()[0] for line in path.read_text("utf-8").splitlines() if line.strip()]
+        splits[split] = {ids[name] for name in names if name in ids}
+        if not splits[split]:
+            raise ValueError(f"{path}: none of its {len(names)} images is in image_data.json.")
+    for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
+        if both := splits[a] & splits[b]:
+            raise ValueError(f"{folder}: image {min(both)} is in {a}.txt and in {b}.txt.")
     return splits

@@ -84,7 +84,7 @@ def mean_of_bins(image, box, stride):
 def test_features_equal_a_slow_reference(tmp_path, tiny):
     coco = tiny_coco(tmp_path, num_images=3, empty_image=True, crowd=True)
     with registered(coco) as name:
-        found = extract(name, feature_cfg(opts=SMALL), tiny, say=lambda line: None)
+        found = extract(name, feature_cfg(opts=SMALL), tiny)
     assert found.names == ["000001.png", "000002.png"]  # the third has no box
     assert found.counts.tolist() == [2, 3]  # the first box of the first image is a crowd
     assert found.sizes.tolist() == [[40, 60]] * 2  # of 64 x 96
@@ -126,7 +126,7 @@ def files(tmp_path, tiny, monkeypatch):
 
     def load(name, *opts):
         cfg = feature_cfg(opts=(*SMALL, *opts))
-        return load_or_extract([name], cfg, tmp_path / "features", lambda line: None)[name]
+        return load_or_extract([name], cfg, tmp_path / "features")[name]
 
     return load
 
