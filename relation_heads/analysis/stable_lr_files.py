@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from ..data.files import write_whole
 from .provenance import commit, machine
 from .report import load
 from .stable_lr import (
@@ -111,7 +112,7 @@ def train_once(recipe: Recipe, training: Training) -> Outcome:
         loss=loss, seconds=measured["seconds"], setting=recipe.setting(training.head),
         made_by=made_by,
     )  # fmt: skip
-    write(path, outcome)
+    write_whole(path, json.dumps(asdict(outcome), indent=1))
     return outcome
 
 
@@ -119,13 +120,6 @@ def _environment() -> dict[str, str]:
     """One thread, and a checkout that works without installation."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-
-
-def write(path: Path, outcome: Outcome) -> None:
-    """Writes a result; a file that is there is whole."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(asdict(outcome), indent=1))
-    part.replace(path)
 
 
 def read(path: Path) -> Outcome:

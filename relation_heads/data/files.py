@@ -1,21 +1,53 @@
-"""Files that a converter can rely on after it was stopped: written whole, and read only once."""
+"""Files that can be relied on after a program was stopped: written whole, and made only once."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+PART = ".part"  # end of the name of a file that is being written
+
+
+@contextmanager
+def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """A file to write, which takes the place of `path` when it is closed without an error.
+
+    It is written under another name, flushed to the disk and renamed, so that a process that is
+    killed at any moment leaves the file of before.
+
+    Args:
+        path: the file; its folder is made.
+        mode: "w", in UTF-8, or "wb".
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + PART)
+    try:
+        with open(part, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # the name is on the disk when its folder is
+        folder = os.open(path.parent, os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file that appears when it is complete; makes its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    """Writes a text file that appears when it is complete; makes its folder."""
+    with replacing(path) as file:
+        file.write(text)
 
 
 def stamp(paths: Iterable[Path], *settings: Any) -> str:

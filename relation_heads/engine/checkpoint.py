@@ -4,11 +4,12 @@ Stock loading lists every missing parameter, one group a line, and goes on; an e
 that was never trained looks like any other. Here the log says how many tensors were loaded, which
 are new, which were skipped for their shape and which were not wanted, and an evaluation stops
 unless every parameter was loaded. A file is either complete or not there, and a training goes on
-from the newest complete one.
+from the newest complete one: PyTorch writes ZIP archives, which have a checksum of every tensor.
 """
 
 from __future__ import annotations
 
+import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,13 +23,14 @@ from fvcore.common.checkpoint import _filter_reused_missing_keys, _IncompatibleK
 from torch import nn
 
 from ..data.array_pickle import read_plain
+from ..data.files import replacing
 from ..layers.arguments import first_few
 from ..modeling.torchvision_backbone import place_weights
-from .checkpoint_files import damage, replacing
 
 _MAX_LISTED = 4
 LAST = "last_checkpoint"  # the file that has the name of the newest checkpoint
 SAVED = "model_*.pth"
+OLD_FORMAT = b"\x80\x02"  # of PyTorch before 1.6: a pickle
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,23 @@ def _read_pickle(path: str) -> dict[str, Any]:
     weights = content.get("blobs", content)
     weights = {k: v for k, v in weights.items() if not k.endswith("_momentum")}
     return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def damage(path: Path) -> str:
+    """What is wrong with a file of PyTorch, "" if nothing is; reads all of it.
+
+    Files of before PyTorch 1.6 have no checksums: nothing is found in them.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+        if start != b"PK":
+            return "" if start == OLD_FORMAT else "it is no file of PyTorch"
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+    except Exception as error:  # a damaged archive has no common error
+        return f"{type(error).__name__}: {error}"
+    return f"the checksum of {wrong} does not match" if wrong else ""
 
 
 def saved_in(folder: str) -> list[Path]:

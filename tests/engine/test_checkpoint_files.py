@@ -10,7 +10,8 @@ pytest.importorskip("detectron2")
 
 import torch
 
-from relation_heads.engine.checkpoint_files import PART, damage, replacing
+from relation_heads.data.files import PART, replacing
+from relation_heads.engine.checkpoint import damage
 
 
 class Killed(BaseException):

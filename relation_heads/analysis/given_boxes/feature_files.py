@@ -16,6 +16,7 @@ from detectron2.modeling import build_backbone
 from torch import nn
 
 from ...config import find_config, get_cfg
+from ...data.files import replacing
 from ...engine.checkpoint import ReportingCheckpointer
 from .data import BoxFeatures
 from .features import extract, made_from, read_records
@@ -78,10 +79,8 @@ def load_or_extract(datasets: Iterable[str], cfg: CfgNode, folder: Path) -> dict
             found[dataset] = read(path, made_from(dataset, cfg, backbone, read_records(dataset)))
             continue
         found[dataset] = extract(dataset, cfg, backbone)
-        folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        torch.save(asdict(found[dataset]), part)
-        part.replace(path)  # a file that is there is whole
+        with replacing(path, "wb") as file:
+            torch.save(asdict(found[dataset]), file)
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ...data.files import write_whole
 from ..provenance import provenance
 from .classifiers import METHODS
 from .data import BoxFeatures, check_alike, joined
@@ -110,10 +111,7 @@ def train_all(
             continue
         measured = run(task, recipe, features, test, say)
         result = Result(**asdict(task), setting=asked, measured=measured, made_by=made_by)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(asdict(result)) + "\n")
-        part.replace(path)  # a file that is there is whole
+        write_whole(path, json.dumps(asdict(result)) + "\n")
 
 
 def choose_tasks(methods: list[str], seeds: list[int], train_images: list[int]) -> list[Task]:

@@ -14,7 +14,6 @@ name can be the label instead (`label="names"`): half of the objects have no syn
 from __future__ import annotations
 
 import json
-import os
 import re
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..files import replacing
 from ..json_records import read_records
 from .images import Photo, Tally, Watch, image_id_of
 
@@ -261,17 +261,14 @@ def write_coco(path: Path, info: Mapping[str, Any], photos: Iterable[Photo], box
         photos: its images.
         boxes: their boxes, see `select`; the label k becomes the category id k + 1.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     categories = [{"id": k, "name": name} for k, name in enumerate(boxes.synsets, start=1)]
-    partial = path.with_name(path.name + ".part")
-    with open(partial, "w", encoding="utf-8") as file:
+    with replacing(path) as file:
         file.write(f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(categories)},\n')
         file.write('"images": [\n')
         file.writelines(_separated(map(_image_line, photos)))
         file.write('\n],\n"annotations": [\n')
         file.writelines(_separated(_annotation_lines(boxes)))
         file.write("\n]}\n")
-    os.replace(partial, path)
 
 
 def _separated(lines: Iterable[str]) -> Iterator[str]:
