@@ -33,14 +33,18 @@ function visible(d) {
 }
 const shown = () => found().boxes.map((_, d) => d).filter(visible);
 
-// What a detection listened to: {self, rest, objects: [{name, box, share}]}; null without relations.
+// What a detection listened to: {self, rest, objects: [{name, box, share, alone}]}; null without
+// relations. No detection shows what is alone; its name is in brackets.
 function heard(d) {
   const from = module();
   if (!from) return null;
   const row = from.rows[d][from.heads > 1 ? state.head : 0];
   const objects = [];
   for (let i = 2; i < row.length; i += 2) {
-    objects.push({ name: data.names[from.classes[row[i]]], box: from.boxes[row[i]], share: row[i + 1] });
+    const [alone, share] = [row[i] < 0, row[i + 1]];
+    const [of, at] = alone ? [from, -1 - row[i]] : [found(), row[i]];
+    const title = data.names[of.classes[at]];
+    objects.push({ name: alone ? `(${title})` : title, box: of.boxes[at], share, alone });
   }
   return { self: row[0], rest: row[1], objects };
 }

@@ -13,6 +13,7 @@ function drawPicture() {
     text: names ? `${one.name} ${about(one.share)}` : about(one.share),
     share: one.share,
     weak: one.share * 50 < data.units,
+    alone: one.alone,
     key,
   }));
   picture.draw(byId("drawing"), {
@@ -53,7 +54,7 @@ function answerTable(listened) {
   const body = make("tbody");
   listened.objects.forEach((one, key) => {
     const button = make("button", { type: "button", aria: { label: `${one.name}, ${percent(one.share)}` } }, one.name);
-    const row = tableRow(button, one.share, most, "object");
+    const row = tableRow(button, one.share, most, one.alone ? "object alone" : "object");
     row.dataset.key = key;
     const light = (on) => {
       state.lit = on ? key : null;
