@@ -19,13 +19,16 @@ import cv2
 import numpy as np
 
 from ..visualization.detections import Detections, Relations
-from ..visualization.objects import HeardObject, Objects
+from ..visualization.objects import HeardObject
 
 UNITS = 1000
 LONGEST_SIDE = 1000  # pixels of an image on the page
 QUALITIES = (85, 75, 65, 55, 45, 35, 25, 15, 5)  # of JPEG, the first that is small enough
 IMAGE_BYTES = 130_000
 KERNEL_SIDE = 96  # pixels
+NODES = 16  # of a GloRe unit, the first ones
+NODE_BYTES = 20_000  # of an image, the maps of all units together
+NODE_COLUMNS = 4
 
 Kernels = Mapping[str, Sequence[np.ndarray]]
 
@@ -143,6 +146,12 @@ def _check(
                     f"{a.file_name!r} {a.image.shape} of {first!r} and {b.file_name!r} "
                     f"{b.image.shape} of {name!r}."
                 )
+    for name, found in detections.items():
+        for unit, maps in (pair for one in found for pair in one.nodes.items()):
+            if maps.ndim != 3 or not maps.size or not np.isfinite(maps).all():
+                raise ValueError(
+                    f"Maps of {unit} must be (N, h, w) and finite, got {maps.shape} of {name!r}."
+                )
     for name in kernels:
         if name not in detections:
             raise ValueError(f"There are kernels of {name!r}, which is none of {[*detections]}.")
@@ -171,7 +180,56 @@ def _found(
                 if one.attention
             ],
         },
+        "nodes": _nodes(one.nodes),
     }
+
+
+def node_sheet(maps: np.ndarray, factor: float = 1.0) -> np.ndarray:
+    """Maps of a GloRe unit's nodes as one grey picture, in rows of four.
+
+    Grey 128 is 0, 255 is the largest absolute value of the map and 1 is minus that.
+
+    Args:
+        maps: (N, h, w), of which the first 16 are shown.
+        factor: of the resolution.
+
+    Returns:
+        (rows * h', 4 * w') uint8; 128 where there is no node.
+    """
+    cells = []
+    for one in maps[:NODES].astype(np.float32):
+        height, width = (max(1, round(side * factor)) for side in one.shape)
+        one = cv2.resize(one, (width, height), interpolation=cv2.INTER_AREA)
+        most = max(float(np.abs(one).max()), 1e-12)
+        cells.append((128 + np.round(127 * one / most)).astype(np.uint8))
+    cells += [np.full_like(cells[0], 128)] * (-len(cells) % NODE_COLUMNS)
+    rows = [cells[i : i + NODE_COLUMNS] for i in range(0, len(cells), NODE_COLUMNS)]
+    return np.block(rows)
+
+
+def _nodes(units: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """At the resolution of the features, or the next half of it that is small enough."""
+    if not units:
+        return []
+    factor = 1.0
+    while True:
+        codes = [_png(node_sheet(maps, factor)) for maps in units.values()]
+        if sum(map(len, codes)) <= NODE_BYTES or factor < 1 / 16:
+            break
+        factor /= 2
+    return [
+        {
+            "unit": name,
+            "nodes": len(maps),
+            "shown": min(len(maps), NODES),
+            "src": _uri("image/png", code),
+        }
+        for (name, maps), code in zip(units.items(), codes, strict=True)
+    ]
+
+
+def _png(picture: np.ndarray) -> bytes:
+    return cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
 
 
 def _relations(
@@ -201,12 +259,12 @@ def _relations(
         own, rest, *rounded = shares(about_self, heard, top)
         told = [own, rest]
         for one, share in zip(heard, rounded, strict=False):
-            if share > 0:
-                alone = one.detection is None
-                told += [
-                    -1 - place.setdefault(one.region, len(place)) if alone else number[one.detection],
-                    share,
-                ]
+            if share == 0:
+                continue
+            if one.detection is None:
+                told += [-1 - place.setdefault(one.region, len(place)), share]
+            else:
+                told += [number[one.detection], share]
         return told
 
     rows = [[row(d, head) for head in asked] for d in kept]
@@ -239,7 +297,7 @@ def _kernel_uri(values: np.ndarray) -> str:
     shade = np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
     shade = cv2.resize(shade, (KERNEL_SIDE, KERNEL_SIDE), interpolation=cv2.INTER_AREA)
     colors = cv2.applyColorMap(shade, cv2.COLORMAP_CIVIDIS)
-    return _uri("image/png", cv2.imencode(".png", colors)[1].tobytes())
+    return _uri("image/png", _png(colors))
 
 
 def _uri(kind: str, code: bytes) -> str:

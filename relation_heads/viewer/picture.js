@@ -58,10 +58,17 @@ const picture = (() => {
     return along(start) < along(end) ? [start, end] : [a, b];
   }
 
-  function line(from, { box: to, share, key, alone }, most) {
+  // Lines there and back lie beside each other, each to the right of its way.
+  function beside([[x1, y1], [x2, y2]], shift) {
+    const far = Math.max(Math.hypot(x2 - x1, y2 - y1), 1);
+    const [dx, dy] = [(-shift * (y2 - y1)) / far, (shift * (x2 - x1)) / far];
+    return [[x1 + dx, y1 + dy], [x2 + dx, y2 + dy]];
+  }
+
+  function line(from, { box: to, share, key, alone }, most, shift = 0) {
     const relative = share / most;
     const width = 1.5 + 6.5 * relative;
-    const [[x1, y1], [x2, y2]] = ends(from, to);
+    const [[x1, y1], [x2, y2]] = beside(ends(from, to), shift);
     const opacity = (0.35 + 0.65 * relative) * (alone ? 0.5 : 1);
     const group = node("g", { class: "line", "data-key": key, "data-share": share, opacity });
     for (const [stroke, more] of [["#000", 2], [KEY, 0]]) {
@@ -124,15 +131,19 @@ const picture = (() => {
     return [mask, node("rect", { width, height, fill: "#0b0d10", opacity: 0.55, mask: "url(#holes)" })];
   }
 
-  // boxes: [{box, class, text, id}]; asked: null or {box, text}; objects: [{box, text, share, weak,
+  // boxes: [{box, class, text, id}]; edges: [{from, to, share, key}] between boxes, drawn if none is
+  // asked, the strongest first; asked: null or {box, text}; objects: [{box, text, share, weak,
   // alone, key}]. The label of a weak object is seen only while its row of the table is. The box of
   // what no detection shows is faint.
-  function draw(svg, { width, height, boxes, asked, objects, lit }) {
+  function draw(svg, { width, height, boxes, edges, asked, objects, lit }) {
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     const parts = [];
     if (!asked) {
       for (const { box, class: k, id } of [...boxes].reverse()) {
         parts.push(outline(box, color(k), 2, { dash: dash(k), "data-id": id }));
+      }
+      for (const { from, to, share, key } of edges) {
+        parts.push(line(from, { box: to, share, key }, edges[0].share, 4));
       }
       const jobs = boxes.map((one) => ({ text: one.text, fill: color(one.class), box: one.box }));
       parts.push(labels(jobs, boxes.map((one) => one.box), width, height));

@@ -67,6 +67,8 @@ class Detections:
         relations: one entry for every relation module and SGRN graph; empty if not asked for.
         attention: of iterative reasoning, (D,) weights of each of its predictions by name; they sum
             to 1. Empty if not asked for.
+        nodes: of GloRe units by name, (N, h, w) how much of every place of the image goes to each
+            node, of both signs, at the resolution of the features. Empty if not asked for.
         instances: the same as Detectron2's `Instances` with everything else the model gives, such
             as masks.
     """
@@ -80,6 +82,7 @@ class Detections:
     features: np.ndarray | None = None
     relations: tuple[Relations, ...] = ()
     attention: dict[str, np.ndarray] = field(default_factory=dict)
+    nodes: dict[str, np.ndarray] = field(default_factory=dict)
     instances: Instances | None = None
 
     def __len__(self) -> int:

@@ -196,7 +196,7 @@ def draw_heard(
     """One query and the objects it listened to: see `draw_relations`, which finds the objects.
 
     A line leads from border to border, behind objects that it passes, so that every object is seen
-    as it is. The box of a faint object is thin, and its name is in brackets.
+    as it is. A faint object stays dimmed in a thin box, and its name is in brackets.
 
     Args:
         image: what to draw on (it is copied).
@@ -217,12 +217,15 @@ def draw_heard(
     boxes = _checked_boxes([query_box, *(one.box for one in lines)], "boxes")
     corners = _pixels(boxes, canvas)
     canvas[:] = canvas * 0.4  # dimmed, but for the boxes
-    for x1, y1, x2, y2 in corners:
+    bright = corners[[True, *(not one.faint for one in lines)]]
+    for x1, y1, x2, y2 in bright:
         canvas[y1:y2, x1:x2] = image[y1:y2, x1:x2]
-    for i, one in enumerate(lines, start=1):  # thin lines over thick ones, where they would vanish
-        _draw_line(canvas, corners, i, one.weight / lines[0].weight)
+    # Thin lines over thick ones, where they would vanish.
     for corner, one in zip(corners[1:], lines, strict=True):
-        _outline(canvas, corner, KEY_COLOR, width=0.5 if one.faint else 1)
+        _draw_line(canvas, corners[0], corner, bright, one.weight / lines[0].weight)
+    for corner, one in zip(corners[1:], lines, strict=True):
+        color, width = (_FAINT, 0.5) if one.faint else (KEY_COLOR, 1)
+        _outline(canvas, corner, color, width)
     _outline(canvas, corners[0], QUERY_COLOR, width=2)
 
     self_share = "" if about_self is None else f", self {_percent(about_self)}"
@@ -298,16 +301,18 @@ def _legend(entries: Sequence[tuple[Color, str]], height: int, width: int) -> np
     return strip
 
 
-def _draw_line(canvas: np.ndarray, corners: np.ndarray, key: int, relative: float) -> None:
-    """Joins the query (row 0 of the boxes) and a key, dark-edged, with a dot at the key; relative
-    weight in 0..1. Boxes with neither end inside stay as they are."""
-    start, end = _ends(corners[0], corners[key])
+def _draw_line(
+    canvas: np.ndarray, query: np.ndarray, key: np.ndarray, objects: np.ndarray, relative: float
+) -> None:
+    """Joins two boxes, dark-edged, with a dot at the key; relative weight in 0..1. Objects (N, 4)
+    with neither end inside stay as they are."""
+    start, end = _ends(query, key)
     thickness = max(1, round(relative * max(4, min(canvas.shape[:2]) / 45)))
     over = canvas.copy()
     for color, edge in ((_DARK, 2), (KEY_COLOR, 0)):
         cv2.line(over, start, end, color, thickness + edge, cv2.LINE_AA)
         cv2.circle(over, end, (thickness + edge) // 2 + 3, color, -1, cv2.LINE_AA)
-    for x1, y1, x2, y2 in corners:
+    for x1, y1, x2, y2 in objects:
         if not any(x1 + 1 < x < x2 - 2 and y1 + 1 < y < y2 - 2 for x, y in (start, end)):
             over[y1:y2, x1:x2] = canvas[y1:y2, x1:x2]
     opacity = 0.3 + 0.7 * relative  # the weakest line is still seen

@@ -53,9 +53,7 @@ def slow_heard(regions, origin, boxes, counted, weights, detection):
     free = {r for r in range(len(regions)) if r not in shows}
     while free:
         best = max(free, key=lambda r: weights[r])
-        same = {
-            r for r in free if r == best or slow_overlap(regions[r], regions[best]) > 0.3
-        }
+        same = {r for r in free if r == best or slow_overlap(regions[r], regions[best]) > 0.3}
         found.append((best, None, sum(weights[r] for r in same)))
         free -= same
     return own, sorted((f for f in found if f[2] > 0), key=lambda f: -f[2])

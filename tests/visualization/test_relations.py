@@ -227,6 +227,7 @@ def test_what_is_no_detection_is_named_in_brackets(written: Written):
     assert [text for text, _ in written] == ["asks: a, self 20%", "b 50%", "(c) 30%"]
     assert all(contains(picture, patch) for _, patch in written)
     assert tuple(written[2][1][0, 0]) != KEY_COLOR
+    assert picture[40, 520, 0] < 128 == picture[200, 520, 0]  # it stays dimmed
 
 
 def test_thickness_and_opacity_grow_with_the_weight():
