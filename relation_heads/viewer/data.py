@@ -27,7 +27,7 @@ QUALITIES = (85, 75, 65, 55, 45, 35, 25, 15, 5)  # of JPEG, the first that is sm
 IMAGE_BYTES = 130_000
 KERNEL_SIDE = 96  # pixels
 NODES = 16  # of a GloRe unit, the first ones
-NODE_BYTES = 20_000  # of an image, the maps of all units together
+NODE_BYTES = 10_000  # of an image, the maps of all units together
 NODE_COLUMNS = 4
 
 Kernels = Mapping[str, Sequence[np.ndarray]]
@@ -244,7 +244,7 @@ def _relations(
     """One module. Row 0 of a detection is the mean over the heads, row 1 + h is head h: [itself,
     rest, object, share, object, share, ...], the largest share first, without those that round to
     nothing. An object is a number d >= 0 of a detection of the page, or -1 - k of a region k of
-    `boxes` and `classes`, the strongest of what no detection shows."""
+    `boxes` and `classes`, the surest of what no detection shows."""
     weights = relations.weights
     if not np.isfinite(weights).all() or (weights < 0).any():
         raise ValueError(f"Weights of {relations.module} must be finite and not negative.")
@@ -258,13 +258,9 @@ def _relations(
         about_self, heard = objects.heard(relations.heard(d, head), d)
         own, rest, *rounded = shares(about_self, heard, top)
         told = [own, rest]
-        for one, share in zip(heard, rounded, strict=False):
-            if share == 0:
-                continue
-            if one.detection is None:
-                told += [-1 - place.setdefault(one.region, len(place)), share]
-            else:
-                told += [number[one.detection], share]
+        for (detected, i, _), share in zip(heard, rounded, strict=False):
+            if share > 0:
+                told += [number[i] if detected else -1 - place.setdefault(i, len(place)), share]
         return told
 
     rows = [[row(d, head) for head in asked] for d in kept]

@@ -154,10 +154,10 @@ class Detections:
         image, boxes = upscale(self.image, self.boxes, min_side)
         _, regions = upscale(self.image, relations.boxes, min_side)
         heard = [
-            Heard(regions[one.region], relations.labels[one.region], one.weight, faint=True)
-            if one.detection is None
-            else Heard(boxes[one.detection], self.names[one.detection], one.weight)
-            for one in found
+            Heard(boxes[i], self.names[i], weight)
+            if detected
+            else Heard(regions[i], relations.labels[i], weight, faint=True)
+            for detected, i, weight in found
         ]
         name = self.names[detection]
         listened = draw_heard(image, boxes[detection], name, about_self, heard, top)

@@ -19,7 +19,6 @@ import cv2
 import numpy as np
 
 from ..data.box_iou import box_iou, intersection
-from .objects import merged, overlapping
 
 Color = tuple[int, int, int]
 Point = tuple[int, int]
@@ -56,7 +55,13 @@ def merge_overlapping(boxes: Boxes, weights: Vector, iou: float = 0.5) -> list[t
     """
     boxes = _checked_boxes(boxes, "boxes")
     weights = _checked_weights(weights, len(boxes))
-    return sorted(merged(overlapping(boxes, iou), weights), key=lambda pair: -pair[1])
+    order, objects = np.argsort(-weights, kind="stable"), []
+    while len(order) > 0:
+        same = box_iou(boxes[order[0]], boxes[order]) > iou
+        same[0] = True  # a box without area overlaps not even itself
+        objects.append((int(order[0]), float(weights[order[same]].sum())))
+        order = order[~same]
+    return sorted(objects, key=lambda pair: -pair[1])
 
 
 def class_color(name: str) -> Color:

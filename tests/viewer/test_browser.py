@@ -166,8 +166,8 @@ def test_numbers_are_the_weights(show, size):
             numbers = [float(percent.rstrip("%")) / 100 for _, percent in rows]
             assert sum(numbers) == pytest.approx(1, abs=1e-9)
             assert [name for name, _ in rows] == [
-                *(f"({relations.labels[r]})" if i is None else found.names[i]
-                  for r, i, _ in heard[: len(rows) - 2]),
+                *(found.names[i] if detected else f"({relations.labels[i]})"
+                  for detected, i, _ in heard[: len(rows) - 2]),
                 "itself", "all else",
             ]  # fmt: skip
             expected = [weight for *_, weight in heard[: len(rows) - 2]]
@@ -260,7 +260,7 @@ def test_a_phone(show):
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     tab.locator("#drawing").tap(position={"x": 100, "y": 100})
     tab.locator("#found button").first.tap()
-    assert tab.evaluate("document.getElementById('picture').getBoundingClientRect().top") >= 0
+    assert tab.evaluate("document.getElementById('picture').getBoundingClientRect().top") >= -1
     assert len(lines(tab)) > 3
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
 
@@ -404,7 +404,8 @@ FIRST_PAINT = """() => new Promise((done) => {
         const [paint] = entries.filter((one) => one.name === "first-contentful-paint");
         if (paint) done(paint.startTime);
     };
-    new PerformanceObserver((list) => read(list.getEntries())).observe({ type: "paint", buffered: true });
+    const observer = new PerformanceObserver((list) => read(list.getEntries()));
+    observer.observe({ type: "paint", buffered: true });
 })"""
 
 
@@ -412,7 +413,7 @@ FIRST_PAINT = """() => new Promise((done) => {
 @pytest.mark.parametrize("size", SIZES)
 def test_twelve_photographs_are_there_at_once(show, size, scheme, photographs, record_property):
     """Nothing on the console and no request: `show` looks. The size of a page of photographs."""
-    tab = show({"relation": photographs, "again": photographs}, size, scheme=scheme)
+    tab = show(photographs, size, scheme=scheme)
     paint = tab.evaluate(FIRST_PAINT)
     print(f"first paint after {paint:.0f} ms, {size}, {scheme}")
     record_property("first_paint_ms", paint)
@@ -427,17 +428,18 @@ def test_twelve_photographs_are_there_at_once(show, size, scheme, photographs, r
 
 @pytest.fixture(scope="module")
 def photographs():
-    """Twelve, larger as JPEG than most, with what a detector of 16 heads and GloRe says of them."""
+    """Twelve, larger as JPEG than most, seen by a detector of 16 heads and one of a graph and GloRe
+    units."""
     rng = np.random.default_rng(0)
-    found = []
+    relation, graph = [], []
     for i in range(12):
         coarse = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
         image = cv2.resize(coarse, (1500, 1000), interpolation=cv2.INTER_CUBIC)
-        one = at_random(rng, number=15, regions=60, heads=16, image=image, min_score=0.3,
-                        file_name=f"{i}.jpg")  # fmt: skip
+        same = {"number": 15, "regions": 60, "image": image, "min_score": 0.3, "file_name": f"{i}"}
+        relation.append(at_random(rng, heads=16, **same))
         nodes = {f"res{k}": rng.normal(size=(64, 50, 75)).astype(np.float32) for k in (3, 4)}
-        found.append(replace(one, nodes=nodes))
-    return found
+        graph.append(replace(at_random(rng, heads=1, modules=1, **same), nodes=nodes))
+    return {"relation": relation, "SGRN": graph}
 
 
 @pytest.mark.parametrize("size", SIZES)

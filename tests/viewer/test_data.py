@@ -44,8 +44,8 @@ def test_by_hand():
     dog, pig = cat[1][2], cat[1][6]
     told = [(data["names"][relations["classes"][-1 - k]], relations["boxes"][-1 - k])
             for k in (dog, pig)]  # fmt: skip
-    # The dog is the stronger of two regions; no detection shows it. The cow is detection 1.
-    assert told == [("dog", [21, 0, 31, 10]), ("pig", [80, 0, 90, 10])]
+    # The dog is the first of two regions; no detection shows it. The cow is detection 1.
+    assert told == [("dog", [20, 0, 30, 10]), ("pig", [80, 0, 90, 10])]
     # itself 0.1 + 0.1, the dog 0.2 + 0.25, the cow 0.3
     assert cat[1] == [200, 0, dog, 450, 1, 300, pig, 50]
     assert cat[2] == [0, 0, 1, 1000]
@@ -82,7 +82,7 @@ def test_a_large_image_is_made_smaller_and_its_boxes_with_it():
     assert (one["width"], one["height"]) == (1000, 250)
     assert decoded(one["src"])[0].shape == (250, 1000, 3)
     assert one["found"][0]["boxes"] == [[0, 0, 5, 5], [25, 25, 30, 30]]
-    assert [10.5, 0, 15.5, 5] in one["found"][0]["relations"][0]["boxes"]
+    assert [10, 0, 15, 5] in one["found"][0]["relations"][0]["boxes"]
 
 
 def test_only_what_is_sure_enough_is_shown():
@@ -116,15 +116,15 @@ def test_equals_a_slow_reference_and_adds_up(seed):
                 assert [w / 1000 for w in row[3::2]] == pytest.approx(
                     [w for *_, w in heard[:5]], abs=0.001
                 )
-                for place, (region, detection, _) in zip(row[2::2], heard, strict=False):
-                    if place >= 0:
-                        assert shown[place] == detection
+                for place, (detected, number, _) in zip(row[2::2], heard, strict=False):
+                    assert (place >= 0) == detected
+                    if detected:
+                        assert shown[place] == number
                     else:
                         box = page["boxes"][-1 - place]
-                        assert detection is None
-                        assert box == pytest.approx(relations.boxes[region], abs=0.06)
+                        assert box == pytest.approx(relations.boxes[number], abs=0.06)
                         name = data["names"][page["classes"][-1 - place]]
-                        assert name == relations.labels[region]
+                        assert name == relations.labels[number]
                 assert row[0] + row[1] + sum(row[3::2]) == 1000
 
 
@@ -169,6 +169,32 @@ def test_the_picture_is_small_whatever_it_shows():
     assert abs(picture.astype(int) - smooth).max() <= 2  # of high quality
 
 
+def test_nodes_are_a_sheet_of_grey_maps():
+    maps = np.zeros((18, 4, 6))
+    maps[1, 0, 2], maps[1, 3, 5] = 2.0, -1.0
+    maps[17] = 1.0  # not among the first 16
+    (image,) = data_of(by_hand(nodes={"res4.1.glore": maps, "res4.3.glore": maps[:5]}))["images"]
+    first, second = image["found"][0]["nodes"]
+    assert (first["unit"], first["nodes"], first["shown"]) == ("res4.1.glore", 18, 16)
+    sheet = decoded(first["src"], "image/png")[0][..., 0]
+    assert sheet.shape == (16, 24)
+    expected = np.full((16, 24), 128)
+    expected[0, 8], expected[3, 11] = 255, 64  # of node 2, in the second column
+    assert np.array_equal(sheet, expected)
+    sheet, _ = decoded(second["src"], "image/png")
+    assert (second["shown"], sheet.shape[:2]) == (5, (8, 24))
+    (image,) = data_of(by_hand())["images"]
+    assert image["found"][0]["nodes"] == []
+
+
+def test_nodes_are_small_whatever_they_show():
+    noise = {f"unit{k}": np.random.default_rng(k).normal(size=(64, 100, 150)) for k in range(3)}
+    (image,) = data_of(by_hand(nodes=noise))["images"]
+    sizes = [decoded(one["src"], "image/png") for one in image["found"][0]["nodes"]]
+    assert sum(size for _, size in sizes) <= 10_000
+    assert all(sheet.shape[0] >= 4 * 6 for sheet, _ in sizes)
+
+
 def test_kernels():
     maps = np.zeros((3, 40, 40), np.float32)
     maps[1] = 1
@@ -191,6 +217,7 @@ def test_kernels():
             {},
             r"\(9, 8, 3\) of 'b'",
         ),
+        ({"a": [by_hand(nodes={"unit": np.zeros((4, 4))})]}, {}, r"unit .*got \(4, 4\) of 'a'"),
         ({"a": [by_hand()]}, {"min_score": 1.5}, "min_score must be in 0 to 1, got 1.5"),
         ({"a": [by_hand()]}, {"top": 0}, "top must be at least 1, got 0"),
         ({"a": [by_hand()]}, {"kernels": {"b": []}}, "'b', which is none of"),

@@ -26,7 +26,7 @@ def slow_overlap(a, b):
 
 
 def slow_heard(regions, origin, boxes, counted, weights, detection):
-    """The same by loops: (own weight, [(strongest region, detection or None, weight)])."""
+    """The same by loops: (own weight, [(detected, detection or region, weight)])."""
     stands, firsts = {}, []
     for d in counted:
         same = [
@@ -35,47 +35,46 @@ def slow_heard(regions, origin, boxes, counted, weights, detection):
         stands[d] = same[0] if same else d
         if not same:
             firsts.append(d)
-    shows = {}
+    groups, free = {}, []
     for r, region in enumerate(regions):
         came = [d for d in counted if origin[d] == r]
         best = max(firsts, key=lambda d: slow_overlap(region, boxes[d]), default=None)
         if came:
-            shows[r] = stands[came[0]]
+            groups.setdefault((True, stands[came[0]]), []).append(r)
         elif best is not None and slow_overlap(region, boxes[best]) > 0.3:
-            shows[r] = best
-    groups = {}
-    for r, d in shows.items():
-        groups.setdefault(d, []).append(r)
-    own = sum(weights[r] for r in groups.pop(stands[detection], []))
-    found = [
-        (max(g, key=lambda r: weights[r]), d, sum(weights[r] for r in g)) for d, g in groups.items()
-    ]
-    free = {r for r in range(len(regions)) if r not in shows}
+            groups.setdefault((True, best), []).append(r)
+        else:
+            free.append(r)
     while free:
-        best = max(free, key=lambda r: weights[r])
-        same = {r for r in free if r == best or slow_overlap(regions[r], regions[best]) > 0.3}
-        found.append((best, None, sum(weights[r] for r in same)))
-        free -= same
-    return own, sorted((f for f in found if f[2] > 0), key=lambda f: -f[2])
+        r = free[0]
+        same = [o for o in free if o == r or slow_overlap(regions[o], regions[r]) > 0.3]
+        groups[False, r] = same
+        free = [o for o in free if o not in same]
+    own = sum(weights[r] for r in groups.pop((True, stands[detection]), []))
+    found = [(*names, sum(weights[r] for r in group)) for names, group in groups.items()]
+    return own, sorted((one for one in found if one[2] > 0), key=lambda one: -one[2])
 
 
 def test_by_hand():
     objects = Objects(REGIONS, ORIGIN, BOXES, np.arange(4))
+    assert objects.first.tolist() == [0, 1, 2, 4] and objects.num_detected == 3
     assert objects.of_detection.tolist() == [0, 1, 2, 0]
-    assert objects.of_region.tolist() == [0, 0, 1, 2, -1, -1]
+    assert objects.of_region.tolist() == [0, 0, 1, 2, 3, 3]
     weights = np.array([0.1, 0.2, 0.3, 0.05, 0.15, 0.2])
     own, heard = objects.heard(weights, 3)
     assert own == pytest.approx(0.3)  # of the cat, whatever it is called
-    assert [(one.region, one.detection) for one in heard] == [(5, None), (2, 1), (3, 2)]
+    assert [(one.detected, one.number) for one in heard] == [(False, 4), (True, 1), (True, 2)]
     assert [one.weight for one in heard] == pytest.approx([0.35, 0.3, 0.05])
 
 
 def test_detections_that_do_not_count_are_no_objects():
     objects = Objects(REGIONS, ORIGIN, BOXES, np.array([2, 3]))
-    assert objects.of_detection.tolist() == [-1, -1, 2, 3]
-    assert objects.of_region.tolist() == [3, 3, -1, 2, -1, -1]
+    assert objects.of_detection.tolist() == [-1, -1, 0, 1]
+    assert objects.of_region.tolist() == [1, 1, 2, 0, 3, 3]
     nobody = Objects(REGIONS, ORIGIN, BOXES, np.array([], dtype=int))
-    assert (nobody.of_region == -1).all()
+    assert nobody.of_region.tolist() == [0, 0, 1, 2, 3, 3] and nobody.num_detected == 0
+    points = Objects(np.zeros((2, 4)), ORIGIN, BOXES, np.array([], dtype=int))
+    assert points.of_region.tolist() == [0, 1]
     Objects(np.zeros((0, 4)), np.zeros(0, int), np.zeros((0, 4)), np.array([], dtype=int))
 
 
@@ -95,7 +94,7 @@ def test_equals_a_slow_reference_and_keeps_the_sum(seed):
         own, heard = objects.heard(weights, d)
         expected, others = slow_heard(regions, origin, boxes, counted.tolist(), weights, d)
         assert own == pytest.approx(expected)
-        assert [(one.region, one.detection) for one in heard] == [o[:2] for o in others]
-        assert [one.weight for one in heard] == pytest.approx([o[2] for o in others])
+        assert [one[:2] for one in heard] == [one[:2] for one in others]
+        assert [one.weight for one in heard] == pytest.approx([one[2] for one in others])
         assert own + sum(one.weight for one in heard) == pytest.approx(1)
-        assert any(one.detection is None for one in heard)
+        assert {one.detected for one in heard} == {False, True}
