@@ -49,7 +49,7 @@ def browser():
 
 @pytest.fixture
 def show(browser, tmp_path):
-    """Opens a page, or one of detections; afterwards it said nothing on the console and loaded nothing."""
+    """Opens a page, or one of detections; it must say nothing on the console and load nothing."""
     contexts, said = [], []
 
     def opened(detections, size="desktop", *, scheme="light", **options):
@@ -430,8 +430,8 @@ def test_twelve_photographs_are_there_at_once(show, size, scheme, photographs, r
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """A page of twelve, larger as JPEG than most, seen by a detector of 16 heads and one of a graph and GloRe
-    units."""
+    """A page of twelve, larger as JPEG than most, and of two detectors: one of 16 heads, one of a
+    graph and GloRe units."""
     rng = np.random.default_rng(0)
     relation, graph = [], []
     for i in range(12):
