@@ -4,8 +4,9 @@
     relation-heads explain output/model_final.pth photos/ --class person --output why
     relation-heads explain output/model_final.pth photos/ --module roi_heads.box_head.relation1.0
 
-On the left the detections; on the right one of them (the surest, or the surest of --class) and
-lines to what it listened to, thicker for more weight. Of an SGRN also kernels_layer1.png, ...:
+On the left the detections; on the right one of them and lines to what it listened to, thicker for
+more weight. Asked is the surest detection of --class, or else of the class that the pictures before
+asked least often, so that many images show many classes. Of an SGRN also kernels_layer1.png, ...:
 where each spatial kernel of a graph layer looks, the region that asks in the middle of its disc.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,16 +62,19 @@ def write_pictures(args: argparse.Namespace) -> int:
             record["file_name"] for record in DatasetCatalog.get(predictor.cfg.DATASETS.TEST[0])
         ]
     written, stems = 0, names_in_one_folder(files)
+    times: Counter[str] = Counter()  # how often a class was asked
     for found in predictor.stream(files, relations=True):
-        asked = [
+        can_ask = [
             d
             for d, name in enumerate(found.names)
             if args.class_name in (None, name) and found.scores[d] >= args.min_score
         ]
-        if asked:
-            path = args.output / f"{stems[found.file_name]}_{found.names[asked[0]]}.png"
+        if can_ask:
+            asked = min(can_ask, key=lambda d: times[found.names[d]])  # of equals the surest
+            times[found.names[asked]] += 1
+            path = args.output / f"{stems[found.file_name]}_{found.names[asked]}.png"
             drawn = found.picture_of_relations(
-                asked[0], module=args.module, head=args.head, top=args.top,
+                asked, module=args.module, head=args.head, top=args.top,
                 min_score=args.min_score,
             )  # fmt: skip
             print(write_image(path, drawn))

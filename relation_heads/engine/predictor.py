@@ -9,6 +9,7 @@ A checkpoint that `tools/train_net.py` wrote has its config and the names of its
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -21,7 +22,7 @@ from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch import GeneralizedRCNN
-from detectron2.structures import Instances
+from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from ..layers import SGRN, ObjectRelation
@@ -140,16 +141,21 @@ class Predictor:
 
     @overload
     def __call__(
-        self, images: Image, *, relations: bool = ..., features: bool = ...
+        self, images: Image, *, relations: bool = ..., features: bool = ..., nodes: bool = ...
     ) -> Detections: ...
 
     @overload
     def __call__(
-        self, images: list[Any], *, relations: bool = ..., features: bool = ...
+        self, images: list[Any], *, relations: bool = ..., features: bool = ..., nodes: bool = ...
     ) -> list[Detections]: ...
 
     def __call__(
-        self, images: Image | list[Any], *, relations: bool = False, features: bool = False
+        self,
+        images: Image | list[Any],
+        *,
+        relations: bool = False,
+        features: bool = False,
+        nodes: bool = False,
     ) -> Detections | list[Detections]:
         """Detects.
 
@@ -159,6 +165,7 @@ class Predictor:
                 (3, H, W) RGB as torchvision has it, uint8 or float in 0 to 1.
             relations: also say what the detections listened to.
             features: also give the box features behind the detections.
+            nodes: also say which places the nodes of GloRe units gathered, if there are any.
 
         Returns:
             the detections of the image; of a list one entry for every image.
@@ -168,9 +175,9 @@ class Predictor:
             ValueError: something else is not an image, or the heads cannot be watched.
         """
         if not isinstance(images, list):
-            return self([images], relations=relations, features=features)[0]
+            return self([images], relations=relations, features=features, nodes=nodes)[0]
         pixels = [(image, to_bgr(image)) for image in images]
-        return self._detect(pixels, relations=relations, features=features)
+        return self._detect(pixels, relations=relations, features=features, nodes=nodes)
 
     def stream(
         self,
@@ -179,18 +186,20 @@ class Predictor:
         batch_size: int = 1,
         relations: bool = False,
         features: bool = False,
+        nodes: bool = False,
         skip: Callable[[Image, Exception], None] | None = None,
     ) -> Iterator[Detections]:
         """Detects in many images, `batch_size` at a time, in their order.
 
         Args:
-            images, relations, features: as of a call.
+            images, relations, features, nodes: as of a call.
             batch_size: images that go through the model together.
             skip: is told of what is no image, which is then left out; None: it is an error.
 
         Raises:
             OSError, ValueError: as of a call.
         """
+        asks = {"relations": relations, "features": features, "nodes": nodes}
         batch: list[tuple[Image, np.ndarray]] = []
         for image in images:
             try:
@@ -200,30 +209,44 @@ class Predictor:
                     raise
                 skip(image, error)
             if len(batch) == batch_size:
-                yield from self._detect(batch, relations=relations, features=features)
+                yield from self._detect(batch, **asks)
                 batch = []
-        yield from self._detect(batch, relations=relations, features=features)
+        yield from self._detect(batch, **asks)
 
     def _detect(
-        self, images: list[tuple[Image, np.ndarray]], *, relations: bool, features: bool
+        self,
+        images: list[tuple[Image, np.ndarray]],
+        *,
+        relations: bool,
+        features: bool,
+        nodes: bool,
     ) -> list[Detections]:
         """Of images that go through the model together, as they came and as pixels."""
         if not images:
             return []
-        asks = relations or features
-        if asks and not isinstance(self.model.roi_heads, Relational):
+        if (relations or features) and not isinstance(self.model.roi_heads, Relational):
             raise ValueError(
                 "Relations and features are those of the heads of this package, and "
                 f"MODEL.ROI_HEADS.NAME is {self.cfg.MODEL.ROI_HEADS.NAME}."
             )
         half = torch.bfloat16 if self.device.type == "cpu" else torch.float16
         precision = torch.autocast(self.device.type, half) if self.half else nullcontext()
-        with torch.inference_mode(), precision, watch() if asks else nullcontext() as seen:
-            outputs = self.model([self._input(pixels) for _, pixels in images])
+        asks = relations or features or nodes
+        watching = watch(self.model if nodes else None) if asks else nullcontext(Seen())
+        inputs = [self._input(pixels) for _, pixels in images]
+        with torch.inference_mode(), precision, watching as seen:
+            outputs = self.model(inputs)
+        modules = {module: name for name, module in self.model.named_modules()} if asks else {}
         if relations:  # of all images of the batch
-            assert seen is not None and seen.last is not None
+            assert seen.last is not None
             best = [p.argmax(1) for p in seen.last.probabilities()]
-            modules = {module: name for name, module in self.model.named_modules()}
+        if nodes:
+            backbone = self.model.backbone
+            padded = ImageList.from_tensors(
+                [one["image"] for one in inputs],
+                backbone.size_divisibility,
+                padding_constraints=backbone.padding_constraints,
+            ).tensor.shape[-2:]
         found = []
         for i, ((image, pixels), output) in enumerate(zip(images, outputs, strict=True)):
             one = self._detections(output["instances"], image, pixels)
@@ -232,6 +255,11 @@ class Predictor:
             if features:
                 x = seen.features(i, one.instances)
                 one = replace(one, features=x.float().cpu().numpy())
+            if nodes:
+                size = inputs[i]["image"].shape[-2:]
+                maps = {modules[g.module]: without_padding(g.maps[i], size, padded)
+                        for g in seen.gathered}  # fmt: skip
+                one = replace(one, nodes=maps)
             found.append(one)
         return found
 
@@ -294,6 +322,21 @@ class Predictor:
             for name, weights in seen.attention.items()
         }
         return {"relations": tuple(relations), "attention": attention}
+
+
+def without_padding(maps: Tensor, size: Sequence[int], padded: Sequence[int]) -> np.ndarray:
+    """The part of maps (N, h, w) that shows the image, float32.
+
+    Args:
+        maps: of the padded image.
+        size: height and width of the image.
+        padded: those of the padded image.
+    """
+    rows, columns = (
+        math.ceil(side * cells / whole)
+        for side, cells, whole in zip(size, maps.shape[-2:], padded, strict=True)
+    )
+    return maps[:, :rows, :columns].float().cpu().numpy()
 
 
 def relation_modules(model: nn.Module) -> dict[str, ObjectRelation | SGRN]:

@@ -55,6 +55,6 @@ def kernels_of(predictor: Predictor) -> list[np.ndarray]:
 
 
 def detect(predictor: Predictor, files: list[str]) -> list[Detections]:
-    """With relations, where the heads have any."""
+    """With relations, where the heads have any, and with the nodes of GloRe units."""
     relations = isinstance(predictor.model.roi_heads, Relational)
-    return list(predictor.stream(files, relations=relations))
+    return list(predictor.stream(files, relations=relations, nodes=True))

@@ -2,7 +2,8 @@
 
 Weights are whole numbers of 1/1000 (`UNITS`). The parts of one detection in one head are what it
 gave itself, the strongest objects, and the rest; they are rounded together, so that the printed
-percentages add up to 100 as the weights of a softmax add up to 1.
+percentages add up to 100 as the weights of a softmax add up to 1. An object is a detection of the
+page, or regions that show none (`visualization.objects`).
 
 Shapes: D detections, R regions, H heads of a relation module, K kernels of a graph layer.
 """
@@ -17,14 +18,17 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..data.box_iou import box_iou
-from ..visualization.detections import SAME_OBJECT, Detections, Relations
+from ..visualization.detections import Detections, Relations
+from ..visualization.objects import HeardObject
 
 UNITS = 1000
 LONGEST_SIDE = 1000  # pixels of an image on the page
 QUALITIES = (85, 75, 65, 55, 45, 35, 25, 15, 5)  # of JPEG, the first that is small enough
 IMAGE_BYTES = 130_000
 KERNEL_SIDE = 96  # pixels
+NODES = 16  # of a GloRe unit, the first ones
+NODE_BYTES = 10_000  # of an image, the maps of all units together
+NODE_COLUMNS = 4
 
 Kernels = Mapping[str, Sequence[np.ndarray]]
 
@@ -80,46 +84,18 @@ def page_data(
     }
 
 
-def same_object(boxes: np.ndarray) -> np.ndarray:
-    """(R, R) whether two regions show the same object; each does with itself, even without area."""
-    same = box_iou(boxes[:, None], boxes[None]) > SAME_OBJECT
-    np.fill_diagonal(same, True)
-    return same
+def shares(about_self: float, objects: Sequence[HeardObject], top: int) -> list[int]:
+    """What one detection listened to in one head, in 1/1000: itself, the rest, the `top` objects.
 
-
-def shares(weights: np.ndarray, own: int, same: np.ndarray, top: int) -> list[int]:
-    """What one detection listened to in one head, in 1/1000.
-
-    Regions that overlap the detection's own are itself. The others are merged into objects as
-    `visualization.merge_overlapping` does; here the overlaps are computed once for all heads.
+    For example [200, 50, 600, 150]: 20% itself, 60% and 15% the first objects, 5% all others.
 
     Args:
-        weights: (R,) not negative.
-        own: the detection's region.
-        same: (R, R) of `same_object`.
-        top: at most so many objects.
-
-    Returns:
-        [itself, rest, region, share, region, share, ...], the largest share first; an object's
-        region is its strongest one. Objects that round to nothing are left out. For example
-        [200, 50, 7, 600, 3, 150]: 20% itself, 60% region 7, 15% region 3, 5% all others.
+        about_self: the weight of its own object.
+        objects: the largest weight first.
+        top: at most so many are told; the others are the rest.
     """
-    left = weights.astype(np.float64)
-    about_self = left[same[own]].sum()
-    left[same[own]] = 0
-    objects = []
-    while left.any():
-        region = int(left.argmax())
-        objects.append((region, left[same[region]].sum()))
-        left[same[region]] = 0
-    objects.sort(key=lambda pair: -pair[1])
-    rest = sum(weight for _, weight in objects[top:])
-    rounded = apportion(np.array([about_self, rest, *(weight for _, weight in objects[:top])]))
-    row = rounded[:2]
-    for (region, _), share in zip(objects, rounded[2:], strict=False):
-        if share > 0:
-            row += [region, share]
-    return row
+    weights = [one.weight for one in objects]
+    return apportion(np.array([about_self, sum(weights[top:]), *weights[:top]]))
 
 
 def apportion(weights: np.ndarray) -> list[int]:
@@ -170,6 +146,12 @@ def _check(
                     f"{a.file_name!r} {a.image.shape} of {first!r} and {b.file_name!r} "
                     f"{b.image.shape} of {name!r}."
                 )
+    for name, found in detections.items():
+        for unit, maps in (pair for one in found for pair in one.nodes.items()):
+            if maps.ndim != 3 or not maps.size or not np.isfinite(maps).all():
+                raise ValueError(
+                    f"Maps of {unit} must be (N, h, w) and finite, got {maps.shape} of {name!r}."
+                )
     for name in kernels:
         if name not in detections:
             raise ValueError(f"There are kernels of {name!r}, which is none of {[*detections]}.")
@@ -187,7 +169,9 @@ def _found(
         "boxes": _rounded(one.boxes[kept] * scale),
         "classes": [names.setdefault(one.names[d], len(names)) for d in kept],
         "scores": [round(float(one.scores[d]), 3) for d in kept],
-        "relations": [_relations(r, kept, scale, names, top) for r in one.relations],
+        "relations": [
+            _relations(one, r, kept, scale, names, min_score, top) for r in one.relations
+        ],
         "attention": {
             "names": list(one.attention),
             "rows": [
@@ -196,35 +180,97 @@ def _found(
                 if one.attention
             ],
         },
+        "nodes": _nodes(one.nodes),
     }
 
 
+def node_sheet(maps: np.ndarray, factor: float = 1.0) -> np.ndarray:
+    """Maps of a GloRe unit's nodes as one grey picture, in rows of four.
+
+    Grey 128 is 0, 255 is the largest absolute value of the map and 1 is minus that.
+
+    Args:
+        maps: (N, h, w), of which the first 16 are shown.
+        factor: of the resolution.
+
+    Returns:
+        (rows * h', 4 * w') uint8; 128 where there is no node.
+    """
+    cells = []
+    for one in maps[:NODES].astype(np.float32):
+        height, width = (max(1, round(side * factor)) for side in one.shape)
+        one = cv2.resize(one, (width, height), interpolation=cv2.INTER_AREA)
+        most = max(float(np.abs(one).max()), 1e-12)
+        cells.append((128 + np.round(127 * one / most)).astype(np.uint8))
+    cells += [np.full_like(cells[0], 128)] * (-len(cells) % NODE_COLUMNS)
+    rows = [cells[i : i + NODE_COLUMNS] for i in range(0, len(cells), NODE_COLUMNS)]
+    return np.block(rows)
+
+
+def _nodes(units: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """At the resolution of the features, or the next half of it that is small enough."""
+    if not units:
+        return []
+    factor = 1.0
+    while True:
+        codes = [_png(node_sheet(maps, factor)) for maps in units.values()]
+        if sum(map(len, codes)) <= NODE_BYTES or factor < 1 / 16:
+            break
+        factor /= 2
+    return [
+        {
+            "unit": name,
+            "nodes": len(maps),
+            "shown": min(len(maps), NODES),
+            "src": _uri("image/png", code),
+        }
+        for (name, maps), code in zip(units.items(), codes, strict=True)
+    ]
+
+
+def _png(picture: np.ndarray) -> bytes:
+    return cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
+
+
 def _relations(
-    relations: Relations, kept: list[int], scale: np.ndarray, names: dict[str, int], top: int
+    found: Detections,
+    relations: Relations,
+    kept: list[int],
+    scale: np.ndarray,
+    names: dict[str, int],
+    min_score: float,
+    top: int,
 ) -> dict[str, Any]:
-    """One module; row 0 of a detection is the mean over the heads, row 1 + h is head h."""
+    """One module. Row 0 of a detection is the mean over the heads, row 1 + h is head h: [itself,
+    rest, object, share, object, share, ...], the largest share first, without those that round to
+    nothing. An object is a number d >= 0 of a detection of the page, or -1 - k of a region k of
+    `boxes` and `classes`, the surest of what no detection shows."""
     weights = relations.weights
     if not np.isfinite(weights).all() or (weights < 0).any():
         raise ValueError(f"Weights of {relations.module} must be finite and not negative.")
     heads = len(weights)
     asked = [None, *range(heads)] if heads > 1 else [None]
-    same, region = same_object(relations.boxes), relations.region
-    rows = [
-        [shares(relations.heard(d, head), int(region[d]), same, top) for head in asked]
-        for d in kept
-    ]
+    objects = found.objects(relations, min_score=min_score)
     place: dict[int, int] = {}  # region -> its place among those that are shown
-    for row in (row for detection in rows for row in detection):
-        row[2::2] = [place.setdefault(region, len(place)) for region in row[2::2]]
+    number = {d: i for i, d in enumerate(kept)}
+
+    def row(d: int, head: int | None) -> list[int]:
+        about_self, heard = objects.heard(relations.heard(d, head), d)
+        own, rest, *rounded = shares(about_self, heard, top)
+        told = [own, rest]
+        for (detected, i, _), share in zip(heard, rounded, strict=False):
+            if share > 0:
+                told += [number[i] if detected else -1 - place.setdefault(i, len(place)), share]
+        return told
+
+    rows = [[row(d, head) for head in asked] for d in kept]
     shown = list(place)
-    labels = [names.setdefault(relations.labels[region], len(names)) for region in shown]
     return {
         "module": relations.module,
         "kind": relations.kind,
         "heads": heads,
         "boxes": _rounded(relations.boxes[shown] * scale),
-        "own": _rounded(relations.boxes[relations.region[kept]] * scale),
-        "classes": labels,
+        "classes": [names.setdefault(relations.labels[region], len(names)) for region in shown],
         "rows": rows,
     }
 
@@ -247,7 +293,7 @@ def _kernel_uri(values: np.ndarray) -> str:
     shade = np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
     shade = cv2.resize(shade, (KERNEL_SIDE, KERNEL_SIDE), interpolation=cv2.INTER_AREA)
     colors = cv2.applyColorMap(shade, cv2.COLORMAP_CIVIDIS)
-    return _uri("image/png", cv2.imencode(".png", colors)[1].tobytes())
+    return _uri("image/png", _png(colors))
 
 
 def _uri(kind: str, code: bytes) -> str:

@@ -69,6 +69,18 @@ function goToDetection(step) {
   frame.scrollTop = button.offsetTop - frame.offsetTop - frame.clientHeight / 2;
 }
 
+function open(id) {
+  byId(id).showModal();
+  byId(id).scrollTop = 0; // its button has the focus and is at the end
+}
+
+function turnGraph() {
+  if (!module()) return;
+  state.graph = !state.graph;
+  pin(null);
+  drawControls();
+}
+
 function turnTheme() {
   const root = document.documentElement;
   root.dataset.theme = getComputedStyle(root).colorScheme === "dark" ? "light" : "dark";
@@ -103,8 +115,9 @@ const KEYS = {
   H: () => goToHead(state.head - 1),
   m: () => goToModule(state.module + 1),
   M: () => goToModule(state.module - 1),
+  g: turnGraph,
   t: turnTheme,
-  "?": () => byId("help").showModal(),
+  "?": () => open("help"),
   Escape: () => pin(null),
 };
 
@@ -158,7 +171,16 @@ function setUp() {
   byId("next").addEventListener("click", KEYS.ArrowRight);
   byId("theme").addEventListener("click", turnTheme);
   byId("help-open").addEventListener("click", KEYS["?"]);
+  byId("graph").addEventListener("click", turnGraph);
   byId("kernels-open").addEventListener("click", openKernels);
+  byId("predictions-open").addEventListener("click", () => {
+    drawPredictions();
+    open("predictions");
+  });
+  byId("nodes-open").addEventListener("click", () => {
+    drawNodes();
+    open("nodes");
+  });
   document.addEventListener("keydown", onKey);
   const drawing = byId("drawing");
   drawing.addEventListener("pointermove", (event) => {
@@ -182,7 +204,7 @@ function filter(change) {
 
 function openKernels() {
   for (const part of byId("kernel-maps").children) part.hidden = Number(part.dataset.detector) !== state.detector;
-  byId("kernels").showModal();
+  open("kernels");
 }
 
 setUp();

@@ -1,5 +1,7 @@
 // Writes what `state` says into the page.
 
+const EDGES = 12; // in the table of a graph, the strongest
+
 function drawPicture() {
   const figure = byId("picture");
   const [width, height] = [figure.clientWidth, figure.clientHeight];
@@ -12,7 +14,8 @@ function drawPicture() {
     box: onScreen(one.box),
     text: names ? `${one.name} ${about(one.share)}` : about(one.share),
     share: one.share,
-    weak: one.share * 50 < data.units,
+    weak: weak(one.share, one.id),
+    alone: one.id === null,
     key,
   }));
   picture.draw(byId("drawing"), {
@@ -24,6 +27,9 @@ function drawPicture() {
       class: found().classes[id],
       text: names ? `${name(id)} ${score(id)}` : name(id),
     })),
+    edges: state.graph ? edges().map(({ from, to, share }, key) => ({
+      from: onScreen(found().boxes[from]), to: onScreen(found().boxes[to]), share, key,
+    })) : [],
     asked: d === null ? null : {
       box: onScreen(found().boxes[d]),
       text: `${name(d)} ${score(d)}`,
@@ -48,26 +54,41 @@ function tableRow(first, share, most, className) {
   );
 }
 
+// A row that lights the line of its key.
+function lineRow(title, share, most, key, className) {
+  const button = make("button", { type: "button", aria: { label: `${title}, ${percent(share)}` } }, title);
+  const row = tableRow(button, share, most, className);
+  row.dataset.key = key;
+  const light = (on) => {
+    state.lit = on ? key : null;
+    picture.light(byId("drawing"), state.lit);
+  };
+  row.addEventListener("pointerenter", () => light(true));
+  row.addEventListener("pointerleave", () => light(false));
+  button.addEventListener("focus", () => light(true));
+  button.addEventListener("blur", () => light(false));
+  return row;
+}
+
 function answerTable(listened) {
   const most = Math.max(listened.self, listened.rest, ...listened.objects.map((one) => one.share));
   const body = make("tbody");
   listened.objects.forEach((one, key) => {
-    const button = make("button", { type: "button", aria: { label: `${one.name}, ${percent(one.share)}` } }, one.name);
-    const row = tableRow(button, one.share, most, "object");
-    row.dataset.key = key;
-    const light = (on) => {
-      state.lit = on ? key : null;
-      picture.light(byId("drawing"), state.lit);
-    };
-    row.addEventListener("pointerenter", () => light(true));
-    row.addEventListener("pointerleave", () => light(false));
-    button.addEventListener("focus", () => light(true));
-    button.addEventListener("blur", () => light(false));
-    body.append(row);
+    body.append(lineRow(one.name, one.share, most, key, one.id === null ? "object alone" : "object"));
   });
   body.append(tableRow("itself", listened.self, most, "self"));
   body.append(tableRow("all else", listened.rest, most, "rest"));
   return make("table", {}, make("caption", { className: "unseen" }, "Shares, the largest first"), body);
+}
+
+function graphTable() {
+  const all = edges();
+  const body = make("tbody");
+  all.slice(0, EDGES).forEach(({ from, to, share }, key) => {
+    body.append(lineRow(`${name(from)} → ${name(to)}`, share, all[0].share, key, "object"));
+  });
+  const caption = make("caption", {}, `Who listened to whom, ${which()}`);
+  return make("table", { className: "edges" }, caption, body);
 }
 
 function attentionTable(d) {
@@ -105,7 +126,8 @@ function drawAnswer() {
     const text = found().boxes.length
       ? "Point at a detection, or tap it, to see what it listened to."
       : `No detection has a score of ${data.minScore} or more.`;
-    byId("answer").replaceChildren(make("p", { className: "hint" }, text));
+    const graph = state.graph && module() ? [graphTable()] : [];
+    byId("answer").replaceChildren(make("p", { className: "hint" }, text), ...graph);
     byId("said").textContent = "";
     return;
   }
@@ -175,6 +197,10 @@ function drawControls() {
   byId("module-field").hidden = modules().length < 2;
   byId("head-field").hidden = !from || from.heads < 2;
   byId("kernels-open").hidden = !data.kernels[state.detector].length;
+  byId("nodes-open").hidden = !found().nodes.length;
+  byId("predictions-open").hidden = !found().attention.names.length;
+  byId("graph").hidden = !from;
+  byId("graph").setAttribute("aria-pressed", String(state.graph));
   if (from) {
     options(byId("module"), modules().map((one) => short(one.module)), modules().indexOf(from));
     const heads = Array.from({ length: from.heads }, (_, h) => `${h + 1}`);
@@ -183,6 +209,37 @@ function drawControls() {
   byId("score-text").textContent = state.score.toFixed(2);
   byId("score").value = state.score;
   byId("class").value = state.class;
+}
+
+function drawPredictions() {
+  const { names, rows } = found().attention;
+  const cells = (d) => names.map((_, i) => {
+    const shade = make("span", { aria: { hidden: true } });
+    shade.style.opacity = rows[d][i] / data.units;
+    return make("td", {}, shade, make("b", {}, percent(rows[d][i])));
+  });
+  const head = ["", ...names].map((title) => make("th", { scope: "col" }, title));
+  const body = shown().map((d) => make("tr", {}, make("th", { scope: "row" }, `${name(d)} ${score(d)}`), ...cells(d)));
+  byId("prediction-table").replaceChildren(make("tr", {}, ...head), ...body);
+}
+
+function drawNodes() {
+  const parts = found().nodes.map(({ unit, nodes, shown: count, src }) => {
+    const rows = Math.ceil(count / 4); // of the sheet, which has four columns
+    const grid = make("div", { className: "nodes" });
+    for (let k = 0; k < count; k += 1) {
+      const map = make("div");
+      map.style.backgroundImage = `url("${src}")`;
+      map.style.backgroundSize = `400% ${100 * rows}%`;
+      map.style.backgroundPosition = `${(100 * (k % 4)) / 3}% ${(100 * Math.floor(k / 4)) / Math.max(rows - 1, 1)}%`;
+      const cell = make("div", { className: "node" }, make("img", { src: image().src, alt: `node ${k + 1}` }), map);
+      cell.style.setProperty("--ratio", image().width / image().height);
+      grid.append(make("figure", {}, cell, make("figcaption", {}, String(k + 1))));
+    }
+    const title = count < nodes ? `the first ${count} of ${nodes} nodes` : `${nodes} nodes`;
+    return make("section", {}, make("h3", {}, `${unit}: ${title}`), grid);
+  });
+  byId("node-maps").replaceChildren(...parts);
 }
 
 function drawImage() {

@@ -7,6 +7,7 @@ const picture = (() => {
   const DASHES = ["", "7 3", "2 3"];
   const QUERY = "#56B4E9";
   const KEY = "#E69F00";
+  const ALONE = "#b9bdc2"; // labels of what no detection shows
   const FONT = 12;
   const HEIGHT = 19; // of a label
   const measure = document.createElement("canvas").getContext("2d");
@@ -57,11 +58,19 @@ const picture = (() => {
     return along(start) < along(end) ? [start, end] : [a, b];
   }
 
-  function line(from, to, share, most, key) {
+  // Lines there and back lie beside each other, each to the right of its way.
+  function beside([[x1, y1], [x2, y2]], shift) {
+    const far = Math.max(Math.hypot(x2 - x1, y2 - y1), 1);
+    const [dx, dy] = [(-shift * (y2 - y1)) / far, (shift * (x2 - x1)) / far];
+    return [[x1 + dx, y1 + dy], [x2 + dx, y2 + dy]];
+  }
+
+  function line(from, { box: to, share, key, alone }, most, shift = 0) {
     const relative = share / most;
     const width = 1.5 + 6.5 * relative;
-    const [[x1, y1], [x2, y2]] = ends(from, to);
-    const group = node("g", { class: "line", "data-key": key, "data-share": share, opacity: 0.35 + 0.65 * relative });
+    const [[x1, y1], [x2, y2]] = beside(ends(from, to), shift);
+    const opacity = (0.35 + 0.65 * relative) * (alone ? 0.5 : 1);
+    const group = node("g", { class: "line", "data-key": key, "data-share": share, opacity });
     for (const [stroke, more] of [["#000", 2], [KEY, 0]]) {
       group.append(
         node("line", { x1, y1, x2, y2, stroke, "stroke-width": width + more, "stroke-linecap": "round" }),
@@ -122,29 +131,36 @@ const picture = (() => {
     return [mask, node("rect", { width, height, fill: "#0b0d10", opacity: 0.55, mask: "url(#holes)" })];
   }
 
-  // boxes: [{box, class, text, id}]; asked: null or {box, text}; objects: [{box, text, share, weak,
-  // key}]. The label of a weak object is seen only while its row of the table is.
-  function draw(svg, { width, height, boxes, asked, objects, lit }) {
+  // boxes: [{box, class, text, id}]; edges: [{from, to, share, key}] between boxes, drawn if none is
+  // asked, the strongest first; asked: null or {box, text}; objects: [{box, text, share, weak,
+  // alone, key}]. The label of a weak object is seen only while its row of the table is. The box of
+  // what no detection shows is faint.
+  function draw(svg, { width, height, boxes, edges, asked, objects, lit }) {
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     const parts = [];
     if (!asked) {
       for (const { box, class: k, id } of [...boxes].reverse()) {
         parts.push(outline(box, color(k), 2, { dash: dash(k), "data-id": id }));
       }
+      for (const { from, to, share, key } of edges) {
+        parts.push(line(from, { box: to, share, key }, edges[0].share, 4));
+      }
       const jobs = boxes.map((one) => ({ text: one.text, fill: color(one.class), box: one.box }));
       parts.push(labels(jobs, boxes.map((one) => one.box), width, height));
     } else {
       const all = [asked.box, ...objects.map((one) => one.box)];
       const most = Math.max(...objects.map((one) => one.share));
-      parts.push(...shade(all, width, height));
-      for (const { box, key, weak } of objects) {
-        parts.push(outline(box, KEY, 1.5, { "data-key": key, opacity: weak ? 0.5 : 1 }));
+      const seen = objects.filter((one) => !one.alone).map((one) => one.box);
+      parts.push(...shade([asked.box, ...seen], width, height));
+      for (const { box, key, weak, alone } of objects) {
+        const look = alone ? { class: "box alone", dash: "4 3" } : {};
+        parts.push(outline(box, KEY, alone ? 1 : 1.5, { "data-key": key, opacity: weak || alone ? 0.5 : 1, ...look }));
       }
       parts.push(outline(asked.box, QUERY, 3, { "data-asked": "" }));
       // Thin lines over thick ones, where they would vanish.
-      for (const one of objects) parts.push(line(asked.box, one.box, one.share, most, one.key));
+      for (const one of objects) parts.push(line(asked.box, one, most));
       const jobs = [{ text: asked.text, fill: QUERY, box: asked.box }];
-      for (const one of objects) jobs.push({ ...one, fill: KEY });
+      for (const one of objects) jobs.push({ ...one, fill: one.alone ? ALONE : KEY });
       parts.push(labels(jobs, all, width, height));
     }
     svg.replaceChildren(...parts);

@@ -11,10 +11,9 @@ import cv2
 import numpy as np
 from detectron2.structures import Instances
 
-from ..data.box_iou import box_iou
-from .relations import draw_detections, draw_relations, side_by_side, upscale
+from .objects import Objects
+from .relations import LEGEND, Heard, draw_detections, draw_heard, side_by_side, upscale
 
-SAME_OBJECT = 0.3  # IoU above which two boxes are drawn as one object
 BACKGROUND = "background"
 
 
@@ -68,6 +67,8 @@ class Detections:
         relations: one entry for every relation module and SGRN graph; empty if not asked for.
         attention: of iterative reasoning, (D,) weights of each of its predictions by name; they sum
             to 1. Empty if not asked for.
+        nodes: of GloRe units by name, (N, h, w) how much of every place of the image goes to each
+            node, of both signs, at the resolution of the features. Empty if not asked for.
         instances: the same as Detectron2's `Instances` with everything else the model gives, such
             as masks.
     """
@@ -81,6 +82,7 @@ class Detections:
     features: np.ndarray | None = None
     relations: tuple[Relations, ...] = ()
     attention: dict[str, np.ndarray] = field(default_factory=dict)
+    nodes: dict[str, np.ndarray] = field(default_factory=dict)
     instances: Instances | None = None
 
     def __len__(self) -> int:
@@ -147,37 +149,37 @@ class Detections:
             ValueError: there is no such module or head.
         """
         relations = self.relations_of(module)
-        weights = relations.heard(detection, head)
-        shown = np.flatnonzero(self.scores >= min_score)
-        keys, labels = self._as_detections(relations, shown)
-        boxes = np.concatenate([self.boxes[[detection]], keys])
-        image, boxes = upscale(self.image, boxes, min_side)
+        objects = self.objects(relations, min_score=min_score, also=detection)
+        about_self, found = objects.heard(relations.heard(detection, head), detection)
+        image, boxes = upscale(self.image, self.boxes, min_side)
+        _, regions = upscale(self.image, relations.boxes, min_side)
+        heard = [
+            Heard(boxes[i], self.names[i], weight)
+            if detected
+            else Heard(regions[i], relations.labels[i], weight, faint=True)
+            for detected, i, weight in found
+        ]
         name = self.names[detection]
-        listened = draw_relations(
-            image, boxes[0], name, boxes[1:], labels, weights, top=top, iou=SAME_OBJECT
-        )
+        listened = draw_heard(image, boxes[detection], name, about_self, heard, top)
         drawn = self.picture(min_score=min_score, min_side=min_side)
-        return side_by_side([drawn, listened], ["detections", f"{name} listens to"])
+        caption = f"{name} {self.scores[detection]:.2f} listens to"
+        legend = LEGEND if any(one.faint for one in heard[:top]) else LEGEND[:2]
+        return side_by_side([drawn, listened], ["detections", caption], legend)
 
-    def _as_detections(
-        self, relations: Relations, shown: np.ndarray
-    ) -> tuple[np.ndarray, list[str]]:
-        """Boxes and names of the regions; where a region shows an object that was detected, those
-        of the detection.
+    def objects(
+        self, relations: Relations, *, min_score: float, also: int | None = None
+    ) -> Objects:
+        """Which regions show which detection.
 
         Args:
             relations: of this image.
-            shown: numbers of the detections that count.
+            min_score: detections below are no objects.
+            also: a detection that is one whatever its score.
         """
-        boxes, labels = relations.boxes.copy(), list(relations.labels)
-        if not len(shown):
-            return boxes, labels
-        for r, box in enumerate(relations.boxes):
-            overlap = box_iou(box, self.boxes[shown])
-            best = int(overlap.argmax())
-            if overlap[best] > SAME_OBJECT:
-                boxes[r], labels[r] = self.boxes[shown[best]], self.names[shown[best]]
-        return boxes, labels
+        counted = self.scores >= min_score
+        if also is not None:
+            counted[also] = True
+        return Objects(relations.boxes, relations.region, self.boxes, np.flatnonzero(counted))
 
     def save(self, path: str | Path, *, min_score: float = 0.5) -> Path:
         """Writes `picture` to a file.

@@ -21,6 +21,11 @@ from .relations import QUERY_COLOR, _text_patch
 COLUMNS = 4
 DIAMETER, MARGIN, STRIP = 220, 8, 24  # pixels: of radius 1, around a disc, of a caption
 SIDE = DIAMETER + 2 * MARGIN
+# Every 45 degrees from 0, which is to the right; 90 degrees are below.
+WAYS = ("right", "below right", "below", "below left",
+        "left", "above left", "above", "above right")  # fmt: skip
+BOTH_WAYS = ("left and right", "above left, below right",
+             "above and below", "above right, below left")  # fmt: skip
 _WHITE, _CIRCLE = (255, 255, 255), (170, 170, 170)
 
 
@@ -43,10 +48,10 @@ def kernel_maps(kernels: GaussianKernels, side: int, reach: float = 1.0) -> np.n
 
 
 def draw_kernels(kernels: GaussianKernels) -> np.ndarray:
-    """Discs in rows of four on white, each over its kernel's number and mean (d, degrees).
+    """Discs in rows of four on white, each over its kernel's number and its mean in words.
 
     Args:
-        kernels: K of them; 90 degrees are below the query.
+        kernels: K of them.
 
     Returns:
         (H, W, 3) uint8 BGR.
@@ -57,7 +62,7 @@ def draw_kernels(kernels: GaussianKernels) -> np.ndarray:
     for k, values in enumerate(maps):
         top, left = k // COLUMNS * (SIDE + STRIP), k % COLUMNS * SIDE
         sheet[top : top + SIDE, left : left + SIDE] = _disc(values)
-        text = _text_patch(_caption(kernels, k), STRIP * 0.45, _WHITE, (STRIP, SIDE))
+        text = _text_patch(f"{k + 1}: {words(kernels, k)}", STRIP * 0.45, _WHITE, (STRIP, SIDE))
         left += (SIDE - text.shape[1]) // 2
         sheet[top + SIDE : top + SIDE + len(text), left : left + text.shape[1]] = text
     return sheet
@@ -78,9 +83,14 @@ def _disc(values: np.ndarray) -> np.ndarray:
     return disc
 
 
-def _caption(kernels: GaussianKernels, k: int) -> str:
+def words(kernels: GaussianKernels, k: int) -> str:
+    """Where a kernel looks: "below left, 27% of the image away"; "here" is the region itself.
+
+    Directions are to 45 degrees. "arctan" tells no direction from its opposite: it names both.
+    """
     distance, theta = kernels.mean[k].tolist()
-    if kernels.angle == "atan2":  # may have been learned beyond the circle
-        theta = math.remainder(theta, 2 * math.pi)
-    # The font has no degree sign; + 0.0 because -0.00 is 0.00.
-    return f"{k + 1}: d {round(distance, 2) + 0.0:.2f}, {round(math.degrees(theta))} deg"
+    if distance < 0.05:
+        return "here"
+    ways = WAYS if kernels.angle == "atan2" else BOTH_WAYS
+    way = ways[round(math.degrees(theta) / 45) % len(ways)]
+    return f"{way}, {distance:.0%} of the image away"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -20,12 +21,19 @@ import numpy as np
 from ..data.box_iou import box_iou, intersection
 
 Color = tuple[int, int, int]
+Point = tuple[int, int]
 Vector = np.ndarray | Sequence[float]
 Boxes = np.ndarray | Sequence[Vector]
 
 QUERY_COLOR: Color = (255, 150, 40)  # blue, BGR
 KEY_COLOR: Color = (0, 215, 255)  # yellow
 _DARK, _WHITE = (20, 20, 20), (255, 255, 255)
+_FAINT: Color = (170, 205, 215)  # grey yellow: of what no detection shows
+LEGEND = (
+    (QUERY_COLOR, "asks"),
+    (KEY_COLOR, "is listened to; a thick line is a large share"),
+    (_FAINT, "(name): no detection there"),
+)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -157,31 +165,100 @@ def draw_relations(
 
     is_self = box_iou(query[0], keys) > iou
     listened = np.where(is_self, 0.0, weights)
-    lines = [(k, w) for k, w in merge_overlapping(keys, listened, iou) if w > 0][:top]
-    corners = _pixels(np.concatenate([query, keys[[k for k, _ in lines]]]), canvas)
+    heard = [
+        Heard(keys[k], key_labels[k], weight)
+        for k, weight in merge_overlapping(keys, listened, iou)
+        if weight > 0
+    ]
+    about_self = float(weights[is_self].sum()) if is_self.any() else None
+    return draw_heard(canvas, query[0], query_label, about_self, heard, top)
+
+
+class Heard(NamedTuple):
+    """An object that a query listened to.
+
+    Attributes:
+        box: (4,).
+        label: class name.
+        weight: in 0..1.
+        faint: no detection shows it.
+    """
+
+    box: Vector
+    label: str
+    weight: float
+    faint: bool = False
+
+
+def draw_heard(
+    image: np.ndarray,
+    query_box: Vector,
+    query_label: str,
+    about_self: float | None,
+    heard: Sequence[Heard],
+    top: int = 5,
+) -> np.ndarray:
+    """One query and the objects it listened to: see `draw_relations`, which finds the objects.
+
+    A line leads from border to border, behind objects that it passes, so that every object is seen
+    as it is. A faint object stays dimmed in a thin box, and its name is in brackets.
+
+    Args:
+        image: what to draw on (it is copied).
+        query_box: (4,).
+        query_label: class name of the query.
+        about_self: its weight on itself, None if it is not among what is listened to.
+        heard: the largest weight first.
+        top: at most so many lines.
+
+    Returns:
+        An image of the same size.
+
+    Raises:
+        ValueError: the image or a box is not valid.
+    """
+    canvas = _copied_image(image)
+    lines = heard[:top]
+    boxes = _checked_boxes([query_box, *(one.box for one in lines)], "boxes")
+    corners = _pixels(boxes, canvas)
     canvas[:] = canvas * 0.4  # dimmed, but for the boxes
-    for x1, y1, x2, y2 in corners:
+    bright = corners[[True, *(not one.faint for one in lines)]]
+    for x1, y1, x2, y2 in bright:
         canvas[y1:y2, x1:x2] = image[y1:y2, x1:x2]
-    for i in range(1, len(corners)):  # thin lines over thick ones, where they would vanish
-        _outline(canvas, corners[i], KEY_COLOR)
-        _draw_line(canvas, corners[0], corners[i], lines[i - 1][1] / lines[0][1])
+    # Thin lines over thick ones, where they would vanish.
+    for corner, one in zip(corners[1:], lines, strict=True):
+        _draw_line(canvas, corners[0], corner, bright, one.weight / lines[0].weight)
+    for corner, one in zip(corners[1:], lines, strict=True):
+        color, width = (_FAINT, 0.5) if one.faint else (KEY_COLOR, 1)
+        _outline(canvas, corner, color, width)
     _outline(canvas, corners[0], QUERY_COLOR, width=2)
 
-    about_self = f", self {_percent(weights[is_self].sum())}" if is_self.any() else ""
-    texts = [f"asks: {query_label}{about_self}"]
-    texts += [f"{key_labels[k]} {_percent(weight)}" for k, weight in lines]
-    rest = listened.sum() - sum(weight for _, weight in lines)
+    self_share = "" if about_self is None else f", self {_percent(about_self)}"
+    texts = [f"asks: {query_label}{self_share}"]
+    texts += [f"{name_of(one)} {_percent(one.weight)}" for one in lines]
+    rest = sum(one.weight for one in heard[top:])
     note = f"all other regions {_percent(rest)}" if rest >= 0.005 else ""
-    _draw_labels(canvas, corners, texts, [QUERY_COLOR] + [KEY_COLOR] * len(lines), note)
+    fills = [QUERY_COLOR] + [_FAINT if one.faint else KEY_COLOR for one in lines]
+    _draw_labels(canvas, corners, texts, fills, note)
     return canvas
 
 
-def side_by_side(images: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
-    """Panels of one height in a row on white, each under its caption.
+def name_of(one: Heard) -> str:
+    """In brackets if no detection shows it: "(dog)"."""
+    return f"({one.label})" if one.faint else one.label
+
+
+def side_by_side(
+    images: Sequence[np.ndarray],
+    captions: Sequence[str],
+    legend: Sequence[tuple[Color, str]] = (),
+) -> np.ndarray:
+    """Panels of one height in a row on white, each under its caption, over one legend.
 
     Args:
         images: at least one; all are scaled to the height of the highest.
         captions: one line of text per image.
+        legend: colours and what they mean.
 
     Returns:
         One image.
@@ -202,24 +279,70 @@ def side_by_side(images: Sequence[np.ndarray], captions: Sequence[str]) -> np.nd
         column = cv2.copyMakeBorder(panel, strip, gap, 0, gap, cv2.BORDER_CONSTANT, value=_WHITE)
         column[top : top + len(text), left : left + text.shape[1]] = text
         sheet.append(column)
-    return np.concatenate(sheet, axis=1)
+    whole = np.concatenate(sheet, axis=1)
+    if legend:
+        whole = np.concatenate([whole, _legend(legend, strip, whole.shape[1])])
+    return whole
 
 
-def _draw_line(canvas: np.ndarray, query: np.ndarray, key: np.ndarray, relative: float) -> None:
-    """Joins two centres, dark-edged, with a dot at the key; relative weight in 0..1."""
-    start, end = ((int(x1 + x2) // 2, int(y1 + y2) // 2) for x1, y1, x2, y2 in (query, key))
+def _legend(entries: Sequence[tuple[Color, str]], height: int, width: int) -> np.ndarray:
+    """Squares of colour with words, in the middle of a strip (height, width, 3)."""
+    parts = [np.full((height, height // 2, 3), 255, dtype=np.uint8)]
+    for color, text in entries:
+        square = np.full((height, height, 3), 255, dtype=np.uint8)
+        side = (height // 4, height - height // 4)
+        _outline(square, np.array([side[0], side[0], side[1], side[1]]), _DARK)
+        square[side[0] : side[1], side[0] : side[1]] = color
+        words = _text_patch(text, height * 0.36, _WHITE, (height, width))
+        top = (height - len(words)) // 2
+        column = np.full((height, words.shape[1] + height // 2, 3), 255, dtype=np.uint8)
+        column[top : top + len(words), : words.shape[1]] = words
+        parts += [square, column]
+    row = np.concatenate(parts, axis=1)
+    row = _resized(row, min(1.0, width / row.shape[1]))
+    strip = np.full((height, width, 3), 255, dtype=np.uint8)
+    left = (width - row.shape[1]) // 2
+    strip[: len(row), left : left + row.shape[1]] = row
+    return strip
+
+
+def _draw_line(
+    canvas: np.ndarray, query: np.ndarray, key: np.ndarray, objects: np.ndarray, relative: float
+) -> None:
+    """Joins two boxes, dark-edged, with a dot at the key; relative weight in 0..1. Objects (N, 4)
+    with neither end inside stay as they are."""
+    start, end = _ends(query, key)
     thickness = max(1, round(relative * max(4, min(canvas.shape[:2]) / 45)))
     over = canvas.copy()
     for color, edge in ((_DARK, 2), (KEY_COLOR, 0)):
         cv2.line(over, start, end, color, thickness + edge, cv2.LINE_AA)
         cv2.circle(over, end, (thickness + edge) // 2 + 3, color, -1, cv2.LINE_AA)
+    for x1, y1, x2, y2 in objects:
+        if not any(x1 + 1 < x < x2 - 2 and y1 + 1 < y < y2 - 2 for x, y in (start, end)):
+            over[y1:y2, x1:x2] = canvas[y1:y2, x1:x2]
     opacity = 0.3 + 0.7 * relative  # the weakest line is still seen
     cv2.addWeighted(over, opacity, canvas, 1 - opacity, 0, dst=canvas)
 
 
-def _outline(canvas: np.ndarray, corners: np.ndarray, color: Color, width: int = 1) -> None:
+def _ends(query: np.ndarray, key: np.ndarray) -> tuple[Point, Point]:
+    """Where the way between the centres leaves the query and meets the key; the centres where the
+    boxes share that way."""
+    (a, b), half = ((box[:2] + box[2:]) / 2 for box in (query, key)), []
+    for box in (query, key):
+        sides = (box[2:] - box[:2]) / 2
+        half.append(1 / max((np.abs(b - a) / sides).max(), 1e-9))  # part of the way inside
+    inside = (0.0, 0.0) if sum(half) >= 1 else half
+    start, end = a + (b - a) * inside[0], b - (b - a) * inside[1]
+    return _point(start), _point(end)
+
+
+def _point(xy: np.ndarray) -> Point:
+    return int(xy[0]), int(xy[1])
+
+
+def _outline(canvas: np.ndarray, corners: np.ndarray, color: Color, width: float = 1) -> None:
     x1, y1, x2, y2 = corners.tolist()
-    thickness = width * max(1, round(min(canvas.shape[:2]) / 300))
+    thickness = max(1, round(width * max(1, round(min(canvas.shape[:2]) / 300))))
     cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), _DARK, thickness + 2)
     cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), color, thickness)
 

@@ -13,9 +13,18 @@ from PIL import Image as PILImage
 import relation_heads
 from relation_heads.engine import RelationTrainer
 from relation_heads.engine.predictor import Predictor
+from relation_heads.layers import GloRe
 from relation_heads.modeling import watch
 from tests.helpers import registered, tiny_cfg, tiny_coco
-from tests.modeling.common import REASONING, RELATION, SGRN, SMALL_RELATION
+from tests.modeling.common import (
+    C4,
+    NUM_CLASSES,
+    REASONING,
+    RELATION,
+    SGRN,
+    SMALL_RELATION,
+    build,
+)
 
 HEADS = {"relation": (*RELATION, *SMALL_RELATION), "sgrn": SGRN, "reasoning": REASONING}
 
@@ -139,6 +148,43 @@ def test_attention_of_iterative_reasoning(trained, photo):
     found = relation_heads.load(trained["reasoning"])(photo[0], relations=True)
     assert {"plain", "local1", "global1"} <= found.attention.keys()
     assert sum(found.attention.values()) == pytest.approx(np.ones(len(found)), rel=1e-4)
+
+
+UNIT = ("MODEL.CONTEXT_BLOCKS.PLUGINS", [{"name": "GloRe", "stages": {"res4": [0]}}])
+
+
+@pytest.mark.parametrize(
+    ("opts", "backbone", "places"),
+    [((), "resnet_fpn", (12, 16)), (C4, "resnet", (12, 15))],
+    ids=["FPN", "C4"],
+)
+def test_nodes_lie_on_the_image_without_its_padding(opts, backbone, places):
+    """FPN pads to a multiple of 32 pixels, C4 to the larger of the images."""
+    name = f"build_context_{backbone}_backbone"
+    model = build(*opts, *UNIT, "MODEL.BACKBONE.NAME", name).eval()
+    cfg = relation_heads.get_cfg()
+    cfg.INPUT.MIN_SIZE_TEST = 0  # images keep their size
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = NUM_CLASSES
+    predictor = Predictor(model, cfg, [f"class{k}" for k in range(NUM_CLASSES)])
+    rng = np.random.default_rng(0)
+    wide, high = (rng.integers(0, 256, (*size, 3), np.uint8) for size in ((70, 230), (190, 90)))
+    with watch(model) as seen:
+        found = predictor([wide, high], nodes=True)
+    assert [entry.maps.shape[2:] for entry in seen.gathered] == [places]
+    ((name, maps),) = found[0].nodes.items()
+    assert isinstance(dict(model.named_modules())[name], GloRe)
+    assert maps.shape[1:] == (5, 15) and maps.dtype == np.float32  # a place is 16 pixels
+    assert found[1].nodes[name].shape[1:] == (12, 6)
+    (gathered,) = seen.gathered
+    for one, place in zip(found, gathered.maps, strict=True):
+        height, width = one.nodes[name].shape[1:]
+        assert (one.nodes[name] == place[:, :height, :width].numpy()).all()
+    assert predictor(wide).nodes == {}
+
+
+def test_a_model_without_units_has_no_nodes(trained, photo):
+    found = relation_heads.load(trained["stock"])(photo[0], nodes=True)
+    assert found.nodes == {} and len(found) > 0
 
 
 def test_results_in_coco_format(trained, photo):

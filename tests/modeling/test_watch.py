@@ -7,9 +7,10 @@ import pytest
 pytest.importorskip("detectron2")
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from relation_heads.layers import ObjectRelation
+from relation_heads.layers import GloRe, ObjectRelation
 from relation_heads.modeling import watch, watched
 from tests.modeling.common import (
     C4_REASONING,
@@ -230,6 +231,43 @@ def test_whole_models_keep_the_rows():
     (probabilities,) = seen.last.probabilities()
     own = probabilities[found[0].region, found[0].pred_classes]
     torch.testing.assert_close(found[0].scores, own)
+
+
+# ---- GloRe ----
+
+UNITS = (
+    "MODEL.BACKBONE.NAME", "build_context_resnet_fpn_backbone",
+    "MODEL.CONTEXT_BLOCKS.PLUGINS", [{"name": "GloRe", "stages": {"res3": [0], "res4": [0, 1]}}],
+)  # fmt: skip
+
+
+def test_maps_of_glore_units_are_those_of_their_layer():
+    model = build(*UNITS)
+    glore = [m for m in model.modules() if isinstance(m, GloRe)]
+    told = {id(unit): calls(unit) for unit in glore}
+    images = batch()
+    with watch(model) as seen:
+        watched_found = detections(model, images)
+    assert [entry.module for entry in seen.gathered] == glore and len(glore) == 3
+    for entry in seen.gathered:
+        ((x, *_), _) = told[id(entry.module)][0]
+        with torch.no_grad():
+            expected = F.conv2d(x, entry.module.conv_proj.weight, entry.module.conv_proj.bias)
+        torch.testing.assert_close(entry.maps, expected)
+    # Outside nothing is hooked, and what is found is the same.
+    assert not any(unit._forward_pre_hooks for unit in glore)
+    entries = len(seen.gathered)
+    with watch() as other:
+        found = detections(model, images)
+    assert len(seen.gathered) == entries and not other.gathered
+    assert all(torch.equal(a.scores, b.scores) for a, b in zip(found, watched_found, strict=True))
+
+
+def test_hooks_of_glore_end_with_an_error():
+    model = build(*UNITS)
+    with pytest.raises(RuntimeError, match="stop"), watch(model):
+        raise RuntimeError("stop")
+    assert not any(m._forward_pre_hooks for m in model.modules() if isinstance(m, GloRe))
 
 
 # ---- nobody watches ----

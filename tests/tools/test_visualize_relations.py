@@ -2,6 +2,7 @@ import pytest
 
 pytest.importorskip("detectron2")
 
+import argparse
 import re
 
 import cv2
@@ -12,6 +13,7 @@ from detectron2.structures import Boxes, Instances
 
 from relation_heads.config import find_config, get_cfg
 from relation_heads.data.scenes.scenes import CLASSES, compose_scenes, render
+from relation_heads.engine import pictures
 from relation_heads.engine.predictor import Predictor, relation_modules
 from relation_heads.modeling import watch
 from tests.modeling.common import NUM_CLASSES, batch, build
@@ -97,6 +99,42 @@ def test_the_tool_writes_pictures_of_given_images(model, tmp_path):
     tool.main(arguments)
     (path,) = (tmp_path / "out").glob("scene_*.png")
     assert cv2.imread(str(path)).shape[0] > 640
+
+
+def test_pictures_ask_the_classes_in_turn(tmp_path, monkeypatch):
+    """The surest of the class asked least often so far; of --class always the surest."""
+    names = [["a", "a", "b"], ["a", "b", "c"], ["a", "c"], ["b", "a", "c"], ["a"]]
+    asked = []
+
+    class Found:
+        def __init__(self, i, file_name):
+            self.names, self.file_name = names[i], file_name
+            self.scores = np.linspace(0.9, 0.6, len(names[i]))
+
+        def picture_of_relations(self, d, **_):
+            asked.append((self.names[d], d))
+            return np.zeros((4, 4, 3), np.uint8)
+
+    class Detector:
+        model, class_names = torch.nn.Module(), ["a", "b", "c"]
+
+        def stream(self, files, relations):
+            return map(Found, range(len(files)), files)
+
+    monkeypatch.setattr(pictures, "load", lambda *args, **keys: Detector())
+    monkeypatch.setattr(pictures, "relation_modules", lambda model: {"graph": model})
+    for i in range(len(names)):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.zeros((4, 4, 3), np.uint8))
+    args = argparse.Namespace(
+        images=[str(tmp_path)], model="", device=None, half=False, opts=[], class_name=None,
+        module=None, head=None, top=5, min_score=0.5, num=None, output=tmp_path / "out",
+    )  # fmt: skip
+    assert pictures.write_pictures(args) == 5
+    assert asked == [("a", 0), ("b", 1), ("c", 1), ("b", 0), ("a", 0)]
+    asked.clear()
+    args.class_name = "a"
+    assert pictures.write_pictures(args) == 5
+    assert asked == [("a", 0), ("a", 0), ("a", 0), ("a", 1), ("a", 0)]
 
 
 @pytest.mark.parametrize(

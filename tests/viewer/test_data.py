@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from relation_heads.viewer.data import apportion, jpeg_uri, page_data
-from relation_heads.visualization import merge_overlapping
-from tests.viewer.common import at_random, by_hand
+from tests.viewer.common import BOXES, at_random, by_hand
+from tests.visualization.test_objects import slow_heard
 
 
 def data_of(detections, *, min_score=0.3, top=12, kernels=None):
@@ -29,7 +29,7 @@ def decoded(uri, kind="image/jpeg"):
 
 
 def test_by_hand():
-    data = data_of(by_hand(), top=2)
+    data = data_of(by_hand())
     assert data["detectors"] == ["mine"] and data["units"] == 1000
     (image,) = data["images"]
     assert (image["name"], image["width"], image["height"]) == ("farm.jpg", 200, 100)
@@ -40,19 +40,39 @@ def test_by_hand():
     assert found["attention"] == {"names": ["plain", "local1"], "rows": [[250, 750], [500, 500]]}
     (relations,) = found["relations"]
     assert relations["heads"] == 2
-    shown = {
-        i: (data["names"][k], box)
-        for i, (k, box) in enumerate(zip(relations["classes"], relations["boxes"], strict=True))
-    }
     cat, cow = relations["rows"]
-    dog, field = cat[1][2], cat[1][4]
-    assert shown[dog] == ("dog", [21, 0, 31, 10])  # the stronger of two regions
-    assert shown[field] == ("cow", [50, 50, 60, 60])
-    # itself 0.1 + 0.1, the dog 0.2 + 0.25, the cow 0.3, left: the pig
-    assert cat[1] == [200, 50, dog, 450, field, 300]
-    assert cat[2] == [0, 0, field, 1000]
-    assert cat[0] == [100, 25, field, 650, dog, 225]  # their mean
+    dog, pig = cat[1][2], cat[1][6]
+    told = [(data["names"][relations["classes"][-1 - k]], relations["boxes"][-1 - k])
+            for k in (dog, pig)]  # fmt: skip
+    # The dog is the first of two regions; no detection shows it. The cow is detection 1.
+    assert told == [("dog", [20, 0, 30, 10]), ("pig", [80, 0, 90, 10])]
+    # itself 0.1 + 0.1, the dog 0.2 + 0.25, the cow 0.3
+    assert cat[1] == [200, 0, dog, 450, 1, 300, pig, 50]
+    assert cat[2] == [0, 0, 1, 1000]
+    assert cat[0] == [100, 0, 1, 650, dog, 225, pig, 25]  # their mean
     assert cow == [[1000, 0]] * 3  # it heard itself alone
+    (image,) = data_of(by_hand(), top=1)["images"]
+    assert image["found"][0]["relations"][0]["rows"][0][1] == [200, 350, -1, 450]
+    (image,) = data_of(by_hand(), min_score=0.5)["images"]  # the cow is no detection
+    (relations,) = image["found"][0]["relations"]
+    assert all(k < 0 for row in relations["rows"][0] for k in row[2::2])
+
+
+def test_objects_are_detections_and_lines_end_at_their_boxes():
+    """The second region of the cat became no detection, and the box of the cow was moved."""
+    moved = BOXES[[0, 4, 3]] + np.array([[0, 0, 0, 0], [20, 20, 30, 30], [0, 0, 0, 0]])
+    one = by_hand(boxes=moved, names=["cat", "cow", "wolf"], classes=np.arange(3),
+                  scores=np.array([0.9, 0.8, 0.7]), attention={})  # fmt: skip
+    (relations,) = one.relations
+    weights = np.repeat(relations.weights[:, :1], 3, axis=1)
+    one = replace(one, relations=(replace(relations, region=np.array([0, 4, 3]), weights=weights),))
+    (image,) = data_of(one, top=2)["images"]
+    (found,) = image["found"]
+    cat, cow, wolf = (rows[1] for rows in found["relations"][0]["rows"])
+    assert cat == [200, 50, 2, 450, 1, 300]  # the wolf, the cow, and the pig in the rest
+    assert cow == [300, 50, 2, 450, 0, 200] and wolf == [450, 50, 1, 300, 0, 200]
+    assert found["boxes"][1] == [70, 70, 90, 90]
+    assert data_of(one)["images"][0]["found"][0]["relations"][0]["boxes"] == [[80, 0, 90, 10]]
 
 
 def test_a_large_image_is_made_smaller_and_its_boxes_with_it():
@@ -62,7 +82,7 @@ def test_a_large_image_is_made_smaller_and_its_boxes_with_it():
     assert (one["width"], one["height"]) == (1000, 250)
     assert decoded(one["src"])[0].shape == (250, 1000, 3)
     assert one["found"][0]["boxes"] == [[0, 0, 5, 5], [25, 25, 30, 30]]
-    assert [0, 0, 5, 5] in one["found"][0]["relations"][0]["own"]
+    assert [10, 0, 15, 5] in one["found"][0]["relations"][0]["boxes"]
 
 
 def test_only_what_is_sure_enough_is_shown():
@@ -74,74 +94,38 @@ def test_only_what_is_sure_enough_is_shown():
     assert image["found"][0]["boxes"] == [] == image["found"][0]["relations"][0]["rows"]
 
 
-def slow_shares(boxes, weights, own, top):
-    """Itself, rest, and (region, weight) of objects: every overlap is computed alone."""
-
-    def overlap(a, b):
-        width = min(a[2], b[2]) - max(a[0], b[0])
-        height = min(a[3], b[3]) - max(a[1], b[1])
-        if width <= 0 or height <= 0:
-            return 0.0
-        both = width * height
-        areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-        return both / (areas - both)
-
-    free = set(range(len(boxes)))
-    mine = {r for r in free if r == own or overlap(boxes[r], boxes[own]) > 0.3}
-    about_self = sum(weights[r] for r in mine)
-    free -= mine
-    objects = []
-    while free:
-        best = max(free, key=lambda r: weights[r])
-        group = {r for r in free if r == best or overlap(boxes[r], boxes[best]) > 0.3}
-        objects.append((best, sum(weights[r] for r in group)))
-        free -= group
-    objects.sort(key=lambda pair: -pair[1])
-    return about_self, sum(w for _, w in objects[top:]), objects[:top]
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_a_slow_reference_and_adds_up(seed):
-    found = at_random(np.random.default_rng(seed), number=4)
-    data = data_of(found, min_score=0, top=5)
+    found = at_random(np.random.default_rng(seed), number=6)
+    shown = [d for d in range(6) if found.scores[d] >= 0.2]
+    data = data_of(found, min_score=0.2, top=5)
     for page, relations in zip(
         data["images"][0]["found"][0]["relations"], found.relations, strict=True
     ):
-        for d, rows in enumerate(page["rows"]):
+        assert len(page["rows"]) == len(shown)
+        for d, rows in zip(shown, page["rows"], strict=True):
             assert len(rows) == 5  # the mean and four heads
             for row, weights in zip(
                 rows, [relations.weights[:, d].mean(0), *relations.weights[:, d]], strict=True
             ):
-                about_self, rest, objects = slow_shares(
-                    relations.boxes.tolist(), weights.tolist(), relations.region[d], 5
+                own, heard = slow_heard(
+                    relations.boxes, relations.region, found.boxes, shown, weights.tolist(), d
                 )
-                assert row[0] / 1000 == pytest.approx(about_self, abs=0.001)
-                assert row[1] / 1000 == pytest.approx(rest, abs=0.001)
-                assert row[3::2] == sorted(row[3::2], reverse=True) and len(row[3::2]) == 5
+                assert row[0] / 1000 == pytest.approx(own, abs=0.001)
+                assert row[1] / 1000 == pytest.approx(sum(w for *_, w in heard[5:]), abs=0.001)
                 assert [w / 1000 for w in row[3::2]] == pytest.approx(
-                    [w for _, w in objects], abs=0.001
+                    [w for *_, w in heard[:5]], abs=0.001
                 )
-                for place, (region, _) in zip(row[2::2], objects, strict=True):
-                    assert page["boxes"][place] == pytest.approx(relations.boxes[region], abs=0.06)
-                    name = data["names"][page["classes"][place]]
-                    assert name == relations.labels[region]
+                for place, (detected, number, _) in zip(row[2::2], heard, strict=False):
+                    assert (place >= 0) == detected
+                    if detected:
+                        assert shown[place] == number
+                    else:
+                        box = page["boxes"][-1 - place]
+                        assert box == pytest.approx(relations.boxes[number], abs=0.06)
+                        name = data["names"][page["classes"][-1 - place]]
+                        assert name == relations.labels[number]
                 assert row[0] + row[1] + sum(row[3::2]) == 1000
-
-
-def test_objects_are_those_of_the_pictures():
-    found = at_random(np.random.default_rng(9), modules=1)
-    (page,) = data_of(found, min_score=0, top=40)["images"][0]["found"][0]["relations"]
-    (relations,) = found.relations
-    for d, rows in enumerate(page["rows"]):
-        weights = relations.heard(d).astype(float)
-        own = relations.boxes[relations.region[d]]
-        far = [k for k, w in merge_overlapping(np.stack([own, *relations.boxes]),
-                                               [1e9, *weights], 0.3)]  # fmt: skip
-        assert far[0] == 0  # the detection and what overlaps it
-        expected = [relations.boxes[k - 1] for k in far[1:]][: len(rows[0][2::2])]
-        assert [page["boxes"][k] for k in rows[0][2::2]] == [
-            pytest.approx(box, abs=0.06) for box in expected
-        ]
 
 
 def test_rounding_keeps_the_sum():
@@ -185,6 +169,32 @@ def test_the_picture_is_small_whatever_it_shows():
     assert abs(picture.astype(int) - smooth).max() <= 2  # of high quality
 
 
+def test_nodes_are_a_sheet_of_grey_maps():
+    maps = np.zeros((18, 4, 6))
+    maps[1, 0, 2], maps[1, 3, 5] = 2.0, -1.0
+    maps[17] = 1.0  # not among the first 16
+    (image,) = data_of(by_hand(nodes={"res4.1.glore": maps, "res4.3.glore": maps[:5]}))["images"]
+    first, second = image["found"][0]["nodes"]
+    assert (first["unit"], first["nodes"], first["shown"]) == ("res4.1.glore", 18, 16)
+    sheet = decoded(first["src"], "image/png")[0][..., 0]
+    assert sheet.shape == (16, 24)
+    expected = np.full((16, 24), 128)
+    expected[0, 8], expected[3, 11] = 255, 64  # of node 2, in the second column
+    assert np.array_equal(sheet, expected)
+    sheet, _ = decoded(second["src"], "image/png")
+    assert (second["shown"], sheet.shape[:2]) == (5, (8, 24))
+    (image,) = data_of(by_hand())["images"]
+    assert image["found"][0]["nodes"] == []
+
+
+def test_nodes_are_small_whatever_they_show():
+    noise = {f"unit{k}": np.random.default_rng(k).normal(size=(64, 100, 150)) for k in range(3)}
+    (image,) = data_of(by_hand(nodes=noise))["images"]
+    sizes = [decoded(one["src"], "image/png") for one in image["found"][0]["nodes"]]
+    assert sum(size for _, size in sizes) <= 10_000
+    assert all(sheet.shape[0] >= 4 * 6 for sheet, _ in sizes)
+
+
 def test_kernels():
     maps = np.zeros((3, 40, 40), np.float32)
     maps[1] = 1
@@ -207,6 +217,7 @@ def test_kernels():
             {},
             r"\(9, 8, 3\) of 'b'",
         ),
+        ({"a": [by_hand(nodes={"unit": np.zeros((4, 4))})]}, {}, r"unit .*got \(4, 4\) of 'a'"),
         ({"a": [by_hand()]}, {"min_score": 1.5}, "min_score must be in 0 to 1, got 1.5"),
         ({"a": [by_hand()]}, {"top": 0}, "top must be at least 1, got 0"),
         ({"a": [by_hand()]}, {"kernels": {"b": []}}, "'b', which is none of"),

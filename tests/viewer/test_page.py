@@ -54,7 +54,7 @@ def written(tmp_path, detections=None, **options):
 
 def test_untrusted_text_stays_text(tmp_path):
     evil = by_hand(names=[EVIL, "cow"], file_name="/a/" + EVIL.replace("/", "|"))
-    evil.relations[0].labels[3] = EVIL + "2"
+    evil.relations[0].labels[2] = EVIL + "2"
     page, path = written(tmp_path, {EVIL: [evil]}, title=EVIL)
     raw = path.read_text(encoding="utf-8")
     plain, _ = written(tmp_path)

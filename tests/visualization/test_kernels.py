@@ -98,13 +98,37 @@ def test_a_disc_ends_at_one_image_size_and_has_circles():
 
 
 def test_captions_count_the_kernels_and_say_their_means(captions: list[str]):
-    draw_kernels(gaussians((0.25, RIGHT), (-0.001, -0.001), (1.5, 1.5 * math.pi), (0.5, BELOW)))
+    draw_kernels(
+        gaussians((0.25, RIGHT), (-0.001, -0.001), (1.5, 1.5 * math.pi), (0.5, 0.5), (0.27, 2.3))
+    )
     assert captions == [
-        "1: d 0.25, 0 deg",
-        "2: d 0.00, 0 deg",
-        "3: d 1.50, -90 deg",
-        "4: d 0.50, 90 deg",
+        "1: right, 25% of the image away",
+        "2: here",
+        "3: above, 150% of the image away",
+        "4: below right, 50% of the image away",
+        "5: below left, 27% of the image away",
     ]
     captions.clear()
-    draw_kernels(gaussians((0.5, 1.5 * math.pi), angle="arctan"))  # not wrapped there
-    assert captions == ["1: d 0.50, 270 deg"]
+    draw_kernels(gaussians((0.5, BELOW), (0.5, ABOVE), (0.5, 0.7), angle="arctan"))
+    assert captions == [
+        "1: above and below, 50% of the image away",
+        "2: above and below, 50% of the image away",
+        "3: above left, below right, 50% of the image away",
+    ]
+
+
+@pytest.mark.parametrize("angle", ["atan2", "arctan"])
+@pytest.mark.parametrize("degrees", range(-180, 181, 20))
+def test_the_words_are_where_the_map_is_bright(degrees: int, angle: str):
+    """Words are read as a direction here, and the brightest pixel is looked up."""
+    turned = math.remainder(degrees, 360 if angle == "atan2" else 180)
+    module = gaussians((0.6, math.radians(turned)), angle=angle)
+    said = kernels.words(module, 0)
+    (values,) = kernel_maps(module, 101)
+    y, x = np.array(np.unravel_index(values.argmax(), values.shape)) - 50
+    parts = [("right" in said, x > 11), ("left" in said, x < -11)]
+    parts += [("below" in said, y > 11), ("above" in said, y < -11)]
+    if angle == "atan2":
+        assert all(word == seen for word, seen in parts), said
+    else:
+        assert all(word for word, seen in parts if seen), said

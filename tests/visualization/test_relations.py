@@ -192,18 +192,42 @@ def yellow_rows(picture: np.ndarray, x: int, rows: slice) -> int:
     return int((picture[rows, x].astype(int) @ [-1, 0, 1] > 40).sum())
 
 
-def test_relation_is_a_line_from_centre_to_centre():
+def test_relation_is_a_line_from_border_to_border():
     image = grey()
     picture = draw_relations(image, QUERY, "a", KEYS[:1], ["b"], [1.0])
     assert np.array_equal(image, grey())
     assert picture.shape == image.shape and picture.dtype == np.uint8
-    assert all(tuple(picture[200, x]) == KEY_COLOR for x in range(70, 520, 5))
+    assert all(tuple(picture[200, x]) == KEY_COLOR for x in range(70, 495, 5))
     assert tuple(picture[200, 20]) == QUERY_COLOR  # the outline of the query, over the line
     assert tuple(picture[218, 500]) == KEY_COLOR
-    for y, x in [(215, 50), (185, 30), (210, 530)]:
+    for y, x in [(215, 50), (185, 30), (210, 530), (200, 40), (200, 520)]:
         assert tuple(picture[y, x]) == (128, 128, 128)  # inside the boxes as it was
     dimmed = picture[260:, :]
     assert (dimmed == dimmed[0, 0]).all() and 0 < dimmed[0, 0, 0] < 90
+
+
+def test_lines_are_behind_objects_on_their_way(written: Written):
+    between = [280, 190, 300, 210]
+    image = grey()
+    image[190:210, 280:300] = 77
+    picture = draw_relations(image, QUERY, "a", [*KEYS[:1], between], ["b", "c"], [0.9, 0.1])
+    assert (picture[193:207, 283:297] == 77).all()
+    assert np.abs(picture[200, [250, 400]].astype(int) - KEY_COLOR).max() < 20
+    # A box around both ends hides no line, nor does the key that the query lies in.
+    around = [0, 0, 600, 400]
+    picture = draw_relations(grey(), QUERY, "a", [*KEYS[:1], around], ["b", "c"], [0.9, 0.1])
+    assert np.abs(picture[200, 400].astype(int) - KEY_COLOR).max() < 20
+    picture = draw_relations(grey(), [0, 0, 600, 400], "a", KEYS[:1], ["b"], [1.0])
+    assert tuple(picture[200, 400]) == KEY_COLOR
+
+
+def test_what_is_no_detection_is_named_in_brackets(written: Written):
+    heard = [relations.Heard(KEYS[0], "b", 0.5), relations.Heard(KEYS[1], "c", 0.3, faint=True)]
+    picture = relations.draw_heard(grey(), QUERY, "a", 0.2, heard)
+    assert [text for text, _ in written] == ["asks: a, self 20%", "b 50%", "(c) 30%"]
+    assert all(contains(picture, patch) for _, patch in written)
+    assert tuple(written[2][1][0, 0]) != KEY_COLOR
+    assert picture[40, 520, 0] < 128 == picture[200, 520, 0]  # it stays dimmed
 
 
 def test_thickness_and_opacity_grow_with_the_weight():
@@ -296,6 +320,17 @@ def test_panels_have_one_height_and_a_caption_each():
         caption = sheet[:-204, left:right]
         assert (caption < 100).any() and (caption[0] == 255).all()
     assert sheet.shape[1] == right + 4
+
+
+def test_a_legend_is_below_all_panels(written: Written):
+    panels = [grey(200, 300), grey(200, 300)]
+    bare = side_by_side(panels, ["a", "b"])
+    sheet = side_by_side(panels, ["a", "b"], relations.LEGEND)
+    assert np.array_equal(sheet[: len(bare)], bare)
+    strip = sheet[len(bare) :]
+    for color, text in relations.LEGEND:
+        assert (strip == color).all(axis=2).sum() > 30
+        assert text in [said for said, _ in written]
 
 
 def test_a_long_caption_stays_over_its_panel(written: Written):

@@ -136,7 +136,7 @@ class GloRe(nn.Module):
         self._check(x)
         if not torch.jit.is_tracing() and x.numel() == 0:
             return x
-        b = on_places(self.conv_proj, x)  # B
+        b = self.projection(x)
         with torch.autocast(x.device.type, enabled=False):
             z = self.gcn(self._states(self._pool(x), self._pool(b)))
             w = on_rows(self.conv_extend, z)  # W_e Z, (n, N, C)
@@ -148,6 +148,10 @@ class GloRe(nn.Module):
             scale, shift = affine
             shift = None if shift is None else shift.to(dtype)
             return back((w * scale).to(dtype), b.to(dtype), shift, plus=x).to(x.dtype)
+
+    def projection(self, x: Tensor) -> Tensor:
+        """B: how much of every place goes to each node, (n, C, *places) to (n, N, *places)."""
+        return on_places(self.conv_proj, x)
 
     def _check(self, x: Tensor) -> None:
         if torch.jit.is_tracing():
@@ -237,12 +241,16 @@ class PreActivationGloRe(GloRe):
     def _graph(self, num_nodes: int, num_states: int) -> nn.Module:
         return PreActivationGraphConv(num_nodes, num_states)
 
+    def projection(self, x: Tensor) -> Tensor:
+        """See `GloRe.projection`."""
+        return on_places(self.conv_proj, F.relu(self.norm_proj(x)))
+
     def forward(self, x: Tensor) -> Tensor:
         """See `GloRe.forward`."""
         self._check(x)
         if not torch.jit.is_tracing() and x.numel() == 0:
             return x
-        b = on_places(self.conv_proj, F.relu(self.norm_proj(x)))
+        b = self.projection(x)
         with torch.autocast(x.device.type, enabled=False):
             activated = F.relu(self.norm_state(self._pool(x)))
             z = self.gcn(self._states(activated, self._pool(b)))
