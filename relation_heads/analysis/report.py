@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 
-from ..config import find_config, get_cfg
+from ..config import find_config, get_cfg, merge_file
 from ..engine.checks import check_cfg
 from ..engine.form_checks import head_names
 from .detectors import Cost, Costs, analyze, build_shapes, padded_size
@@ -51,7 +51,7 @@ def load(name: str, overrides: Sequence[str]) -> CfgNode:
     """
     cfg = get_cfg()
     try:
-        cfg.merge_from_file(find_config(name))
+        merge_file(cfg, find_config(name))
         cfg.merge_from_list(list(overrides))
     except (AssertionError, KeyError) as error:  # unknown keys, or one without a value
         raise ValueError(f"{name}: {error.args[0]}.") from error

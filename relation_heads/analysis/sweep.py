@@ -26,7 +26,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from ..config import get_cfg
+from ..config import get_cfg, merge_file
 from .shrink import images, settle, shrink
 
 STOCK_CONFIGS = Path(detectron2.__file__).resolve().parent / "model_zoo" / "configs"
@@ -150,7 +150,7 @@ class Stock:
         self.name, self.check, self.seed = name, check, seed
         self.path = str(STOCK_CONFIGS / name)
         self.cfg = get_cfg()
-        self.cfg.merge_from_file(self.path, allow_unsafe=True)  # RetinaNet's `eval`
+        merge_file(self.cfg, self.path)
         self.cfg.MODEL.DEVICE = "cpu"
         self.small = shrink(self.cfg)
         self.inputs = images(self.small, seed=seed)

@@ -1,10 +1,13 @@
-"""Where configs are looked up by name."""
+"""Where configs are looked up by name, and how they are read: without running what they name."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import detectron2
+import yaml
+from detectron2.config import CfgNode
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # Installed, in a checkout, among Detectron2's own.
@@ -13,6 +16,44 @@ CONFIG_ROOTS = (
     _PACKAGE.parent / "configs",
     Path(detectron2.__file__).resolve().parent / "model_zoo" / "configs",
 )
+
+
+TUPLE = "tag:yaml.org,2002:python/tuple"
+EVAL = "tag:yaml.org,2002:python/object/apply:eval"
+# What Detectron2's Base-RetinaNet.yaml computes.
+KNOWN_EXPRESSIONS = {
+    "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]": [
+        [x, x * 2 ** (1.0 / 3), x * 2 ** (2.0 / 3)] for x in (32, 64, 128, 256, 512)
+    ]
+}
+
+
+def _tuple(loader: yaml.SafeLoader, entry: yaml.SequenceNode) -> tuple[Any, ...]:
+    return tuple(loader.construct_sequence(entry, deep=True))
+
+
+def _known(loader: yaml.SafeLoader, entry: yaml.SequenceNode) -> Any:
+    arguments = loader.construct_sequence(entry, deep=True)
+    if len(arguments) == 1 and arguments[0] in KNOWN_EXPRESSIONS:
+        return KNOWN_EXPRESSIONS[arguments[0]]
+    raise yaml.constructor.ConstructorError(
+        None, None, f"it would run eval({', '.join(map(repr, arguments))})", entry.start_mark
+    )
+
+
+yaml.SafeLoader.add_constructor(TUPLE, _tuple)
+yaml.SafeLoader.add_constructor(EVAL, _known)
+
+
+def merge_file(cfg: CfgNode, path: str) -> None:
+    """Merges a YAML and its bases into a config. A tag that would run code is an error, where
+    Detectron2's `merge_from_file` warns and runs it.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, or has such a tag.
+        AssertionError, KeyError, TypeError, ValueError: of yacs; a key or value does not fit.
+    """
+    cfg.merge_from_file(path, allow_unsafe=False)
 
 
 def find_config(name: str) -> str:

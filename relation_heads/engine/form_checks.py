@@ -99,7 +99,7 @@ def head_names(config_file: str, opts: Sequence[Any]) -> list[str]:
             return loaded
 
     if config_file:
-        Noted.load_yaml_with_base(config_file, allow_unsafe=True)
+        Noted.load_yaml_with_base(config_file)
     names = [name for name in names if name and name in ROI_HEADS_REGISTRY]
     made_for = [n for n in names if form_of(ROI_HEADS_REGISTRY.get(n)) == "Cascade"]
     keys = opts[::2]

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from .. import zoo
-from ..config import find_config, get_cfg
+from ..config import find_config, get_cfg, merge_file
 
 # Keys of a checkpoint: the config as YAML, and the names of the classes.
 CONFIG, CLASS_NAMES = "config", "class_names"
@@ -49,7 +49,7 @@ def config_of(source: str | os.PathLike[str]) -> CfgNode:
     if is_yaml(source):
         path = find_config(source)
         try:
-            cfg.merge_from_file(path)
+            merge_file(cfg, path)
         except NOT_MERGED as error:
             raise ValueError(f"{path} is not a config that can be read: {_said(error)}") from error
         return cfg
