@@ -10,6 +10,7 @@ import argparse
 import dis
 import io
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -22,6 +23,9 @@ DETECTRON2_HELP = (
     "is not on the package index; after torch, install it with: pip install --no-build-isolation "
     "'git+https://github.com/facebookresearch/detectron2.git' (relation_heads.layers works alone)."
 )
+DEBUG = "RELATION_HEADS_DEBUG"
+KNOWN = (OSError, ValueError, KeyError, ImportError, FloatingPointError)  # if raised here
+MOST_SAID = 300  # characters of an error that was not expected
 _ROOT = Path(__file__).resolve().parents[1]
 _OURS = tuple(_ROOT / name for name in ("relation_heads", "benchmarks", "tools", "datasets"))
 
@@ -29,25 +33,46 @@ _OURS = tuple(_ROOT / name for name in ("relation_heads", "benchmarks", "tools",
 def run_or_explain(
     run: Callable[[argparse.Namespace], Any], args: argparse.Namespace, program: str = ""
 ) -> Any:
-    """`run(args)`; exit code 2 and one sentence on stderr for a fault that is known.
+    """`run(args)`; one sentence on stderr and an exit code for what goes wrong.
 
-    Known are a file that cannot be opened, a package that is not installed, and an OSError,
-    ValueError, KeyError or ImportError that a `raise` in this project made: its message is for the
-    user. Everything else may be a bug and keeps its traceback.
+    2 is for a fault that is known: a file that cannot be opened, a package that is not installed,
+    too little memory of a GPU, and what a `raise` in this project made: its message is for the
+    user. Everything else may be a bug: 1, and a sentence that says where it was. The traceback goes
+    to the log file, if there is one, and with RELATION_HEADS_DEBUG=1 to the terminal. 130 is for
+    Ctrl-C.
     """
     quiet()
     for stream in (sys.stdout, sys.stderr):  # what is only printed must not end a program
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    program = program or Path(run.__code__.co_filename).name
     try:
         return run(args)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        message = explain(error)
-        if message is None:
+    except KeyboardInterrupt:
+        code, message = 130, "stopped."
+    except Exception as error:
+        _to_log_files(error)
+        if os.environ.get(DEBUG):
             raise
-    program = program or Path(run.__code__.co_filename).name
+        known = explain(error)
+        code, message = (1, unexpected(error)) if known is None else (2, known)
     print(f"{program}: {message}", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(code)
+
+
+def _to_log_files(error: Exception) -> None:
+    """The traceback, into the files that are logged to."""
+    logger = logging.getLogger("relation_heads")
+    record = logger.makeRecord(
+        logger.name, logging.ERROR, __file__, 0, "The program ends with an error:", (),
+        (type(error), error, error.__traceback__),
+    )  # fmt: skip
+    for handler in logger.handlers:
+        if isinstance(handler, logging.StreamHandler) and handler.stream not in (
+            sys.stdout,
+            sys.stderr,
+        ):
+            handler.handle(record)
 
 
 def quiet() -> None:
@@ -65,14 +90,34 @@ def _not_about_itself(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("is_fx_tracing")
 
 
+def unexpected(error: Exception) -> str:
+    """What is known about an error that nobody thought of."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    where = f"{trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}" if trace else "nowhere"
+    said = " ".join(str(error).split())
+    said = said if len(said) <= MOST_SAID else said[:MOST_SAID] + " ..."
+    return (
+        f"{type(error).__name__}{': ' if said else ''}{said} ({where}). This was not expected; "
+        f"{DEBUG}=1 in the environment shows the traceback."
+    )
+
+
 def explain(error: Exception) -> str | None:
     """The sentence for the user; None if the error may be a bug."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which need not be there
+        return (
+            "the GPU has too little memory for this: less images (SOLVER.IMS_PER_BATCH), smaller "
+            "ones (INPUT.MIN_SIZE_TRAIN, INPUT.MAX_SIZE_TRAIN), or SOLVER.AMP.ENABLED True need "
+            "less."
+        )
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}."
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
         return None if package == "relation_heads" else not_installed(package)
-    if not error.args or not _raised_here(error.__traceback__):
+    if not isinstance(error, KNOWN) or not error.args or not _raised_here(error.__traceback__):
         return None
     # str() of a KeyError would quote its message.
     return str(error.args[0]) if isinstance(error, KeyError) else str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -33,6 +34,7 @@ def raising(error, file=ROOT / "tools" / "thing.py"):
         (FileNotFoundError("There is no config a."), "There is no config a."),
         (FileNotFoundError(2, "No such file", "a.json"), "a.json: No such file."),
         (ImportError("It needs b."), "It needs b."),
+        (FloatingPointError("Training diverged at 3."), "Training diverged at 3."),
     ],
 )
 def test_a_known_fault_is_a_sentence(capsys, error, sentence):
@@ -50,19 +52,68 @@ def test_a_known_fault_is_a_sentence(capsys, error, sentence):
         (raising(RuntimeError("A sentence.")), RuntimeError),
         (raising(ValueError()), ValueError),
         (raising(ModuleNotFoundError("ours", name="relation_heads.none")), ModuleNotFoundError),
-        (command_line.explain, AttributeError),
     ],
 )
-def test_what_may_be_a_bug_keeps_its_traceback(run, error):
+def test_what_may_be_a_bug_says_where_it_was(run, error, capsys, monkeypatch):
+    with pytest.raises(SystemExit) as stop:
+        run_or_explain(run, None)
+    assert stop.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert error.__name__ in line and command_line.DEBUG in line
+    assert re.search(r"\((/.*\.py), line \d+\)", line)
+    monkeypatch.setenv(command_line.DEBUG, "1")
     with pytest.raises(error):
         run_or_explain(run, None)
 
 
-def test_a_look_up_that_fails_in_our_code_may_be_a_bug():
+def test_a_look_up_that_fails_in_our_code_may_be_a_bug(capsys):
     names = {}
     exec(compile("def run(args): return {}['a']", str(ROOT / "tools" / "x.py"), "exec"), names)
-    with pytest.raises(KeyError):
+    with pytest.raises(SystemExit) as stop:
         run_or_explain(names["run"], None)
+    assert stop.value.code == 1
+    assert f"KeyError: 'a' ({ROOT / 'tools' / 'x.py'}, line 1)" in capsys.readouterr().err
+
+
+def test_a_long_message_is_cut(capsys):
+    with pytest.raises(SystemExit):
+        run_or_explain(raising(RuntimeError("many\nwords " * 500)), None)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "many words many words" in line and len(line) < 600
+
+
+def test_ctrl_c_ends_without_a_traceback(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_or_explain(raising(KeyboardInterrupt()), None)
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "thing.py: stopped.\n"
+
+
+@pytest.mark.parametrize("error", [ValueError("A sentence."), RuntimeError("no sentence")])
+def test_the_traceback_goes_to_the_log_file_alone(tmp_path, error, capsys):
+    logger, file = logging.getLogger("relation_heads"), tmp_path / "log.txt"
+    handlers = [logging.FileHandler(file), logging.StreamHandler(sys.stdout)]
+    for handler in handlers:
+        logger.addHandler(handler)
+    try:
+        with pytest.raises(SystemExit):
+            run_or_explain(raising(error), None)
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+    assert "Traceback" in file.read_text() and str(error) in file.read_text()
+    said = capsys.readouterr()
+    assert said.out == "" and "Traceback" not in said.err
+
+
+def test_too_little_memory_of_a_gpu_says_what_needs_less(capsys):
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    with pytest.raises(SystemExit) as stop:
+        run_or_explain(raising(OutOfMemoryError("CUDA out of memory")), None)
+    assert stop.value.code == 2
+    assert "SOLVER.IMS_PER_BATCH" in capsys.readouterr().err
 
 
 def test_the_result_comes_back():
