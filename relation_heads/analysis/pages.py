@@ -22,6 +22,7 @@ from ..config import get_cfg
 from ..config.defaults import NODES
 from ..config.files import all_configs, find_config, merge_file
 from ..zoo import entries
+from . import evaluators, mutation
 from . import stable_lr_files as stable_lr
 from .given_boxes import results as given_boxes
 from .given_boxes.table import tables
@@ -66,7 +67,12 @@ def part(name: str) -> str:
         return table_of_keys(node)
     folder = ROOT / name
     if name.endswith(".json"):
-        return table_of_experiments(json.loads(folder.read_text(encoding="utf-8"))["experiments"])
+        content = json.loads(folder.read_text(encoding="utf-8"))
+        if "cases" in content:
+            return evaluators.table(content)
+        if "mutants" in content:
+            return mutation.table(content)
+        return table_of_experiments(content["experiments"])
     if name.startswith("docs/given_boxes/"):
         return tables([asdict(result) for result in given_boxes.read_all(folder)])
     if name.startswith("docs/stable_lr/"):

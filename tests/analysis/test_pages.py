@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("detectron2")
 
+from relation_heads.analysis import mutation
 from relation_heads.analysis.marks import marked, put_between_marks
 from relation_heads.analysis.pages import ROOT, part, table_of_experiments
 from relation_heads.zoo import INDEX
@@ -42,6 +43,21 @@ def test_table_of_experiments():
     assert table_of_experiments(rows).splitlines()[2:] == [
         "| a | x | 0.02 | 1.23 |  | diverged at 7 |",
         "| b |  | 0.1 |  | 3.00 |  |",
+    ]
+
+
+def test_table_of_mutants():
+    mutant = {"file": "a.py", "line": 7, "old": "a | b", "new": "a & b", "status": "survived"}
+    results = {
+        "count": 200, "seed": 3,
+        "mutants": [{**mutant, "note": "equal"}, {**mutant, "status": "killed"}],
+    }  # fmt: skip
+    assert mutation.table(results).splitlines() == [
+        "2 of 200 mutants were run (seed 3): 1 killed, 1 survived.",
+        "",
+        "| place | change | status | note |",
+        "|:--|:--|:--|:--|",
+        "| a.py:7 | `a \\| b` to `a & b` | survived | equal |",
     ]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..layers.blocks.glore import PreActivationGloRe
+from ...layers.blocks.glore import PreActivationGloRe
 
 WIDTHS = (64, 128, 256, 512)  # of the 3 x 3 convolutions of res2 to res5
 STAGES = ("res2", "res3", "res4", "res5")
@@ -33,12 +33,19 @@ def _norm_relu_conv(
 
 
 class _Block(nn.Module):
-    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        squeeze: Callable[..., nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         self.branch = nn.Sequential(
             _norm_relu_conv(in_channels, width),
             _norm_relu_conv(width, width, 3, stride),
             _norm_relu_conv(width, 4 * width),
+            squeeze(channels=4 * width) if squeeze else nn.Identity(),
         )
         same = in_channels == 4 * width
         self.shortcut = (
@@ -53,6 +60,7 @@ def preactivation_resnet(
     blocks: Sequence[int],
     units: Mapping[str, int] | None = None,
     unit: Callable[..., nn.Module] = PublishedOrderGloRe,
+    squeeze: Callable[..., nn.Module] | None = None,
 ) -> nn.Sequential:
     """(n, 3, 224, 224) to (n, 1000).
 
@@ -62,6 +70,7 @@ def preactivation_resnet(
             released ResNet-50: 0 and 2 in res3, 0, 2 and 4 in res4). The place within a stage
             changes no count.
         unit: makes one from `channels`.
+        squeeze: makes what ends the branch of a block (SE), from `channels`.
     """
     layers: list[nn.Module] = [
         nn.Conv2d(3, 64, 7, 2, 3, bias=False),
@@ -73,7 +82,8 @@ def preactivation_resnet(
     for stage, width, count in zip(STAGES, WIDTHS, blocks, strict=True):
         after = range(0, 2 * (units or {}).get(stage, 0), 2)
         for index in range(count):
-            layers.append(_Block(channels, width, 2 if index == 0 and stage != "res2" else 1))
+            stride = 2 if index == 0 and stage != "res2" else 1
+            layers.append(_Block(channels, width, stride, squeeze))
             channels = 4 * width
             if index in after:
                 layers.append(unit(channels=channels))
