@@ -27,6 +27,7 @@ from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY
 
 from ..config.defaults import node
 from ..config.problems import Problem, did_you_mean, log_and_raise
+from ..config.values import value_problems
 from ..modeling import context_backbone
 from ..modeling.context_plugins import parse_plugins
 from ..modeling.registered import roi_heads_class
@@ -57,9 +58,12 @@ def check_cfg(
         ValueError: one line per problem, with the key, its value and what is allowed.
     """
     resumes = resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
-    form = list(form_problems(cfg, earlier_heads))  # with other heads the rest may be right
+    values = list(value_problems(cfg))
+    # With other heads, or other values, the rest may be right.
+    form = [*form_problems(cfg, earlier_heads), *values]
     problems = [*_names(cfg), *(form or [*unread_problems(cfg), *_heads(cfg)]), *_device(cfg)]
-    problems += [*dataset_problems(cfg, eval_only), *_context_blocks(cfg), *_end_of_head(cfg)]
+    problems += dataset_problems(cfg, eval_only)
+    problems += [] if values else [*_context_blocks(cfg), *_end_of_head(cfg)]
     if not resumes:
         problems += _weights(cfg)
     if not eval_only:

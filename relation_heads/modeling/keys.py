@@ -7,13 +7,16 @@ from functools import reduce
 
 import torch
 from detectron2.config import CfgNode
+from torch import nn
 
 from ..config.problems import Problem
 from ..layers.arguments import ArgumentError, Wrong
 
+MOST_PARAMETERS = 2**31  # 8 GiB of float32
+
 
 def key_problems(
-    build: Callable[[], object], node: str, keys: Mapping[str, str] | None = None
+    build: Callable[[], nn.Module], node: str, keys: Mapping[str, str] | None = None
 ) -> Iterator[Problem]:
     """What a layer says of the arguments that it would be built with.
 
@@ -24,7 +27,13 @@ def key_problems(
     """
     try:
         with torch.device("meta"):
-            build()
+            layer = build()
+        size = sum(p.numel() for p in layer.parameters())
+        if size > MOST_PARAMETERS:
+            yield Problem(
+                f"{node} makes a layer of {size:,} parameters; the largest that is built has "
+                f"{MOST_PARAMETERS:,}."
+            )
     except ArgumentError as error:
         for wrong in error.wrong:
             key = (keys or {}).get(wrong.argument, f"{node}.{wrong.argument.upper()}")

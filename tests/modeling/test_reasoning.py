@@ -375,7 +375,7 @@ def test_bfloat16_autocast_stays_close():
             key("GLOBAL.RELATIONS", ["near"]),
             r"GLOBAL.RELATIONS must be of 'left', .*, got \['near'\]",
         ),
-        (key("LOCAL.IN_FEATURE", "p9"), r"LOCAL.IN_FEATURE must be one of p2, .*, got 'p9'"),
+        (key("LOCAL.IN_FEATURE", "p9"), r"LOCAL.IN_FEATURE must be one of '', 'p2', .*, got 'p9'"),
         (("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True), r"set MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE"),
     ],
     ids=str,

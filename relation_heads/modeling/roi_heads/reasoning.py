@@ -14,6 +14,7 @@ where boxes are given.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 MODULES = ("local", "global")
 DEFAULT_FEATURE = "p4"
+EMBEDDING = {"embedding_channels": "MODEL.REASONING.GLOBAL.EMBEDDING_DIM"}  # argument -> key
 
 
 class ReasoningMechanism(Mechanism):
@@ -87,7 +89,7 @@ class ReasoningMechanism(Mechanism):
         if not cls.is_on(cfg):
             return Mechanism()
         keys = node(cfg, "REASONING")
-        name = in_feature(keys.LOCAL.IN_FEATURE, shapes)
+        name = in_feature(keys.LOCAL.IN_FEATURE, shapes.in_features)
         return cls(
             reasoner=reasoner(
                 cfg,
@@ -119,6 +121,7 @@ class ReasoningMechanism(Mechanism):
             each_of("GLOBAL.RELATIONS", keys.GLOBAL.RELATIONS, RELATIONS),
             at_least("NUM_ITERS", keys.NUM_ITERS, 1),
             within("BETA", keys.BETA, "[0, 1]"),
+            one_of("LOCAL.IN_FEATURE", keys.LOCAL.IN_FEATURE, feature_names(cfg)),
             above("GLOBAL.BANDWIDTH", keys.GLOBAL.BANDWIDTH, 0),
         )
         if not keys.MODULES or wrong_modules:
@@ -134,7 +137,10 @@ class ReasoningMechanism(Mechanism):
             yield from key_problems(memory, f"{key}.LOCAL")
         if "global" in keys.MODULES:
             graph = partial(global_reasoning, cfg, None, feature_channels=8, num_logits=2, fed=2)
-            yield from key_problems(graph, f"{key}.GLOBAL")
+            yield from key_problems(graph, f"{key}.GLOBAL", EMBEDDING)
+            file = keys.GLOBAL.GRAPH_FILE
+            if file and not os.path.isfile(file):
+                yield Problem(f"{key}.GLOBAL.GRAPH_FILE {file} does not exist.")
 
     def forward(
         self, base: Classified, maps: Maps, embed: Embed, targets: list[Instances] | None = None
@@ -186,20 +192,14 @@ class ReasoningMechanism(Mechanism):
         return min(cells[0], maps.shape[2]), min(cells[1], maps.shape[3])
 
 
-def in_feature(asked: str, shapes: Shapes) -> str:
-    """The mid-level map: the one that is asked for; by default p4, or the only one.
+def feature_names(cfg: CfgNode) -> list[str]:
+    """What `MODEL.REASONING.LOCAL.IN_FEATURE` may be: a map of the ROI heads, or "" to choose."""
+    return ["", *cfg.MODEL.ROI_HEADS.IN_FEATURES]
 
-    Raises:
-        ValueError: there is none of that name.
-    """
-    default = DEFAULT_FEATURE if len(shapes.in_features) > 1 else shapes.in_features[0]
-    name = asked or default
-    if name not in shapes.maps:
-        allowed = ", ".join(shapes.maps)
-        raise ValueError(
-            f"MODEL.REASONING.LOCAL.IN_FEATURE must be one of {allowed}, got {name!r}."
-        )
-    return name
+
+def in_feature(asked: str, names: Sequence[str]) -> str:
+    """The mid-level map: the one that is asked for; by default p4, or the only one of `names`."""
+    return asked or (DEFAULT_FEATURE if len(names) > 1 else names[0])
 
 
 def prediction_names(modules: Sequence[str], num_iterations: int) -> list[str]:
