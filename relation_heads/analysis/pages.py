@@ -22,7 +22,7 @@ from ..config import get_cfg
 from ..config.defaults import NODES
 from ..config.files import all_configs, find_config, merge_file
 from ..zoo import entries
-from . import evaluators, mutation
+from . import evaluators, export_files, mutation
 from . import stable_lr_files as stable_lr
 from .given_boxes import results as given_boxes
 from .given_boxes.table import tables
@@ -66,6 +66,8 @@ def part(name: str) -> str:
     if kind == "keys of MODEL":
         return table_of_keys(node)
     folder = ROOT / name
+    if name == "docs/export.json":
+        return export_files.table_of(folder.read_text(encoding="utf-8"))
     if name.endswith(".json"):
         content = json.loads(folder.read_text(encoding="utf-8"))
         if "cases" in content:

@@ -29,7 +29,7 @@ def export(args: argparse.Namespace) -> None:
     traced, outputs_of = trace(model, _image(model, args.height, args.width))
     for height, width in ((args.height, args.width), (args.height + 64, args.width + 96)):
         image = _image(model, height, width)
-        problem = difference(_inference(model, [{"image": image}])[0]["instances"],
+        problem = difference(inference(model, [{"image": image}])[0]["instances"],
                              outputs_of(traced(image)))  # fmt: skip
         if problem:
             raise ValueError(f"The trace of {args.model} at {height} x {width}: {problem}")
@@ -46,7 +46,8 @@ def _image(model: nn.Module, height: int, width: int) -> Tensor:
     return (255 * torch.rand(3, height, width, generator=generator)).to(model.device)
 
 
-def _inference(model: nn.Module, inputs: list[dict[str, Tensor]]) -> list[dict[str, Any]]:
+def inference(model: nn.Module, inputs: list[dict[str, Tensor]]) -> list[dict[str, Any]]:
+    """Detections in the input's pixels, as `TracingAdapter` wants it."""
     return [{"instances": model.inference(inputs, do_postprocess=False)[0]}]
 
 
@@ -63,7 +64,7 @@ def trace(
     Raises:
         ValueError: the model cannot be traced.
     """
-    adapter = TracingAdapter(model, [{"image": image}], _inference)
+    adapter = TracingAdapter(model, [{"image": image}], inference)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of shapes that are constants; checked afterwards

@@ -1,0 +1,107 @@
+"""The box branch of a detector with given regions, as a function of tensors alone.
+
+`torch.export` and ONNX cannot follow Detectron2's proposals, pooling and NMS: their numbers of boxes
+depend on values, and its structures make constants of them. What lies between, from the pooled
+features to probabilities and boxes, has the relational layers inside, and holds for every number of
+regions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from detectron2.modeling.roi_heads import StandardROIHeads
+from detectron2.structures import Boxes
+from torch import Tensor, nn
+
+from ..modeling.roi_heads.heads import Relational
+from ..modeling.roi_heads.seam import Classified, ListensToRegions, regions_of
+
+
+@dataclass(frozen=True, eq=False)
+class _Regions:
+    """The fields of `Instances` that a mechanism reads. `Instances` itself calls len() of the boxes,
+    which makes a constant of their number."""
+
+    proposal_boxes: Boxes
+    image_size: tuple[Tensor, Tensor]
+
+    def has(self, name: str) -> bool:
+        return False
+
+
+class BoxBranch(nn.Module):
+    """Box head, predictor and mechanism, for the regions of one image; without the end (NMS)."""
+
+    def __init__(self, roi_heads: nn.Module) -> None:
+        """
+        Args:
+            roi_heads: of an FPN, DC5 or C5 model, stock or relational.
+
+        Raises:
+            ValueError: other heads.
+        """
+        super().__init__()
+        if not isinstance(roi_heads, StandardROIHeads) or isinstance(
+            roi_heads.box_predictor, nn.ModuleList
+        ):
+            raise ValueError(
+                "The box branch can be exported of FPN, DC5 and C5 models, not of "
+                f"{type(roi_heads).__name__}."
+            )
+        self.box_head = roi_heads.box_head
+        self.box_predictor = roi_heads.box_predictor
+        self.mechanism = roi_heads.mechanism if isinstance(roi_heads, Relational) else None
+
+    def forward(
+        self, pooled: Tensor, boxes: Tensor, image_size: Tensor, maps: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            pooled: (R, C, h, w) features of the regions.
+            boxes: (R, 4) x1, y1, x2, y2 in pixels.
+            image_size: (2,) height and width in pixels.
+            maps: of the backbone by name, (1, D, H, W); only iterative reasoning reads one.
+
+        Returns:
+            probabilities (R, C + 1), background last, and boxes (R, 4) or (R, 4 C), not clipped.
+        """
+        height, width = image_size.unbind()
+        regions = [_Regions(Boxes(boxes), (height, width))]
+        listens = isinstance(self.box_head, ListensToRegions)
+        x = self.box_head(pooled, regions_of(regions)) if listens else self.box_head(pooled)
+        last = Classified(x, self.box_predictor, self.box_predictor(x), regions)
+        if self.mechanism is not None:
+            last, _ = self.mechanism(last, maps, _no_other_boxes)
+        logits, deltas = last.predictions
+        probabilities = (
+            logits.sigmoid() if last.predictor.use_sigmoid_ce else logits.softmax(dim=-1)
+        )
+        return probabilities, last.predictor.box2box_transform.apply_deltas(deltas, boxes)
+
+
+def _no_other_boxes(*args: object, **kwargs: object) -> Tensor:
+    """In the place of `seam.Embed`."""
+    raise ValueError("The box branch has given regions: MODEL.SGRN.REFINE must be False.")
+
+
+
+@torch.no_grad()
+def examples_of(model: nn.Module, image: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    """What the box branch gets in a detector.
+
+    Args:
+        model: a `GeneralizedRCNN` in evaluation mode.
+        image: (3, H, W), 0 to 255.
+
+    Returns:
+        the arguments of `BoxBranch.forward`.
+    """
+    images = model.preprocess_image([{"image": image}])
+    maps = model.backbone(images.tensor)
+    (proposals,), _ = model.proposal_generator(images, maps)
+    heads, boxes = model.roi_heads, proposals.proposal_boxes
+    pooled = heads.box_pooler([maps[name] for name in heads.box_in_features], [boxes])
+    size = torch.tensor(images.image_sizes[0], dtype=torch.float32, device=boxes.device)
+    return pooled, boxes.tensor, size, maps
