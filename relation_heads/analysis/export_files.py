@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from dataclasses import asdict
+from typing import Any
 
 from .exports import DETECTORS, Cell, table, try_exports
 from .provenance import provenance
@@ -23,16 +24,16 @@ def try_and_write(args: argparse.Namespace) -> None:
     if unknown:
         raise ValueError(f"--detectors: {unknown[0]!r} is none of {', '.join(DETECTORS)}.")
     logging.disable(logging.WARNING)  # of every model and every exporter
-    content, cells = provenance(0, "tools/try_exports.py"), []
+    content: dict[str, Any] = provenance(0, "tools/try_exports.py")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    cells: list[Cell] = []
     for cell in try_exports(names):
         cells.append(cell)
         print(f"{cell.detector}, {cell.part}, {cell.way}: {cell.result} {cell.reason}",
               file=sys.stderr)  # fmt: skip
-    print(table(cells))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    content["cells"] = [asdict(cell) for cell in cells]
-    args.output.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"\nWritten to {args.output}.")
+        content["cells"] = [asdict(c) for c in cells]
+        args.output.write_text(json.dumps(content, indent=1) + "\n")  # a long run may be stopped
+    print(f"{table(cells)}\n\nWritten to {args.output}.")
 
 
 def table_of(content: str) -> str:

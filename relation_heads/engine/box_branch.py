@@ -86,9 +86,10 @@ def _no_other_boxes(*args: object, **kwargs: object) -> Tensor:
     raise ValueError("The box branch has given regions: MODEL.SGRN.REFINE must be False.")
 
 
-
 @torch.no_grad()
-def examples_of(model: nn.Module, image: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+def examples_of(
+    model: nn.Module, image: Tensor
+) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
     """What the box branch gets in a detector.
 
     Args:
