@@ -20,7 +20,7 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 from ..config import find_config, get_cfg
-from ..engine.box_branch import BoxBranch, examples_of
+from ..engine.box_branch import BoxBranch, difference_of, example_of, export_branch, onnx_of
 from ..engine.export_model import inference
 from .shrink import images, settle, shrink
 
@@ -43,7 +43,6 @@ WITH_A_BRANCH = ("stock", "relation", "SGRN", "reasoning")
 PARTS = ("whole detector", "box branch")
 WAYS = ("trace", "script", "torch.export", "ONNX")
 SIZES = ((64, 96), (96, 160))  # of the image with which it is made, and of another one
-TOLERANCE = 1e-3
 FIELDS = {"proposal_boxes": Boxes, "objectness_logits": Tensor,
           "pred_boxes": Boxes, "scores": Tensor, "pred_classes": Tensor}  # fmt: skip
 
@@ -100,7 +99,7 @@ def try_exports(
             model, pictures = build(name)
             module = Detector(model) if part == PARTS[0] else BoxBranch(model.roi_heads)
             examples = [
-                (image,) if part == PARTS[0] else examples_of(model, image) for image in pictures
+                (image,) if part == PARTS[0] else example_of(model, image) for image in pictures
             ]
             for way in WAYS:
                 problem = _tried(way, module.eval(), examples)
@@ -130,25 +129,18 @@ def _tried(way: str, module: nn.Module, examples: Sequence[tuple[Any, ...]]) -> 
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             run = EXPORTS[way](module, examples[0])
-            return next(filter(None, (_difference(run, module, e) for e in examples)), "")
+            wrong = (difference_of(run(*e), module(*e)) for e in examples)
+            return next(filter(None, wrong), "")
     except Exception as error:  # there is no common one
         return one_line(error)
 
 
-def _difference(run: Run, module: nn.Module, example: tuple[Any, ...]) -> str:
-    for ours, theirs in zip(run(*example), module(*example), strict=True):
-        if ours.shape != theirs.shape:
-            return f"gives {tuple(ours.shape)} instead of {tuple(theirs.shape)}"
-        if not torch.allclose(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE):
-            return f"differs by {float((ours - theirs).abs().max()):.1e}"
-    return ""
-
-
 def one_line(error: BaseException) -> str:
-    """The first sentence of the innermost cause."""
+    """The first line of the innermost cause, and the next one if it announces it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
     return f"{type(error).__name__}: {text[:160]}"
 
 
@@ -177,30 +169,14 @@ def exported(module: nn.Module, example: tuple[Any, ...]) -> Run:
 
 def through_onnx(module: nn.Module, example: tuple[Any, ...]) -> Run:
     """By `torch.onnx`, run by onnxruntime."""
-    import onnxruntime
-
-    program = torch.onnx.export(_program(module, example), dynamo=True, verbose=False)
-    session = onnxruntime.InferenceSession(
-        program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    names = [entry.name for entry in session.get_inputs()]
-
-    def run(*arguments: Any) -> list[Tensor]:
-        tensors = torch.utils._pytree.tree_leaves(arguments)
-        feed = dict(zip(names, (t.numpy() for t in tensors), strict=True))
-        return [torch.from_numpy(result) for result in session.run(None, feed)]
-
-    return run
+    return onnx_of(_program(module, example))[1]
 
 
 def _program(module: nn.Module, example: tuple[Any, ...]) -> torch.export.ExportedProgram:
-    dynamic = torch.export.Dim.DYNAMIC
-    if isinstance(module, Detector):
-        shapes: tuple[Any, ...] = ({1: dynamic, 2: dynamic},)
-    else:
-        maps = {name: {2: dynamic, 3: dynamic} for name in example[3]}
-        shapes = ({0: dynamic}, {0: dynamic}, None, maps)
-    return torch.export.export(module, example, dynamic_shapes=shapes)
+    if isinstance(module, BoxBranch):
+        return export_branch(module, example)
+    sizes = {1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
+    return torch.export.export(module, example, dynamic_shapes=(sizes,))
 
 
 EXPORTS: dict[str, Callable[[nn.Module, tuple[Any, ...]], Run]] = dict(

@@ -1,14 +1,16 @@
 """The box branch of a detector with given regions, as a function of tensors alone.
 
-`torch.export` and ONNX cannot follow Detectron2's proposals, pooling and NMS: their numbers of boxes
-depend on values, and its structures make constants of them. What lies between, from the pooled
-features to probabilities and boxes, has the relational layers inside, and holds for every number of
-regions.
+`torch.export` and ONNX cannot follow Detectron2's proposals, pooling and NMS: their numbers of
+boxes depend on values, and its structures make constants of them. What lies between, from the
+pooled features to probabilities and boxes, has the relational layers inside, and holds for every
+number of regions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.modeling.roi_heads import StandardROIHeads
@@ -16,13 +18,14 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 from ..modeling.roi_heads.heads import Relational
+from ..modeling.roi_heads.reasoning import ReasoningMechanism
 from ..modeling.roi_heads.seam import Classified, ListensToRegions, regions_of
 
 
 @dataclass(frozen=True, eq=False)
 class _Regions:
-    """The fields of `Instances` that a mechanism reads. `Instances` itself calls len() of the boxes,
-    which makes a constant of their number."""
+    """The fields of `Instances` that a mechanism reads. `Instances` itself calls len() of the
+    boxes, which makes a constant of their number."""
 
     proposal_boxes: Boxes
     image_size: tuple[Tensor, Tensor]
@@ -86,18 +89,16 @@ def _no_other_boxes(*args: object, **kwargs: object) -> Tensor:
     raise ValueError("The box branch has given regions: MODEL.SGRN.REFINE must be False.")
 
 
+Example = tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]  # the arguments of `BoxBranch.forward`
+
+
 @torch.no_grad()
-def examples_of(
-    model: nn.Module, image: Tensor
-) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-    """What the box branch gets in a detector.
+def example_of(model: nn.Module, image: Tensor) -> Example:
+    """What the box branch gets in a detector; the map alone that iterative reasoning reads.
 
     Args:
         model: a `GeneralizedRCNN` in evaluation mode.
         image: (3, H, W), 0 to 255.
-
-    Returns:
-        the arguments of `BoxBranch.forward`.
     """
     images = model.preprocess_image([{"image": image}])
     maps = model.backbone(images.tensor)
@@ -105,4 +106,45 @@ def examples_of(
     heads, boxes = model.roi_heads, proposals.proposal_boxes
     pooled = heads.box_pooler([maps[name] for name in heads.box_in_features], [boxes])
     size = torch.tensor(images.image_sizes[0], dtype=torch.float32, device=boxes.device)
-    return pooled, boxes.tensor, size, maps
+    mechanism = getattr(heads, "mechanism", None)
+    read = [mechanism.in_feature] if isinstance(mechanism, ReasoningMechanism) else []
+    return pooled, boxes.tensor, size, {name: maps[name] for name in read}
+
+
+@torch.no_grad()
+def export_branch(branch: BoxBranch, example: Example) -> torch.export.ExportedProgram:
+    """By `torch.export`, for every number of regions and every size of map."""
+    dynamic = torch.export.Dim.DYNAMIC
+    maps = {name: {2: dynamic, 3: dynamic} for name in example[3]}
+    shapes = ({0: dynamic}, {0: dynamic}, None, maps)
+    return torch.export.export(branch, example, dynamic_shapes=shapes)
+
+
+def onnx_of(program: torch.export.ExportedProgram) -> tuple[bytes, Callable[..., list[Tensor]]]:
+    """An exported program as an ONNX file, and a function that runs it by onnxruntime.
+
+    Raises:
+        ModuleNotFoundError: of the extra `[export]`.
+    """
+    import onnxruntime
+
+    content = torch.onnx.export(program, dynamo=True, verbose=False).model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+
+    def run(*arguments: Any) -> list[Tensor]:
+        arrays = [t.cpu().numpy() for t in torch.utils._pytree.tree_leaves(arguments)]
+        outputs = session.run(None, dict(zip(names, arrays, strict=True)))
+        return [torch.from_numpy(output) for output in outputs]
+
+    return content, run
+
+
+def difference_of(ours: Sequence[Tensor], theirs: Sequence[Tensor], tolerance: float = 1e-3) -> str:
+    """How tensors differ, or "" if they do not."""
+    for a, b in zip(ours, theirs, strict=True):
+        if a.shape != b.shape:
+            return f"gives {tuple(a.shape)} instead of {tuple(b.shape)}"
+        if not torch.allclose(a, b.to(a.device), rtol=tolerance, atol=tolerance):
+            return f"differs by {float((a - b.to(a.device)).abs().max()):.1e}"
+    return ""
