@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from detectron2.modeling.roi_heads import StandardROIHeads
@@ -58,14 +57,15 @@ class BoxBranch(nn.Module):
         self.mechanism = roi_heads.mechanism if isinstance(roi_heads, Relational) else None
 
     def forward(
-        self, pooled: Tensor, boxes: Tensor, image_size: Tensor, maps: dict[str, Tensor]
+        self, pooled: Tensor, boxes: Tensor, image_size: Tensor, feature_map: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """
         Args:
             pooled: (R, C, h, w) features of the regions.
             boxes: (R, 4) x1, y1, x2, y2 in pixels.
             image_size: (2,) height and width in pixels.
-            maps: of the backbone by name, (1, D, H, W); only iterative reasoning reads one.
+            feature_map: (1, D, H, W) of the backbone, the one that iterative reasoning reads; None
+                for all others.
 
         Returns:
             probabilities (R, C + 1), background last, and boxes (R, 4) or (R, 4 C), not clipped.
@@ -76,6 +76,7 @@ class BoxBranch(nn.Module):
         x = self.box_head(pooled, regions_of(regions)) if listens else self.box_head(pooled)
         last = Classified(x, self.box_predictor, self.box_predictor(x), regions)
         if self.mechanism is not None:
+            maps = {} if feature_map is None else {self.mechanism.in_feature: feature_map}
             last, _ = self.mechanism(last, maps, _no_other_boxes)
         logits, deltas = last.predictions
         probabilities = (
@@ -89,12 +90,12 @@ def _no_other_boxes(*args: object, **kwargs: object) -> Tensor:
     raise ValueError("The box branch has given regions: MODEL.SGRN.REFINE must be False.")
 
 
-Example = tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]  # the arguments of `BoxBranch.forward`
+Example = tuple[Tensor, ...]  # the arguments of `BoxBranch.forward`
 
 
 @torch.no_grad()
 def example_of(model: nn.Module, image: Tensor) -> Example:
-    """What the box branch gets in a detector; the map alone that iterative reasoning reads.
+    """What the box branch gets in a detector: three tensors, with iterative reasoning four.
 
     Args:
         model: a `GeneralizedRCNN` in evaluation mode.
@@ -107,16 +108,16 @@ def example_of(model: nn.Module, image: Tensor) -> Example:
     pooled = heads.box_pooler([maps[name] for name in heads.box_in_features], [boxes])
     size = torch.tensor(images.image_sizes[0], dtype=torch.float32, device=boxes.device)
     mechanism = getattr(heads, "mechanism", None)
-    read = [mechanism.in_feature] if isinstance(mechanism, ReasoningMechanism) else []
-    return pooled, boxes.tensor, size, {name: maps[name] for name in read}
+    if isinstance(mechanism, ReasoningMechanism):
+        return pooled, boxes.tensor, size, maps[mechanism.in_feature]
+    return pooled, boxes.tensor, size
 
 
 @torch.no_grad()
 def export_branch(branch: BoxBranch, example: Example) -> torch.export.ExportedProgram:
     """By `torch.export`, for every number of regions and every size of map."""
     dynamic = torch.export.Dim.DYNAMIC
-    maps = {name: {2: dynamic, 3: dynamic} for name in example[3]}
-    shapes = ({0: dynamic}, {0: dynamic}, None, maps)
+    shapes = ({0: dynamic}, {0: dynamic}, None, {2: dynamic, 3: dynamic})[: len(example)]
     return torch.export.export(branch, example, dynamic_shapes=shapes)
 
 
@@ -132,8 +133,8 @@ def onnx_of(program: torch.export.ExportedProgram) -> tuple[bytes, Callable[...,
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
 
-    def run(*arguments: Any) -> list[Tensor]:
-        arrays = [t.cpu().numpy() for t in torch.utils._pytree.tree_leaves(arguments)]
+    def run(*arguments: Tensor) -> list[Tensor]:
+        arrays = [tensor.cpu().numpy() for tensor in arguments]
         outputs = session.run(None, dict(zip(names, arrays, strict=True)))
         return [torch.from_numpy(output) for output in outputs]
 
