@@ -4,6 +4,7 @@ and keep what is not a number to its own image."""
 import copy
 import io
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -121,6 +122,36 @@ def test_a_trace_of_a_block_serves_other_sizes(name):
         x = torch.randn(shape)
         for y in (x, x.contiguous(memory_format=torch.channels_last)):
             torch.testing.assert_close(traced(y), block(y), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def compiler():
+    torch._dynamo.reset()
+    yield partial(torch.compile, fullgraph=True, backend="aot_eager", dynamic=True)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("geometry", ["signed", "unary"])
+@pytest.mark.parametrize("implementation", ["auto", "fused"])
+def test_a_relation_compiles_to_one_graph(geometry, implementation, compiler, monkeypatch):
+    monkeypatch.setattr(object_relation, "FEW_PAIRS", 0)
+    module = OfOneImage(make(geometry, implementation=implementation))
+    compiled, boxes = compiler(module), make_regions((23,)).boxes
+    for count in (23, 7):
+        features = torch.randn(count, DIM, requires_grad=True)
+        expected, actual = (f(features, boxes[:count]) for f in (module, compiled))
+        torch.testing.assert_close(actual, expected)
+        gradients = [torch.autograd.grad(y.square().sum(), features)[0] for y in (actual, expected)]
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["GC", "SE", "GloRe", "NL, dot product"])
+def test_a_block_compiles_to_one_graph(name, compiler):
+    block = make_block(name)
+    compiled = compiler(block)
+    for shape in ((2, 8, 7, 6), (3, 8, 4, 9)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(compiled(x), block(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("harm", [torch.inf, -torch.inf, torch.nan])
