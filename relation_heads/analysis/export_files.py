@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shlex
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -25,6 +26,8 @@ def try_and_write(args: argparse.Namespace) -> None:
         raise ValueError(f"--detectors: {unknown[0]!r} is none of {', '.join(DETECTORS)}.")
     logging.disable(logging.WARNING)  # of every model and every exporter
     content: dict[str, Any] = provenance(0, "tools/try_exports.py")
+    some = ["--detectors", *args.detectors] if args.detectors else []
+    content["command"] = shlex.join(["tools/try_exports.py", *some])  # --output is of one machine
     args.output.parent.mkdir(parents=True, exist_ok=True)
     cells: list[Cell] = []
     for cell in try_exports(names):

@@ -63,7 +63,7 @@ class BoxBranch(nn.Module):
         Args:
             pooled: (R, C, h, w) features of the regions.
             boxes: (R, 4) x1, y1, x2, y2 in pixels.
-            image_size: (2,) height and width in pixels.
+            image_size: (2,) int64, height and width in pixels.
             feature_map: (1, D, H, W) of the backbone, the one that iterative reasoning reads; None
                 for all others.
 
@@ -106,7 +106,7 @@ def example_of(model: nn.Module, image: Tensor) -> Example:
     (proposals,), _ = model.proposal_generator(images, maps)
     heads, boxes = model.roi_heads, proposals.proposal_boxes
     pooled = heads.box_pooler([maps[name] for name in heads.box_in_features], [boxes])
-    size = torch.tensor(images.image_sizes[0], dtype=torch.float32, device=boxes.device)
+    size = torch.tensor(images.image_sizes[0], device=boxes.device)
     mechanism = getattr(heads, "mechanism", None)
     if isinstance(mechanism, ReasoningMechanism):
         return pooled, boxes.tensor, size, maps[mechanism.in_feature]
