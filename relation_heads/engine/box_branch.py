@@ -42,7 +42,7 @@ class BoxBranch(nn.Module):
             roi_heads: of an FPN, DC5 or C5 model, stock or relational.
 
         Raises:
-            ValueError: other heads.
+            ValueError: other heads, or SGRN that refines its boxes.
         """
         super().__init__()
         if not isinstance(roi_heads, StandardROIHeads) or isinstance(
@@ -55,6 +55,10 @@ class BoxBranch(nn.Module):
         self.box_head = roi_heads.box_head
         self.box_predictor = roi_heads.box_predictor
         self.mechanism = roi_heads.mechanism if isinstance(roi_heads, Relational) else None
+        if getattr(self.mechanism, "resampler", None):
+            raise ValueError(
+                "The box branch has given boxes: MODEL.SGRN.REFINE must be False, got True."
+            )
 
     def forward(
         self, pooled: Tensor, boxes: Tensor, image_size: Tensor, feature_map: Tensor | None = None
@@ -87,7 +91,7 @@ class BoxBranch(nn.Module):
 
 def _no_other_boxes(*args: object, **kwargs: object) -> Tensor:
     """In the place of `seam.Embed`."""
-    raise ValueError("The box branch has given regions: MODEL.SGRN.REFINE must be False.")
+    raise ValueError("The box branch has given boxes, and the mechanism asks for others.")
 
 
 Example = tuple[Tensor, ...]  # the arguments of `BoxBranch.forward`
