@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from relation_heads.layers import (
+    SGRN,
     GlobalContext,
     GloRe,
     NonLocal,
@@ -140,6 +141,19 @@ def test_a_relation_compiles_to_one_graph(implementation, compiler, monkeypatch)
     actual = [compiled(*each) for each in inputs]
     module.relation.implementation = "simple"
     torch.testing.assert_close(actual, [module(*each) for each in inputs])
+
+
+def test_sgrn_compiles_to_one_graph(compiler):
+    sgrn = SGRN(DIM, 9, latent_dim=4, graph_dims=(8, 4), num_kernels=2, num_neighbors=5).eval()
+    sgrn.requires_grad_(False)
+
+    def forward(features, nodes, boxes):
+        return sgrn(features, nodes, Regions.from_boxes([boxes], [(300, 400)]))
+
+    compiled, boxes = compiler(forward), make_regions((23,)).boxes
+    for count in (23, 7):
+        inputs = torch.randn(count, DIM), torch.randn(count, 9), boxes[:count]
+        torch.testing.assert_close(compiled(*inputs), forward(*inputs))
 
 
 @pytest.mark.parametrize("name", ["GC", "SE", "GloRe"])
