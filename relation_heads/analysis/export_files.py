@@ -42,5 +42,6 @@ def try_and_write(args: argparse.Namespace) -> None:
 def table_of(content: str) -> str:
     """The table of such a file, and where it was made."""
     record = json.loads(content)
-    made = f"{record['command']}, commit {record['commit']}, torch {record['versions']['torch']}"
-    return f"{table([Cell(**cell) for cell in record['cells']])}\n\nMade by `{made}`."
+    cells = [Cell(**cell) for cell in record["cells"]]
+    made = f"commit {record['commit']}, torch {record['versions']['torch']}"
+    return f"{table(cells)}\n\nMade by `{record['command']}`, {made}."
