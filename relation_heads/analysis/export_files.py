@@ -7,6 +7,7 @@ import json
 import logging
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -39,9 +40,8 @@ def try_and_write(args: argparse.Namespace) -> None:
     print(f"{table(cells)}\n\nWritten to {args.output}.")
 
 
-def table_of(content: str) -> str:
+def table_of(record: Mapping[str, Any]) -> str:
     """The table of such a file, and where it was made."""
-    record = json.loads(content)
     cells = [Cell(**cell) for cell in record["cells"]]
     made = f"commit {record['commit']}, torch {record['versions']['torch']}"
     return f"{table(cells)}\n\nMade by `{record['command']}`, {made}."

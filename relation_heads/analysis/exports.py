@@ -19,7 +19,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from ..config import find_config, get_cfg
+from ..config import find_config, get_cfg, merge_file
 from ..engine.box_branch import BoxBranch, difference_of, example_of, export_branch, onnx_of
 from ..engine.export_model import inference
 from .shrink import images, settle, shrink
@@ -111,9 +111,9 @@ def try_exports(
 def build(name: str) -> tuple[nn.Module, list[Tensor]]:
     """A narrow model of random weights, and two images."""
     cfg: CfgNode = get_cfg()
-    cfg.merge_from_file(find_config(BASE))
+    merge_file(cfg, find_config(BASE))
     if name in FILES:
-        cfg.merge_from_file(find_config(FILES[name]))
+        merge_file(cfg, find_config(FILES[name]))
     cfg.merge_from_list([*DETECTORS[name], "MODEL.DEVICE", "cpu"])
     small = shrink(cfg)
     torch.manual_seed(0)
