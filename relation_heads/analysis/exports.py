@@ -37,7 +37,7 @@ DETECTORS: dict[str, tuple[Any, ...]] = {
     "learned duplicate removal": (*ENDS, "learned", f"{END}.LEARN", True),
     "GC blocks": (),
 }
-FILES = {"GC blocks": "blocks/gc.yaml"}
+CONFIGS = {"GC blocks": "RelationalScenes/faster_rcnn_R_18_FPN_gc.yaml"}  # of others: BASE
 # The others have the box branch of the stock detector.
 WITH_A_BRANCH = ("stock", "relation", "SGRN", "reasoning")
 PARTS = ("whole detector", "box branch")
@@ -111,9 +111,7 @@ def try_exports(
 def build(name: str) -> tuple[nn.Module, list[Tensor]]:
     """A narrow model of random weights, and two images."""
     cfg: CfgNode = get_cfg()
-    merge_file(cfg, find_config(BASE))
-    if name in FILES:
-        merge_file(cfg, find_config(FILES[name]))
+    merge_file(cfg, find_config(CONFIGS.get(name, BASE)))
     cfg.merge_from_list([*DETECTORS[name], "MODEL.DEVICE", "cpu"])
     small = shrink(cfg)
     torch.manual_seed(0)
