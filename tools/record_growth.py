@@ -43,6 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if bool(args.draw) == bool(args.config_file):
         parser.error("give either --config-file, to train, or --draw")
     args.eval_only = args.resume = False
+    args.schedule = ""
     return args
 
 

@@ -22,7 +22,7 @@ from ..config import get_cfg
 from ..config.defaults import NODES
 from ..config.files import all_configs, find_config, merge_file
 from ..zoo import entries
-from . import evaluators, mutation
+from . import evaluators, export_files, mutation
 from . import stable_lr_files as stable_lr
 from .given_boxes import results as given_boxes
 from .given_boxes.table import tables
@@ -68,6 +68,8 @@ def part(name: str) -> str:
     folder = ROOT / name
     if name.endswith(".json"):
         content = json.loads(folder.read_text(encoding="utf-8"))
+        if "cells" in content:
+            return export_files.table_of(content)
         if "cases" in content:
             return evaluators.table(content)
         if "mutants" in content:

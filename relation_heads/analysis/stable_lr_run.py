@@ -32,7 +32,12 @@ def measure(config: str, opts: Sequence[str]) -> None:
     """
     cfg = setup_cfg(
         argparse.Namespace(
-            config_file=config, opts=list(opts), dataset=[], eval_only=False, resume=False
+            config_file=config,
+            schedule="",
+            opts=list(opts),
+            dataset=[],
+            eval_only=False,
+            resume=False,
         )
     )
     trainer = MeasuringTrainer(cfg)

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of `train`, with the model in the place of the config."""
     parser.add_argument("config_file", metavar="MODEL", help=CHECKPOINT_OR_CONFIG)
     train.add_launch(parser)
-    parser.set_defaults(eval_only=True, resume=False)
+    parser.set_defaults(eval_only=True, resume=False, schedule="")
 
 
 run = train.run

@@ -1,10 +1,13 @@
-"""Write a whole detector as TorchScript, checked against the model at two sizes of image.
+"""Write a detector as TorchScript or ONNX, checked against the model at two sizes of image.
 
     relation-heads export output/model_final.pth --output detector.ts
+    relation-heads export output/model_final.pth --output box_branch.onnx
 
 `torch.jit.load("detector.ts")` runs it without this package and without Detectron2's Python code;
 torchvision must be imported, whose operators it uses. It holds for other sizes of image. A traced
-relation module computes all pairs of regions at once.
+relation module computes all pairs of regions at once. A name that ends in .onnx gets the box branch
+alone: from the pooled features and boxes of regions to their probabilities and boxes, before NMS.
+It needs `pip install 'relation_heads[export]'`.
 """
 
 from __future__ import annotations

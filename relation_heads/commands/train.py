@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Detectron2's arguments (`detectron2.engine.default_argument_parser`), and `--dataset`."""
     add = parser.add_argument
     add("--config-file", default="", metavar="FILE", help="a path or a name, see above")
+    add("--schedule", default="", metavar="FILE", help="a config that is merged after it: a path "
+        "or a name, such as schedules/own_100.yaml")  # fmt: skip
     add("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR, if "
         "there is one")  # fmt: skip
     add("--overwrite", action="store_true", help="start anew in an OUTPUT_DIR that has a training "

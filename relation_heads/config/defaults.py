@@ -80,7 +80,7 @@ def _relation() -> CN:
     # How the same function is computed: "simple" (all pairs at once), "fused" (block by block, in
     # less time and memory), "triton" (a kernel computes the gate of all pairs; no GPU has run it
     # yet; an error where it cannot run), or "auto": fused above some 180 regions, else simple,
-    # never triton. In torch.jit.trace all of them are simple.
+    # never triton. In torch.jit.trace, torch.export and torch.compile all of them are simple.
     node.IMPLEMENTATION = "auto"
     return node
 

@@ -1,4 +1,4 @@
-"""A whole detector as TorchScript, checked against itself at two sizes of image."""
+"""A detector as TorchScript, or its box branch as ONNX, checked against itself at two sizes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from detectron2.export import TracingAdapter
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from .box_branch import BoxBranch, difference_of, example_of, export_branch, onnx_of
 from .predictor import load
 
 TOLERANCE = 1e-3  # of boxes in pixels, relative to their size
@@ -26,10 +27,13 @@ def export(args: argparse.Namespace) -> None:
     """
     predictor = load(args.model, device=args.device, opts=args.opts)
     model = predictor.model
+    if args.output.suffix == ".onnx":
+        _export_box_branch(model, args)
+        return
     traced, outputs_of = trace(model, _image(model, args.height, args.width))
     for height, width in ((args.height, args.width), (args.height + 64, args.width + 96)):
         image = _image(model, height, width)
-        problem = difference(_inference(model, [{"image": image}])[0]["instances"],
+        problem = difference(inference(model, [{"image": image}])[0]["instances"],
                              outputs_of(traced(image)))  # fmt: skip
         if problem:
             raise ValueError(f"The trace of {args.model} at {height} x {width}: {problem}")
@@ -40,13 +44,33 @@ def export(args: argparse.Namespace) -> None:
           f"{predictor.cfg.INPUT.FORMAT}, and gives {fields}.")  # fmt: skip
 
 
+def _export_box_branch(model: nn.Module, args: argparse.Namespace) -> None:
+    """The box branch as ONNX, compared with the model for the regions of two images."""
+    branch = BoxBranch(model.roi_heads)
+    sizes = ((args.height, args.width), (args.height + 64, args.width + 96))
+    examples = [example_of(model, _image(model, *size)) for size in sizes]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of versions of ONNX
+        content, run = onnx_of(export_branch(branch, examples[0]))
+    for example in examples:
+        with torch.no_grad():
+            problem = difference_of(run(*example), branch(*example), TOLERANCE)
+        if problem:
+            raise ValueError(f"The ONNX file of {args.model} {problem}.")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_bytes(content)
+    print(f"{args.output} written: the box branch, from pooled features and boxes of regions to "
+          "their probabilities and boxes.")  # fmt: skip
+
+
 def _image(model: nn.Module, height: int, width: int) -> Tensor:
     """The same noise every time."""
     generator = torch.Generator().manual_seed(0)
     return (255 * torch.rand(3, height, width, generator=generator)).to(model.device)
 
 
-def _inference(model: nn.Module, inputs: list[dict[str, Tensor]]) -> list[dict[str, Any]]:
+def inference(model: nn.Module, inputs: list[dict[str, Tensor]]) -> list[dict[str, Any]]:
+    """Detections in the input's pixels, as `TracingAdapter` wants it."""
     return [{"instances": model.inference(inputs, do_postprocess=False)[0]}]
 
 
@@ -63,7 +87,7 @@ def trace(
     Raises:
         ValueError: the model cannot be traced.
     """
-    adapter = TracingAdapter(model, [{"image": image}], _inference)
+    adapter = TracingAdapter(model, [{"image": image}], inference)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of shapes that are constants; checked afterwards

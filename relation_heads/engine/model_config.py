@@ -47,11 +47,7 @@ def config_of(source: str | os.PathLike[str]) -> CfgNode:
     if source in zoo.entries():
         source = zoo.path_of(source)
     if is_yaml(source):
-        path = find_config(source)
-        try:
-            merge_file(cfg, path)
-        except NOT_MERGED as error:
-            raise ValueError(f"{path} is not a config that can be read: {_said(error)}") from error
+        merge_config(cfg, source)
         return cfg
     saved = read_checkpoint(source)
     if CONFIG not in saved:
@@ -72,6 +68,20 @@ def config_of(source: str | os.PathLike[str]) -> CfgNode:
 def is_yaml(source: str) -> bool:
     """Whether it is a config, not a checkpoint or a name of the zoo."""
     return not source.endswith(CHECKPOINTS) and source not in zoo.entries()
+
+
+def merge_config(cfg: CfgNode, name: str) -> None:
+    """Merges a YAML: a path, or a name below `configs/` or Detectron2's own.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or a key or value does not fit.
+    """
+    path = find_config(name)
+    try:
+        merge_file(cfg, path)
+    except NOT_MERGED as error:
+        raise ValueError(f"{path} is not a config that can be read: {_said(error)}") from error
 
 
 def merge_overrides(cfg: CfgNode, opts: Sequence[Any]) -> None:

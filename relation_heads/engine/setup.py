@@ -13,7 +13,7 @@ from ..config import find_config, get_cfg
 from ..data.coco_format import register_coco_folder
 from .checks import check_cfg
 from .form_checks import head_names
-from .model_config import config_of, is_yaml, merge_overrides
+from .model_config import config_of, is_yaml, merge_config, merge_overrides
 
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
@@ -21,7 +21,8 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
 
     Args:
         args: of `tools/train_net.py`; a config given by name becomes a path. It
-            may be a checkpoint, which has its config inside.
+            may be a checkpoint, which has its config inside. `schedule` is a
+            YAML that is merged after it, or "".
 
     Raises:
         FileNotFoundError, ValueError: a file, key or value is wrong; says which, and
@@ -34,6 +35,8 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         cfg = config_of(args.config_file)
         if is_yaml(args.config_file):
             made_for = args.config_file = find_config(args.config_file)
+    if args.schedule:
+        merge_config(cfg, args.schedule)
     merge_overrides(cfg, args.opts)
     heads = head_names(made_for, args.opts)
     check_cfg(cfg, eval_only=args.eval_only, resume=args.resume, earlier_heads=heads)

@@ -165,4 +165,4 @@ def polar(offsets: Tensor, angle: Angle = "atan2") -> Tensor:
     require(one_of("angle", angle, get_args(Angle)))
     x, y = offsets.unbind(-1)
     theta = torch.atan2(y, x) if angle == "atan2" else torch.atan(y / x).nan_to_num(0.0)
-    return torch.stack([torch.hypot(x, y), theta], dim=-1)
+    return torch.stack([(x * x + y * y).sqrt(), theta], dim=-1)  # ONNX has no hypot

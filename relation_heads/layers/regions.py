@@ -58,10 +58,11 @@ class Regions:
                 f"Regions.splits names {len(self.splits)} images, "
                 f"image_sizes {len(self.image_sizes)}."
             )
-        if sum(self.splits) != len(self):
+        # Not len(), which would make a constant of the number of regions in `torch.export`.
+        if sum(self.splits) != self.boxes.shape[0]:
             raise ValueError(
                 f"Regions.splits {self.splits} sums to {sum(self.splits)}, "
-                f"but there are {len(self)} boxes."
+                f"but there are {self.boxes.shape[0]} boxes."
             )
         if self.is_key is not None and (
             self.is_key.dtype != torch.bool or self.is_key.shape != self.boxes.shape[:1]

@@ -4,12 +4,14 @@ and keep what is not a number to its own image."""
 import copy
 import io
 import pickle
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from relation_heads.layers import (
+    SGRN,
     GlobalContext,
     GloRe,
     NonLocal,
@@ -121,6 +123,46 @@ def test_a_trace_of_a_block_serves_other_sizes(name):
         x = torch.randn(shape)
         for y in (x, x.contiguous(memory_format=torch.channels_last)):
             torch.testing.assert_close(traced(y), block(y), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def compiler():
+    torch._dynamo.reset()
+    yield partial(torch.compile, fullgraph=True, backend="eager", dynamic=True)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("implementation", ["auto", "fused"])
+def test_a_relation_compiles_to_one_graph(implementation, compiler, monkeypatch):
+    monkeypatch.setattr(object_relation, "FEW_PAIRS", 0)
+    module = OfOneImage(make("signed", implementation=implementation).requires_grad_(False))
+    compiled, boxes = compiler(module), make_regions((23,)).boxes
+    inputs = [(torch.randn(count, DIM), boxes[:count]) for count in (23, 7)]
+    actual = [compiled(*each) for each in inputs]
+    module.relation.implementation = "simple"
+    torch.testing.assert_close(actual, [module(*each) for each in inputs])
+
+
+def test_sgrn_compiles_to_one_graph(compiler):
+    sgrn = SGRN(DIM, 9, latent_dim=4, graph_dims=(8, 4), num_kernels=2, num_neighbors=5).eval()
+    sgrn.requires_grad_(False)
+
+    def forward(features, nodes, boxes):
+        return sgrn(features, nodes, Regions.from_boxes([boxes], [(300, 400)]))
+
+    compiled, boxes = compiler(forward), make_regions((23,)).boxes
+    for count in (23, 7):
+        inputs = torch.randn(count, DIM), torch.randn(count, 9), boxes[:count]
+        torch.testing.assert_close(compiled(*inputs), forward(*inputs))
+
+
+@pytest.mark.parametrize("name", ["GC", "SE", "GloRe"])
+def test_a_block_compiles_to_one_graph(name, compiler):
+    block = make_block(name).requires_grad_(False)
+    compiled = compiler(block)
+    for shape in ((2, 8, 7, 6), (3, 8, 4, 9)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(compiled(x), block(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("harm", [torch.inf, -torch.inf, torch.nan])

@@ -111,7 +111,11 @@ def check(program, arguments):
         args = default_argument_parser().parse_args(arguments)
     else:
         args = load(program).parse_args(arguments)
-    configs = [word for word in arguments if word.endswith(".yaml") or word in PLACEHOLDERS]
+    configs = [
+        word
+        for word in arguments
+        if word in PLACEHOLDERS or (word.endswith(".yaml") and not word.startswith("output/"))
+    ]
     overrides = getattr(args, "opts", None) or getattr(args, "overrides", [])
     for config in configs or PLACEHOLDERS[:1]:
         cfg = get_cfg()

@@ -131,8 +131,9 @@ class ObjectRelation(nn.Module):
                 `relation_weights`), "fused" (blocks of queries, `fused_relation`), "triton" (the
                 gate of all pairs by a kernel, `triton_gate.triton_relation`; no GPU has run it yet)
                 or "auto": "fused" for images of more than FEW_PAIRS pairs, else "simple". Without a
-                gate "fused" and "triton" are torch's own attention. Under `torch.jit.trace` all of
-                them are "simple", since blocks would be of one number of regions.
+                gate "fused" and "triton" are torch's own attention. In `torch.jit.trace`,
+                `torch.export` and `torch.compile` all of them are "simple": blocks would be of one
+                number of regions, and break a compiled graph. It takes the memory of all pairs.
 
         Raises:
             ArgumentError: arguments outside these, all of them at once.
@@ -209,7 +210,7 @@ class ObjectRelation(nn.Module):
     ) -> Tensor:
         """Eq. 2 for one image: (Nq, H, d_k), what enters W_K and W_V (Nk, D) to (Nq, H, d_v)."""
         implementation: str = self.implementation
-        if torch.jit.is_tracing():
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
             implementation = "simple"
         elif implementation == "auto":
             implementation = "fused" if len(query) * len(keys) > FEW_PAIRS else "simple"
@@ -248,7 +249,7 @@ class ObjectRelation(nn.Module):
         self, features: Tensor, regions: Regions
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
         """Of each image W_Q f (Nq, H, d_k), what enters W_K and W_V (Nk, D each), both boxes."""
-        if not torch.jit.is_tracing() and features.shape != (len(regions), self.dim):
+        if not torch.jit.is_tracing() and features.shape != (regions.boxes.shape[0], self.dim):
             raise ValueError(
                 f"features must be ({len(regions)}, {self.dim}) for these regions, "
                 f"got {tuple(features.shape)}."

@@ -298,7 +298,7 @@ class SGRN(nn.Module):
 
     @staticmethod
     def _check_rows(name: str, rows: Tensor, width: int, regions: Regions) -> None:
-        if not torch.jit.is_tracing() and rows.shape != (len(regions), width):
+        if not torch.jit.is_tracing() and rows.shape != (regions.boxes.shape[0], width):
             raise ValueError(
                 f"{name} must be ({len(regions)}, {width}) for these regions, "
                 f"got {tuple(rows.shape)}."
