@@ -33,11 +33,7 @@ def setup_environment() -> None:
 
 
 def register() -> None:
-    """Registers everything; calling it again changes nothing.
-
-    Raises:
-        ValueError: `RELATION_HEADS_DATASETS` has a bad entry.
-    """
+    """Registers everything; calling it again changes nothing."""
     from . import modeling  # noqa: F401  (registers)
     from .data.builtin import register_builtin
 

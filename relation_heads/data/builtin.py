@@ -48,11 +48,7 @@ CONVERTED = {
 
 
 def register_builtin() -> None:
-    """Registers all data sets of this package; calling it again changes nothing.
-
-    Raises:
-        ValueError: `RELATION_HEADS_DATASETS` has a bad entry.
-    """
+    """Registers all data sets of this package; calling it again changes nothing."""
     for scenes, tool in (
         ("relational_scenes", "make_relational_scenes.py"),
         ("relational_scenes_crowded", "make_relational_scenes.py --crowded"),

@@ -13,6 +13,7 @@ Class names are read at once, images and annotations when Detectron2 asks for th
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -23,6 +24,8 @@ from detectron2.data.datasets import load_coco_json
 
 from .checks.format import structure_problem
 from .checks.keypoints import is_list_of_names, is_skeleton
+
+logger = logging.getLogger(__name__)
 
 ENV_VARIABLE = "RELATION_HEADS_DATASETS"
 _LINE_COLOUR = (255, 128, 0)  # RGB, of lines between keypoints in pictures
@@ -120,27 +123,25 @@ def keypoint_metadata(dataset: Mapping[str, Any]) -> dict[str, Any]:
 def register_from_env() -> list[str]:
     """Registers the entries `name=annotations.json,image_folder` of `RELATION_HEADS_DATASETS`.
 
-    Entries are separated by `;`.
+    Entries are separated by `;`. It runs when the package is imported, so an entry that is malformed
+    or cannot be registered ends nothing: a warning names it, and who uses its data set is told that
+    it is not registered.
 
     Returns:
-        their names.
-
-    Raises:
-        ValueError: an entry is malformed or cannot be registered; names the variable and the entry.
+        the names of the others.
     """
     names = []
     for entry in filter(None, (e.strip() for e in os.getenv(ENV_VARIABLE, "").split(";"))):
         name, _, paths = entry.partition("=")
         parts = [part.strip() for part in (name, *paths.split(","))]
-        if len(parts) != 3 or not all(parts):
-            raise ValueError(
-                f"{ENV_VARIABLE}: {entry!r} must have the form name=annotations.json,image_folder."
-            )
         try:
+            if len(parts) != 3 or not all(parts):
+                raise ValueError("it must have the form name=annotations.json,image_folder.")
             register_coco_folder(*parts)
         except (OSError, ValueError) as error:
-            raise ValueError(f"{ENV_VARIABLE}: {entry!r} cannot be registered: {error}") from error
-        names.append(parts[0])
+            logger.warning(f"{ENV_VARIABLE}: {entry!r} is not registered: {error}")
+        else:
+            names.append(parts[0])
     return names
 
 

@@ -40,7 +40,7 @@ def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
-    prepare_folder(cfg.OUTPUT_DIR, args.resume, getattr(args, "overwrite", False))
+    prepare_folder(cfg.OUTPUT_DIR, args.resume, args.overwrite)
     trainer = RelationTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     if cfg.TEST.AUG.ENABLED:
