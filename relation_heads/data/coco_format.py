@@ -123,9 +123,9 @@ def keypoint_metadata(dataset: Mapping[str, Any]) -> dict[str, Any]:
 def register_from_env() -> list[str]:
     """Registers the entries `name=annotations.json,image_folder` of `RELATION_HEADS_DATASETS`.
 
-    Entries are separated by `;`. It runs when the package is imported, so an entry that is malformed
-    or cannot be registered ends nothing: a warning names it, and who uses its data set is told that
-    it is not registered.
+    Entries are separated by `;`. It runs when the package is imported, so an entry that is
+    malformed or cannot be registered ends nothing: a warning names it, and who uses its data set is
+    told that it is not registered.
 
     Returns:
         the names of the others.

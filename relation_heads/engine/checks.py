@@ -33,6 +33,7 @@ from ..modeling.context_plugins import parse_plugins
 from ..modeling.registered import roi_heads_class
 from .dataset_checks import NUM_CLASSES, dataset_problems
 from .form_checks import form_problems, unread_problems
+from .stock_checks import stock_problems
 
 logger = logging.getLogger(__name__)
 SEMANTIC = ("SemanticSegmentor", "PanopticFPN")  # meta-architectures with a semantic head
@@ -62,7 +63,7 @@ def check_cfg(
     # With other heads, or other values, the rest may be right.
     form = [*form_problems(cfg, earlier_heads), *values]
     problems = [*_names(cfg), *(form or [*unread_problems(cfg), *_heads(cfg)]), *_device(cfg)]
-    problems += dataset_problems(cfg, eval_only)
+    problems += [*stock_problems(cfg, eval_only), *dataset_problems(cfg, eval_only)]
     problems += [] if values else [*_context_blocks(cfg), *_end_of_head(cfg)]
     if not resumes:
         problems += _weights(cfg)

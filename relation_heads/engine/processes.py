@@ -19,6 +19,8 @@ import torch.distributed as dist
 from detectron2.engine import launch
 from detectron2.utils import comm
 
+from ..layers.arguments import at_least, require, within
+
 OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 # Only `srun` sets all of them; in the batch script itself the names of a step are missing.
 OF_SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE")
@@ -66,9 +68,13 @@ def run_everywhere(run: Callable[[argparse.Namespace], Any], args: argparse.Name
         run: a function of a module.
         args: of `tools/train_net.py`. Where a launcher starts the processes again after a failure,
             they resume.
+
+    Raises:
+        ValueError: numbers of processes or machines that cannot be.
     """
     place = place_of(os.environ)
     if place is None:
+        _check(args)
         launch(
             run,
             args.num_gpus,
@@ -84,6 +90,18 @@ def run_everywhere(run: Callable[[argparse.Namespace], Any], args: argparse.Name
         run(args)
     finally:
         dist.destroy_process_group()
+
+
+def _check(args: argparse.Namespace) -> None:
+    """The numbers of processes and machines."""
+    require(
+        at_least("--num-gpus", args.num_gpus, 1),
+        at_least("--num-machines", args.num_machines, 1),
+        within("--machine-rank", args.machine_rank, f"[0, {max(args.num_machines, 1) - 1}]"),
+    )
+    there = torch.cuda.device_count() if torch.cuda.is_available() else None
+    if there is not None and args.num_gpus > there:
+        raise ValueError(f"--num-gpus is {args.num_gpus}, and this machine has {there}.")
 
 
 def _join(place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -15,7 +16,7 @@ pytest.importorskip("detectron2")
 import torch
 
 from relation_heads.config import get_cfg
-from relation_heads.engine.processes import Place, place_of
+from relation_heads.engine.processes import Place, place_of, run_everywhere
 from relation_heads.engine.train import prepare_folder
 from tests.helpers import tiny_cfg, tiny_coco
 
@@ -45,6 +46,20 @@ SLURM = {
 )
 def test_the_place_of_a_process_is_in_its_environment(environment, place):
     assert place_of(environment) == place
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"num_gpus": 0}, {"num_gpus": -1}, {"num_machines": 0}, {"machine_rank": 5}],
+    ids=str,
+)
+def test_wrong_numbers_of_processes_are_named(monkeypatch, change):
+    for name in (*TORCHRUN, *SLURM):
+        monkeypatch.delenv(name, raising=False)
+    numbers = {"num_gpus": 1, "num_machines": 2, "machine_rank": 0, "dist_url": "", **change}
+    (name,) = change
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')}"):
+        run_everywhere(print, argparse.Namespace(**numbers))
 
 
 def checkpoints(folder):
