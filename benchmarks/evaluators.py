@@ -29,6 +29,7 @@ import numpy as np
 
 from relation_heads.analysis.evaluators import OURS, table
 from relation_heads.analysis.provenance import provenance
+from relation_heads.data.files import write_whole
 
 from .measure import seconds_in_turns
 
@@ -221,4 +222,4 @@ def compare_evaluators(args: argparse.Namespace) -> None:
         result["cases"].append(alone(measure, classes, names, args))
         print(table({**result, "cases": result["cases"][-1:]}), flush=True)
         if args.json is not None:
-            args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            write_whole(args.json, json.dumps(result, indent=1) + "\n")

@@ -35,8 +35,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{name} must be at least 1, got {getattr(args, name)}.")
     if min(args.classes) < 1:
         parser.error(f"--classes must be at least 1, got {min(args.classes)}.")
-    if args.json is not None and not args.json.absolute().parent.is_dir():
-        parser.error(f"--json: there is no folder {args.json.absolute().parent}.")
     return args
 
 

@@ -90,7 +90,7 @@ class Samples(Dataset):
                 try:
                     sample = self.mapper(_readable(record))
                 except Exception as error:  # what reads broken files raises whatever it likes
-                    broken.append(f"{record.get('file_name')}: {error}")
+                    broken.append(f"{record.get('file_name')}: {type(error).__name__}: {error}")
                     sample = None
                 if sample is not None:
                     return {**sample, BROKEN: broken} if broken else sample

@@ -357,7 +357,7 @@ def test_a_stopped_run_goes_on_where_it_was(tool, monkeypatch, year, stop_at, cu
         return original(path, **options)
 
     monkeypatch.setattr(ade20k, "read_image", read_until)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
         tool("--labels reasoning --min-count 1 --workers 1", year)
     kept = Path("out/ade_read.jsonl")
     lines = kept.read_bytes().splitlines(keepends=True) if kept.exists() else []

@@ -123,7 +123,7 @@ def test_torchrun_trains_once_and_a_killed_process_loses_nothing(tmp_path):
     def trained(folder, killed):
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-            "--max-restarts", "1", str(program), "train", "--config-file",
+            "--max-restarts", "3", str(program), "train", "--config-file",
             str(tmp_path / "tiny.yaml"), "--dataset", "pictures", str(coco.json_file),
             str(coco.image_root), "OUTPUT_DIR", str(folder),
         ]  # fmt: skip

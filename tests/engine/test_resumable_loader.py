@@ -134,5 +134,5 @@ def test_a_pipe_is_no_image(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     records = [{"file_name": str(tmp_path / "pipe.jpg")}]
     made = ResumableLoader(Samples(records, augmented), TrainingSampler(1), 1, None, 0)
-    with pytest.raises(ValueError, match=r"pipe\.jpg: it is no file"):
+    with pytest.raises(ValueError, match=r"pipe\.jpg: OSError: it is no file"):
         next(iter(made))

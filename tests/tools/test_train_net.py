@@ -128,7 +128,8 @@ def test_the_arguments_are_those_of_detectron2(monkeypatch):
     load_tool("train_net").parse_args([])
     (ours,) = map(actions, parsers)
     ours.pop(("--dataset", "dataset"))
-    ours.pop(("--overwrite", "overwrite"))
+    for name in ("overwrite", "schedule"):
+        ours.pop((f"--{name}", name))
     stock = actions(default_argument_parser())
     assert ours == stock
 
