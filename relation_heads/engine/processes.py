@@ -8,18 +8,24 @@ environment. Such a process joins the others; without them Detectron2's own laun
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
+import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from detectron2.engine import launch
 from detectron2.utils import comm
+from torch.multiprocessing import ProcessExitedException
 
 from ..layers.arguments import at_least, require, within
+from .signals import SIGNALS
 
 OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 # Only `srun` sets all of them; in the batch script itself the names of a step are missing.
@@ -75,14 +81,16 @@ def run_everywhere(run: Callable[[argparse.Namespace], Any], args: argparse.Name
     place = place_of(os.environ)
     if place is None:
         _check(args)
-        launch(
-            run,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
+        several = args.num_gpus * args.num_machines > 1
+        with _signals_for_the_children() if several else nullcontext():
+            launch(
+                run,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(args,),
+            )
         return
     args.resume = args.resume or place.restarted
     _join(place)
@@ -90,6 +98,27 @@ def run_everywhere(run: Callable[[argparse.Namespace], Any], args: argparse.Name
         run(args)
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _signals_for_the_children() -> Iterator[None]:
+    """While open, signals that stop a training go on to the processes that this one started, and
+    it ends with their exit code."""
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, number)  # type: ignore[arg-type]
+
+    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    try:
+        yield
+    except ProcessExitedException as error:
+        if error.exit_code in [128 + number for number in SIGNALS]:
+            raise SystemExit(error.exit_code) from None
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _check(args: argparse.Namespace) -> None:

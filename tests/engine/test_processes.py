@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ import pytest
 pytest.importorskip("detectron2")
 
 import torch
+from detectron2.utils import comm
 
 from relation_heads.config import get_cfg
 from relation_heads.engine.processes import Place, place_of, run_everywhere
@@ -60,6 +64,36 @@ def test_wrong_numbers_of_processes_are_named(monkeypatch, change):
     (name,) = change
     with pytest.raises(ValueError, match=f"--{name.replace('_', '-')}"):
         run_everywhere(print, argparse.Namespace(**numbers))
+
+
+def wait_for_signal(args):
+    """A process of a training that ends as `StopOnSignal` ends it."""
+    got = []
+    signal.signal(signal.SIGTERM, lambda number, _: got.append(number))
+    (args.folder / f"ready{comm.get_rank()}").touch()
+    while not got:
+        time.sleep(0.02)
+    raise SystemExit(128 + got[0])
+
+
+def test_a_signal_reaches_the_processes_that_were_started(tmp_path, monkeypatch):
+    for name in (*TORCHRUN, *SLURM):
+        monkeypatch.delenv(name, raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def send():
+        while len(list(tmp_path.glob("ready*"))) < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=send, daemon=True).start()
+    args = argparse.Namespace(
+        num_gpus=2, num_machines=1, machine_rank=0, dist_url="auto", folder=tmp_path
+    )
+    with pytest.raises(SystemExit) as ended:
+        run_everywhere(wait_for_signal, args)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def checkpoints(folder):
