@@ -31,6 +31,7 @@ from ..config.values import value_problems
 from ..modeling import context_backbone
 from ..modeling.context_plugins import parse_plugins
 from ..modeling.registered import roi_heads_class
+from .checkpoint import saved_in
 from .dataset_checks import NUM_CLASSES, dataset_problems
 from .form_checks import form_problems, unread_problems
 from .stock_checks import stock_problems
@@ -58,7 +59,7 @@ def check_cfg(
     Raises:
         ValueError: one line per problem, with the key, its value and what is allowed.
     """
-    resumes = resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
+    resumes = resume and bool(saved_in(cfg.OUTPUT_DIR))
     values = list(value_problems(cfg))
     # With other heads, or other values, the rest may be right.
     form = [*form_problems(cfg, earlier_heads), *values]

@@ -255,7 +255,7 @@ def test_weights_are_not_read_when_a_run_is_resumed(cfg, tmp_path):
     cfg.MODEL.WEIGHTS = "nowhere.pth"
     assert_only_problem(cfg, "nowhere.pth", resume=True)  # there is no checkpoint to resume
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "last_checkpoint").write_text("model_0000001.pth")
+    (tmp_path / "out" / "model_0000001.pth").write_bytes(b"")
     assert_only_problem(cfg, "nowhere.pth")
     assert problems(cfg, resume=True) == []
 
@@ -286,7 +286,8 @@ def test_names_that_are_not_registered(cfg, key, wrong, right):
 def test_segmentation_head_that_is_not_registered(cfg):
     cfg.merge_from_list([*SEM_SEG, "MODEL.SEM_SEG_HEAD.NAME", "GloreFCNHead"])
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
-    assert_only_problem(cfg, "MODEL.SEM_SEG_HEAD.NAME 'GloreFCNHead'", "did you mean GloReFCNHead")
+    named = ("MODEL.SEM_SEG_HEAD.NAME 'GloreFCNHead'", "did you mean GloReFCNHead")
+    assert_only_problem(cfg, *named, eval_only=True)
 
 
 def test_relation_box_head_in_heads_that_do_not_tell_it_the_regions(cfg):
