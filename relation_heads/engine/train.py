@@ -66,6 +66,7 @@ def prepare_folder(folder: str, resume: bool, overwrite: bool) -> None:
         ValueError: there is a training, and it is neither resumed nor overwritten; or both.
     """
     saved = saved_in(folder)
+    comm.synchronize()  # all processes have looked before anything is deleted
     if resume and overwrite:
         raise ValueError("--resume goes on with a training, --overwrite deletes it: choose one.")
     if resume and not saved:
@@ -82,7 +83,6 @@ def prepare_folder(folder: str, resume: bool, overwrite: bool) -> None:
     if comm.is_main_process():
         for path in (*saved, Path(folder, LAST), Path(folder, "metrics.json")):
             path.unlink(missing_ok=True)
-    comm.synchronize()
 
 
 def summary(cfg: CfgNode, results: Mapping[str, Any]) -> list[str]:
