@@ -7,6 +7,7 @@ made and for one of another size, with another number of regions. Else it is "no
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ WITH_A_BRANCH = ("stock", "relation", "SGRN", "reasoning")
 PARTS = ("whole detector", "box branch")
 WAYS = ("trace", "script", "torch.export", "ONNX")
 SIZES = ((64, 96), (96, 160))  # of the image with which it is made, and of another one
+FOLDERS = r"/(?:[^/\s\"']+/)+"  # of an absolute path
 FIELDS = {"proposal_boxes": Boxes, "objectness_logits": Tensor,
           "pred_boxes": Boxes, "scores": Tensor, "pred_classes": Tensor}  # fmt: skip
 
@@ -136,12 +138,13 @@ def _tried(way: str, module: nn.Module, examples: Sequence[tuple[Any, ...]]) -> 
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of the innermost cause, and the next one if it announces it."""
+    """The first line of the innermost cause, and the next one if it announces it; of files their
+    names alone, which are the same on every machine."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
-    return f"{type(error).__name__}: {text[:160]}"
+    return f"{type(error).__name__}: {re.sub(FOLDERS, '', text)[:160]}"
 
 
 def traced(module: nn.Module, example: tuple[Any, ...]) -> Run:

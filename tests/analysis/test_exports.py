@@ -50,3 +50,9 @@ def test_every_row_is_the_detector_that_it_says(name):
     ends = {"Soft-NMS": "soft_nms", "learned duplicate removal": "learned"}
     assert getattr(end, "method", "nms") == ends.get(name, "nms")
     assert [image.shape[1:] for image in pictures] == list(exports.SIZES)
+
+
+def test_a_reason_names_no_folder_of_a_machine():
+    error = RuntimeError('Unknown type: File "/opt/venv/lib/torch/nn/module.py", line 8')
+    assert exports.one_line(error) == 'RuntimeError: Unknown type: File "module.py", line 8'
+    assert exports.one_line(ValueError("a / b at 3/4")) == "ValueError: a / b at 3/4"

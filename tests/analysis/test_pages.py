@@ -66,3 +66,5 @@ def test_commands_of_results_hold_on_any_machine():
     commands = [c for f in files for c in re.findall(r'"command": "(.*?)"[,}\n]', f.read_text())]
     assert len(commands) > 30
     assert not [command for command in commands if re.search(r"(^|[ ='])/\w", command)]
+    for file in files:
+        assert not re.findall(r"/(?:root|home|work|tmp|usr)/\S*", file.read_text()), file
