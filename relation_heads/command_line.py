@@ -92,9 +92,7 @@ def _not_about_itself(record: logging.LogRecord) -> bool:
 
 def unexpected(error: Exception) -> str:
     """What is known about an error that nobody thought of."""
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
+    trace = _origin(error.__traceback__)
     where = f"{trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}" if trace else "nowhere"
     said = " ".join(str(error).split())
     said = said if len(said) <= MOST_SAID else said[:MOST_SAID] + " ..."
@@ -137,12 +135,18 @@ def not_installed(package: str) -> str:
     return f"{missing}; `make setup` makes an environment that has everything, in .venv."
 
 
+def _origin(trace: TracebackType | None) -> TracebackType | None:
+    """Where an error came from: the innermost call."""
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return trace
+
+
 def _raised_here(trace: TracebackType | None) -> bool:
     """Whether a `raise` statement of ours was the origin, not a call of Python or of a package."""
+    trace = _origin(trace)
     if trace is None:
         return False
-    while trace.tb_next:
-        trace = trace.tb_next
     code = trace.tb_frame.f_code
     path = Path(code.co_filename).resolve()
     ours = any(path.is_relative_to(folder) for folder in _OURS)

@@ -93,6 +93,7 @@ class ReportingCheckpointer(DetectionCheckpointer):
         self.complete = complete
         self.about = dict(about or {})
         self.report: LoadReport | None = None
+        self._whole = ""  # the file that was found complete, to be read for that only once
 
     def save(self, name: str, **kwargs: Any) -> None:
         """See `Checkpointer.save`; a process that is killed in it leaves the files of before."""
@@ -127,7 +128,8 @@ class ReportingCheckpointer(DetectionCheckpointer):
             if not reason:
                 if damaged:
                     self.logger.warning(f"{'; '.join(damaged)}; going on from {path}.")
-                return str(path)
+                self._whole = str(path)
+                return self._whole
             damaged.append(f"{path} is damaged ({reason})")
         if damaged:
             raise ValueError(f"{'; '.join(damaged)}; {self.save_dir} has no other checkpoint.")
@@ -151,8 +153,9 @@ class ReportingCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         self._file = filename
-        if filename.endswith(".pth") and (reason := damage(Path(filename))):
-            raise ValueError(f"{filename} is damaged: {reason}.")
+        if filename.endswith(".pth") and filename != self._whole:
+            if reason := damage(Path(filename)):
+                raise ValueError(f"{filename} is damaged: {reason}.")
         checkpoint: dict[str, Any] = (
             _read_pickle(filename) if filename.endswith(".pkl") else super()._load_file(filename)
         )

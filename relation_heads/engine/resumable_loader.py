@@ -16,6 +16,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -175,22 +176,16 @@ class ResumableLoader:
         """
         broken: dict[str, None] = {}  # each once
         for batch in self._batches():
-            for sample in batch:
-                for sentence in sample.pop(BROKEN, ()):
-                    if sentence not in broken:
-                        logger.warning(f"A training image is left out: {sentence}")
-                    broken[sentence] = None
-                if len(broken) > self.max_broken or not sample:
-                    raise ValueError(
-                        "\n- ".join(
-                            [
-                                f"{len(broken)} training images cannot be read; "
-                                f"DATALOADER.MAX_BROKEN allows {self.max_broken}. "
-                                "tools/check_dataset.py --check-images finds all of them.",
-                                *broken,
-                            ]
-                        )
-                    )
+            for sentence in chain.from_iterable(sample.pop(BROKEN, ()) for sample in batch):
+                if sentence not in broken:
+                    logger.warning(f"A training image is left out: {sentence}")
+                broken[sentence] = None
+            if len(broken) > self.max_broken or not all(batch):
+                title = (
+                    f"{len(broken)} training images cannot be read; DATALOADER.MAX_BROKEN allows "
+                    f"{self.max_broken}. tools/check_dataset.py --check-images finds all of them."
+                )
+                raise ValueError("\n- ".join([title, *broken]))
             yield batch
 
     def _batches(self) -> Iterator[list[Record]]:

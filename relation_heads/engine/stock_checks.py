@@ -21,18 +21,6 @@ SAMPLERS = (
 Check = Callable[[str, Any], Wrong | None]
 
 
-def _least(minimum: float) -> Check:
-    return lambda key, value: at_least(key, value, minimum)
-
-
-def _in(interval: str) -> Check:
-    return lambda key, value: within(key, value, interval)
-
-
-def _positive(key: str, value: Any) -> Wrong | None:
-    return above(key, value, 0)
-
-
 def _each(check_items: Callable[[str, Any], Wrong | None]) -> Check:
     """A list, each item of which is a list."""
 
@@ -45,42 +33,42 @@ def _each(check_items: Callable[[str, Any], Wrong | None]) -> Check:
 
 _POSITIVE_NUMBERS = partial(numbers, interval="(0, inf)")
 ALWAYS: dict[str, Check] = {
-    "DATALOADER.NUM_WORKERS": _least(0),
-    "INPUT.MIN_SIZE_TEST": _least(0),  # 0: as they are
+    "DATALOADER.NUM_WORKERS": partial(at_least, minimum=0),
+    "INPUT.MIN_SIZE_TEST": partial(at_least, minimum=0),  # 0: as they are
     "MODEL.ANCHOR_GENERATOR.SIZES": _each(_POSITIVE_NUMBERS),
     "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": _each(_POSITIVE_NUMBERS),
     "MODEL.PIXEL_STD": _POSITIVE_NUMBERS,
     "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": partial(numbers, interval="(0, inf)", count=4),
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": _least(1),
-    "MODEL.ROI_HEADS.NMS_THRESH_TEST": _in("[0, 1]"),
-    "MODEL.ROI_HEADS.NUM_CLASSES": _least(1),
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": _in("[0, 1]"),
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": partial(at_least, minimum=1),
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST": partial(within, interval="[0, 1]"),
+    "MODEL.ROI_HEADS.NUM_CLASSES": partial(at_least, minimum=1),
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": partial(within, interval="[0, 1]"),
     "MODEL.RPN.BBOX_REG_WEIGHTS": partial(numbers, interval="(0, inf)", count=4),
-    "MODEL.RPN.NMS_THRESH": _in("[0, 1]"),
-    "MODEL.RPN.POST_NMS_TOPK_TEST": _least(1),
-    "MODEL.RPN.PRE_NMS_TOPK_TEST": _least(1),
-    "TEST.DETECTIONS_PER_IMAGE": _least(-1),  # -1: all
+    "MODEL.RPN.NMS_THRESH": partial(within, interval="[0, 1]"),
+    "MODEL.RPN.POST_NMS_TOPK_TEST": partial(at_least, minimum=1),
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": partial(at_least, minimum=1),
+    "TEST.DETECTIONS_PER_IMAGE": partial(at_least, minimum=-1),  # -1: all
 }
 IN_TRAINING: dict[str, Check] = {
-    "DATALOADER.MAX_BROKEN": _least(0),
+    "DATALOADER.MAX_BROKEN": partial(at_least, minimum=0),
     "DATALOADER.SAMPLER_TRAIN": partial(one_of, allowed=SAMPLERS),
     "INPUT.MIN_SIZE_TRAIN": partial(numbers, interval="[0, inf)"),
-    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": _least(1),
-    "MODEL.ROI_HEADS.POSITIVE_FRACTION": _in("[0, 1]"),
-    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": _least(1),
-    "MODEL.RPN.POSITIVE_FRACTION": _in("[0, 1]"),
-    "MODEL.RPN.POST_NMS_TOPK_TRAIN": _least(1),
-    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": _least(1),
-    "SOLVER.BASE_LR": _positive,
-    "SOLVER.CHECKPOINT_PERIOD": _least(1),
-    "SOLVER.GAMMA": _positive,
-    "SOLVER.IMS_PER_BATCH": _least(1),
-    "SOLVER.MAX_ITER": _least(1),
-    "SOLVER.MOMENTUM": _in("[0, 1)"),
-    "SOLVER.WARMUP_FACTOR": _in("[0, 1]"),
-    "SOLVER.WARMUP_ITERS": _least(0),
-    "SOLVER.WEIGHT_DECAY": _least(0),
-    "TEST.EVAL_PERIOD": _least(0),
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": partial(at_least, minimum=1),
+    "MODEL.ROI_HEADS.POSITIVE_FRACTION": partial(within, interval="[0, 1]"),
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": partial(at_least, minimum=1),
+    "MODEL.RPN.POSITIVE_FRACTION": partial(within, interval="[0, 1]"),
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": partial(at_least, minimum=1),
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": partial(at_least, minimum=1),
+    "SOLVER.BASE_LR": partial(above, minimum=0),
+    "SOLVER.CHECKPOINT_PERIOD": partial(at_least, minimum=1),
+    "SOLVER.GAMMA": partial(above, minimum=0),
+    "SOLVER.IMS_PER_BATCH": partial(at_least, minimum=1),
+    "SOLVER.MAX_ITER": partial(at_least, minimum=1),
+    "SOLVER.MOMENTUM": partial(within, interval="[0, 1)"),
+    "SOLVER.WARMUP_FACTOR": partial(within, interval="[0, 1]"),
+    "SOLVER.WARMUP_ITERS": partial(at_least, minimum=0),
+    "SOLVER.WEIGHT_DECAY": partial(at_least, minimum=0),
+    "TEST.EVAL_PERIOD": partial(at_least, minimum=0),
 }
 
 
@@ -97,6 +85,5 @@ def stock_problems(cfg: CfgNode, eval_only: bool) -> Iterator[Problem]:
     if not eval_only:
         if not cfg.DATASETS.TRAIN:
             yield Problem("DATASETS.TRAIN is empty: there is nothing to train on.")
-        late = [step for step in cfg.SOLVER.STEPS if not step > 0]
-        if late:
+        if not all(step > 0 for step in cfg.SOLVER.STEPS):
             yield Problem(f"SOLVER.STEPS must be iterations above 0, got {cfg.SOLVER.STEPS}.")
