@@ -11,7 +11,7 @@ from detectron2.modeling import build_backbone, build_roi_heads
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from relation_heads.config import find_config, get_cfg, merge_file
+from relation_heads.config import get_cfg, merge_file
 
 from .measure import median_seconds, peak_bytes
 
@@ -32,7 +32,7 @@ def random_boxes(count: int, generator: torch.Generator) -> Boxes:
 def build(name: str, device: str, opts: list[str]) -> tuple[Any, dict[str, torch.Tensor], Any]:
     """ROI heads of a config, feature maps for them, and the config."""
     cfg = get_cfg()
-    merge_file(cfg, find_config(name))
+    merge_file(cfg, name)
     cfg.merge_from_list(["MODEL.DEVICE", device, *opts])
     torch.manual_seed(0)
     with torch.device("meta"):

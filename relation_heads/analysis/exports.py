@@ -20,7 +20,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from ..config import find_config, get_cfg, merge_file
+from ..config import get_cfg, merge_file
 from ..engine.box_branch import BoxBranch, difference_of, example_of, export_branch, onnx_of
 from ..engine.export_model import inference
 from .shrink import images, settle, shrink
@@ -113,7 +113,7 @@ def try_exports(
 def build(name: str) -> tuple[nn.Module, list[Tensor]]:
     """A narrow model of random weights, and two images."""
     cfg: CfgNode = get_cfg()
-    merge_file(cfg, find_config(CONFIGS.get(name, BASE)))
+    merge_file(cfg, CONFIGS.get(name, BASE))
     cfg.merge_from_list([*DETECTORS[name], "MODEL.DEVICE", "cpu"])
     small = shrink(cfg)
     torch.manual_seed(0)

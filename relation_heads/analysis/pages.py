@@ -20,7 +20,7 @@ from detectron2.config import CfgNode
 
 from ..config import get_cfg
 from ..config.defaults import NODES
-from ..config.files import all_configs, find_config, merge_file
+from ..config.files import all_configs, merge_file
 from ..zoo import entries
 from . import evaluators, export_files, mutation
 from . import stable_lr_files as stable_lr
@@ -135,7 +135,7 @@ def list_of_configs() -> str:
     folders: dict[str, list[str]] = {}
     for name, about in all_configs():
         cfg = get_cfg()
-        merge_file(cfg, find_config(name))
+        merge_file(cfg, name)
         heads = cfg.MODEL.ROI_HEADS.NAME
         if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":
             heads = cfg.MODEL.SEM_SEG_HEAD.NAME

@@ -51,7 +51,7 @@ def load(name: str, overrides: Sequence[str]) -> CfgNode:
     """
     cfg = get_cfg()
     try:
-        merge_file(cfg, find_config(name))
+        merge_file(cfg, name)
         cfg.merge_from_list(list(overrides))
     except (AssertionError, KeyError) as error:  # unknown keys, or one without a value
         raise ValueError(f"{name}: {error.args[0]}.") from error

@@ -45,15 +45,20 @@ yaml.SafeLoader.add_constructor(TUPLE, _tuple)
 yaml.SafeLoader.add_constructor(EVAL, _known)
 
 
-def merge_file(cfg: CfgNode, path: str) -> None:
+def merge_file(cfg: CfgNode, name: str) -> None:
     """Merges a YAML and its bases into a config. A tag that would run code is an error, where
     Detectron2's `merge_from_file` warns and runs it.
 
+    Args:
+        cfg: is changed.
+        name: a path, or a name that `find_config` knows.
+
     Raises:
+        FileNotFoundError: there is none.
         yaml.YAMLError: it is no YAML, or has such a tag.
         AssertionError, KeyError, TypeError, ValueError: of yacs; a key or value does not fit.
     """
-    cfg.merge_from_file(path, allow_unsafe=False)
+    cfg.merge_from_file(find_config(name), allow_unsafe=False)
 
 
 def find_config(name: str) -> str:

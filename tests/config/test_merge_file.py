@@ -17,7 +17,7 @@ RETINANET = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
 @pytest.mark.parametrize("name", [RETINANET, "COCO-Detection/faster_rcnn_R_50_C4_1x.yaml"])
 def test_stock_configs_are_read_as_detectron2_reads_them(name):
     ours, theirs = get_detectron2_cfg(), get_detectron2_cfg()
-    merge_file(ours, find_config(name))
+    merge_file(ours, name)
     theirs.merge_from_file(find_config(name))
     assert ours == theirs
 

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("detectron2")
 
-from relation_heads.config import find_config, get_cfg, merge_file
+from relation_heads.config import get_cfg, merge_file
 from relation_heads.config.files import all_configs
 from relation_heads.engine.checks import check_cfg
 from relation_heads.engine.model_config import merge_overrides
@@ -78,7 +78,7 @@ def test_an_evaluation_asks_for_what_it_needs(base):
 @pytest.mark.parametrize("name", [name for name, _ in all_configs(with_detectron2=True)])
 def test_configs_that_exist_are_right(name):
     cfg = get_cfg()
-    merge_file(cfg, find_config(name))
+    merge_file(cfg, name)
     said = [p.message for p in stock_problems(cfg, eval_only=False)]
     if not cfg.DATASETS.TRAIN:  # given on the command line
         assert said and "DATASETS.TRAIN" in said.pop()

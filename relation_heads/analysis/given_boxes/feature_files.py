@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 from torch import nn
 
-from ...config import find_config, get_cfg, merge_file
+from ...config import get_cfg, merge_file
 from ...data.files import replacing
 from ...engine.checkpoint import ReportingCheckpointer
 from .data import BoxFeatures
@@ -43,7 +43,7 @@ def feature_cfg(config: str = "", opts: Sequence[Any] = ()) -> CfgNode:
     """
     cfg = get_cfg()
     try:
-        merge_file(cfg, find_config(config or CONFIG))
+        merge_file(cfg, config or CONFIG)
         cfg.merge_from_list([*(() if config else WITHOUT_FPN), *opts])
     except (AssertionError, KeyError) as error:
         raise ValueError(f"{config or CONFIG}: {error.args[0]}.") from error

@@ -10,7 +10,7 @@ import torch
 from detectron2.layers import Conv2d
 from torch import nn
 
-from ...config import find_config, get_cfg, merge_file
+from ...config import get_cfg, merge_file
 from ...layers.blocks.global_context import GlobalContext, SqueezeExcitation
 from ...layers.blocks.non_local import NonLocal
 from ..detectors import build_shapes
@@ -48,7 +48,7 @@ def mask_rcnn(suffix: str) -> Any:
     for the background."""
     cfg = get_cfg()
     name = f"COCO-InstanceSegmentation/mask_rcnn_R_50_FPN{suffix}_1x.yaml"
-    merge_file(cfg, find_config(name))
+    merge_file(cfg, name)
     cfg.MODEL.RESNETS.NORM = "BN"
     cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
     model = build_shapes(cfg)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from itertools import pairwise
 
-from ...config import find_config, get_cfg, merge_file
+from ...config import get_cfg, merge_file
 from ..detectors import analyze
 from ..roi_heads import RegionCounts
 from .counts import linear
@@ -58,7 +58,7 @@ NOTE_2 = "Differences from 2fc of 1024 channels; ours are of the layers that are
 def costs(detector: str, form: str) -> dict[str, tuple[int, int]]:
     """Part -> parameters, multiply-adds."""
     cfg = get_cfg()
-    merge_file(cfg, find_config(CONFIGS[detector].format(SUFFIXES[FORMS.index(form)])))
+    merge_file(cfg, CONFIGS[detector].format(SUFFIXES[FORMS.index(form)]))
     cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = True
     regions = RegionCounts(training=16, test=REGIONS[detector], detections=100)
     found = analyze(cfg, SIZE, regions)
