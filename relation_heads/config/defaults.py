@@ -239,7 +239,7 @@ def _duplicate_removal() -> CN:
     # Whether the head has the network of Hu et al. (2018) and trains it.
     node.LEARN = False
     # Whether its loss also trains the box features and the scores, as published. If not, the
-    # detector trains as without the network.
+    # detector trains bit for bit as without the network.
     node.END_TO_END = False
     # The bias of its logits at the start: -3 (released, trained with the detector), or 0 (released,
     # the network trained alone, see MODEL.TRAIN_ONLY).

@@ -11,6 +11,7 @@ from torch import nn
 
 from relation_heads.layers import soft_nms_per_class
 from relation_heads.modeling.roi_heads import ReasoningMechanism, SGRNMechanism
+from relation_heads.modeling.roi_heads.heads import at_test_time
 from tests.modeling.common import (
     C4,
     C4_REASONING,
@@ -171,6 +172,51 @@ def test_learned_removal_trains_beside_every_head(keys):
         assert not is_network or parameter.grad.isfinite().all(), name
 
 
+@pytest.mark.parametrize("append", [True, False], ids=["with ground truth", "proposals alone"])
+@heads
+def test_beside_learned_removal_every_head_trains_bit_for_bit_as_without(keys, append):
+    keys = (*keys, "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", append)
+    plain, ours = build_heads(*keys), build_heads(*keys, *LEARN)
+    ours.load_state_dict(plain.state_dict(), strict=False)
+    steps = [steps_of(heads) for heads in (plain, ours)]
+    for without, beside in zip(*steps, strict=True):
+        assert beside.pop("loss_duplicates") > 0
+        assert beside == without
+    after = ours.state_dict()
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, after[name]), name
+
+
+def steps_of(heads):
+    """Losses of three steps of SGD."""
+    optimizer, found = torch.optim.SGD(heads.parameters(), 0.01), []
+    for _ in range(3):
+        losses = head_losses(heads, scattered((40, 50)))
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+        found.append({name: value.item() for name, value in losses.items()})
+    return found
+
+
+def test_at_test_time_every_module_comes_back_in_its_mode():
+    model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout(), nn.Dropout()))
+    model[1][0].eval()  # as somebody who froze it
+    before = [module.training for module in model.modules()]
+    with pytest.raises(KeyError), at_test_time(model):
+        assert not any(module.training for module in model.modules())
+        raise KeyError
+    assert [module.training for module in model.modules()] == before
+
+
+def test_beside_the_detector_the_network_sees_it_as_at_test_time():
+    ours = build_heads(*STOCK, *LEARN)
+    modes = []
+    ours.box_predictor.register_forward_hook(lambda module, *_: modes.append(module.training))
+    head_losses(ours)
+    assert modes == [True, False]
+
+
 @heads
 def test_learned_removal_trains_with_every_head(keys):
     plain, ours = build_heads(*keys), build_heads(*keys, *LEARN, *END_TO_END)
@@ -260,8 +306,9 @@ def test_in_training_classes_of_the_objects_come_first():
     assert candidates.label.unique().tolist() == [3]
 
 
-def test_appended_ground_truth_takes_no_part():
-    ours = build_heads(*STOCK, *LEARN, "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", True)
+@pytest.mark.parametrize("end_to_end", [(), END_TO_END], ids=["beside", "end to end"])
+def test_appended_ground_truth_takes_no_part(end_to_end):
+    ours = build_heads(*STOCK, *LEARN, *end_to_end, "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", True)
     seen = calls(ours.end.network)
     head_losses(ours, scattered((6, 9)))
     (features, _, candidates), _ = seen[0]

@@ -76,7 +76,7 @@ class End(ListensToRegions, nn.Module):
         self.thresholds = tuple(thresholds)
         self.train_threshold, self.class_threshold = train_threshold, class_threshold
         self.positive_weight, self.loss_weight = positive_weight, loss_weight
-        if network:  # sees all proposals in training, as at test time
+        if network and end_to_end:  # sees all proposals in training, as at test time
             self.sampling, self.gt_as_keys = "loss", False
 
     @classmethod
@@ -129,16 +129,14 @@ class End(ListensToRegions, nn.Module):
         """`loss_duplicates` of all regions but appended ground truth; {} without the network.
 
         Args:
-            last: the final classification.
+            last: the final classification. What it has a gradient for, the loss trains.
             targets: the objects of each image.
         """
         if self.network is None:
             return {}
         if last.proposals[0].has("is_key"):
             last = last.select([p.is_key for p in last.proposals])
-        boxes, x, log_scores = clipped_boxes(last), last.x, last.log_scores()
-        if not self.end_to_end:
-            x, log_scores = x.detach(), log_scores.detach()
+        boxes, log_scores = clipped_boxes(last), last.log_scores()
         candidates = select_candidates(
             log_scores,
             [len(p) for p in last.proposals],
@@ -147,7 +145,7 @@ class End(ListensToRegions, nn.Module):
             max_classes=self.max_classes,
             keep_classes=[t.gt_classes.unique() for t in targets],
         )
-        logits = self.network(x, boxes, candidates)
+        logits = self.network(last.x, boxes, candidates)
         y = duplicate_targets(
             candidates,
             boxes,

@@ -8,6 +8,7 @@ back to the end (`end.py`). Registered names are in `names.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -153,15 +154,59 @@ class Relational(RegionSampling):
         n = self.mechanism.num_classifications
         return _ScaleGradient.apply(x, 1.0 / n) if self.training and n > 1 else x
 
+    def _base(
+        self, maps: Maps, proposals: list[Instances], targets: list[Instances] | None
+    ) -> tuple[Classified, Losses]:
+        """The base classification, and in training the losses of what comes before it."""
+        return classify(self._embed(maps, proposals), self.box_predictor, proposals), {}
+
+    def _reasoned(
+        self, base: Classified, maps: Maps, targets: list[Instances] | None
+    ) -> tuple[Classified, Losses]:
+        """What the mechanism makes of the base classification."""
+        return self.mechanism(base, maps, partial(self._embed, maps), targets)
+
     def _conclude(self, base: Classified, maps: Maps, targets: list[Instances] | None) -> Any:
         """Losses of the box branch in training, else detections of each image."""
-        last, losses = self.mechanism(base, maps, partial(self._embed, maps), targets)
+        last, losses = self._reasoned(base, maps, targets)
         if self.training:
-            return {**losses, **self.end.losses(last, targets)}
+            return {**losses, **self.end.losses(last, targets)} if self.end.end_to_end else losses
         seen = watched()
         if seen:
             seen.last = last
         return self.end(last)
+
+
+    def _losses_beside(
+        self, maps: Maps, proposals: list[Instances], targets: list[Instances] | None
+    ) -> Losses:
+        """Losses of an end that learns beside the detector: from all proposals, classified as at
+        test time. They are no part of the detector's own pass, which is that of a head without this
+        end, bit for bit.
+
+        Args:
+            maps: of the backbone.
+            proposals: of the RPN, without appended ground truth.
+            targets: None at test time.
+        """
+        if not self.training or self.end.network is None or self.end.end_to_end:
+            return {}
+        with torch.no_grad(), at_test_time(self):
+            base, _ = self._base(maps, proposals, None)
+            last, _ = self._reasoned(base, maps, None)
+        return self.end.losses(last, targets)
+
+
+@contextmanager
+def at_test_time(model: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode; afterwards each in the mode it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def told(box_head: nn.Module, pooled: Tensor, proposals: list[Instances]) -> Tensor:
@@ -174,14 +219,22 @@ def told(box_head: nn.Module, pooled: Tensor, proposals: list[Instances]) -> Ten
 class RelationalROIHeads(Relational, StandardROIHeads):
     """FPN, DC5, C5."""
 
-    # As in `StandardROIHeads`, except that the box branch is given the targets.
-    forward = CascadeROIHeads.forward
+    def forward(
+        self,
+        images: ImageList,
+        features: Maps,
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], Losses]:
+        """See `StandardROIHeads.forward`; Cascade R-CNN's gives the box branch the targets, too."""
+        found, losses = CascadeROIHeads.forward(self, images, features, proposals, targets)
+        return found, {**losses, **self._losses_beside(features, proposals, targets)}
 
     def _forward_box(
         self, features: Maps, proposals: list[Instances], targets: list[Instances] | None = None
     ) -> Losses | list[Instances]:
         """See `StandardROIHeads._forward_box`."""
-        base = classify(self._embed(features, proposals), self.box_predictor, proposals)
+        base, _ = self._base(features, proposals, targets)
         found = self._conclude(base, features, targets)
         if self.training and self.train_on_pred_boxes:
             base.move_proposals()
@@ -231,6 +284,7 @@ class Res5RelationalROIHeads(Relational, _BoxHeadAfterRes5):
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], Losses]:
         """See `Res5ROIHeads.forward`."""
+        given = proposals
         if self.training:
             proposals = self.label_and_sample_proposals(proposals, targets)
         res5 = self._res5(features, proposals)
@@ -241,7 +295,7 @@ class Res5RelationalROIHeads(Relational, _BoxHeadAfterRes5):
         if self.mask_on:
             proposals, foreground = select_foreground_proposals(proposals, self.num_classes)
             found.update(self.mask_head(res5[torch.cat(foreground)], proposals))
-        return [], found
+        return [], {**found, **self._losses_beside(features, given, targets)}
 
 
 class CascadeRelationalROIHeads(Relational, CascadeROIHeads):
@@ -271,13 +325,23 @@ class CascadeRelationalROIHeads(Relational, CascadeROIHeads):
         is_last = stage in (-1, self.num_cascade_stages - 1)  # which the mechanism follows
         return (self._told_shared if is_last else told)(head, pooled, proposals)
 
+    forward = RelationalROIHeads.forward
+
     def _forward_box(
         self, features: Maps, proposals: list[Instances], targets: list[Instances] | None = None
     ) -> Losses | list[Instances]:
         """See `CascadeROIHeads._forward_box`."""
+        base, losses = self._base(features, proposals, targets)
+        found = self._conclude(base, features, targets)
+        return {**losses, **found} if self.training else found
+
+    def _base(
+        self, maps: Maps, proposals: list[Instances], targets: list[Instances] | None
+    ) -> tuple[Classified, Losses]:
+        """Of the last stage; the losses of the stages before it."""
         losses, earlier = {}, ()
         for k, predictor in enumerate(self.box_predictor):
-            x = self._embed(features, proposals, stage=k)
+            x = self._embed(maps, proposals, stage=k)
             base = replace(classify(x, predictor, proposals), name=f"stage{k}", earlier=earlier)
             if k + 1 == self.num_cascade_stages:
                 break
@@ -285,8 +349,7 @@ class CascadeRelationalROIHeads(Relational, CascadeROIHeads):
                 losses.update(base.losses())
             base, proposals = self._refined(base, k + 1, targets)
             earlier = (*base.earlier, replace(base, earlier=()))
-        found = self._conclude(base, features, targets)
-        return {**losses, **found} if self.training else found
+        return base, losses
 
     def _refined(
         self, base: Classified, stage: int, targets: list[Instances] | None
