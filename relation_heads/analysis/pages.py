@@ -22,7 +22,7 @@ from ..config import get_cfg
 from ..config.defaults import NODES
 from ..config.files import all_configs, merge_file
 from ..zoo import entries
-from . import evaluators, export_files, mutation
+from . import evaluators, export_files, growth_table, mutation
 from . import stable_lr_files as stable_lr
 from .given_boxes import results as given_boxes
 from .given_boxes.table import tables
@@ -77,6 +77,8 @@ def part(name: str) -> str:
         return table_of_experiments(content["experiments"])
     if name.startswith("docs/given_boxes/"):
         return tables([asdict(result) for result in given_boxes.read_all(folder)])
+    if name == "docs/growth":
+        return growth_table.table(folder)
     if name.startswith("docs/stable_lr/"):
         outcomes = stable_lr.read_all(folder)
         return table(outcomes, mode(outcome.lr for outcome in outcomes))

@@ -1,8 +1,8 @@
 """The processes of a training: those that this command starts, or those that a launcher started.
 
 `torchrun` and `srun` start one process per GPU themselves and tell each its place in the
-environment. Such a process joins the others; without them Detectron2's own launcher starts
-`--num-gpus` processes.
+environment. Without them this command starts `--num-gpus` processes, as Detectron2's launcher does.
+All of them meet in the same way (`_join`).
 """
 
 from __future__ import annotations
@@ -11,19 +11,23 @@ import argparse
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from detectron2.engine import launch
 from detectron2.utils import comm
-from torch.multiprocessing import ProcessExitedException
+from torch.distributed.rendezvous import rendezvous
+from torch.multiprocessing import ProcessExitedException, start_processes
 
+from ..command_line import run_or_explain
 from ..layers.arguments import at_least, require, within
 from .signals import SIGNALS
 
@@ -31,6 +35,7 @@ OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 # Only `srun` sets all of them; in the batch script itself the names of a step are missing.
 OF_SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE")
 SLURM_PORTS = range(20000, 30000)
+MEETING = timedelta(minutes=10)  # how long a process waits for the others to come
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,9 @@ class Place:
     local_rank: int
     local_size: int
     restarted: bool = False
+
+    def __str__(self) -> str:
+        return f"Process {self.rank} of {self.world_size}, on {socket.gethostname()},"
 
 
 def place_of(environment: Mapping[str, str]) -> Place | None:
@@ -77,23 +85,51 @@ def run_everywhere(run: Callable[[argparse.Namespace], Any], args: argparse.Name
 
     Raises:
         ValueError: numbers of processes or machines that cannot be.
+        TimeoutError: other processes did not come within `MEETING`.
+        ChildProcessError: a process that this one started was killed; says which.
+        SystemExit: such a process said on its own what was wrong, or stopped on a signal.
     """
     place = place_of(os.environ)
-    if place is None:
-        _check(args)
-        several = args.num_gpus * args.num_machines > 1
-        with _signals_for_the_children() if several else nullcontext():
-            launch(
-                run,
-                args.num_gpus,
-                num_machines=args.num_machines,
-                machine_rank=args.machine_rank,
-                dist_url=args.dist_url,
-                args=(args,),
-            )
+    if place is not None:
+        args.resume = args.resume or place.restarted
+        _run_at(place, "env://", run, args)
         return
-    args.resume = args.resume or place.restarted
-    _join(place)
+    _check(args)
+    if args.num_gpus * args.num_machines == 1:
+        run(args)
+        return
+    if args.dist_url == "auto":
+        args.dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    with _signals_for_the_children():
+        try:
+            start_processes(_start, (run, args), nprocs=args.num_gpus)
+        except ProcessExitedException as error:
+            if error.exit_code > 0:
+                raise SystemExit(error.exit_code) from None
+            place = _place(args, error.error_index)
+            raise ChildProcessError(
+                f"{place} was ended by {error.signal_name}; the others were stopped. SIGKILL often "
+                "means that the machine had too little memory. --resume goes on from the last "
+                "checkpoint."
+            ) from None
+
+
+def _start(local_rank: int, run: Callable[[argparse.Namespace], Any], args: Any) -> None:
+    """In a process of its own: what goes wrong is said here."""
+    place = _place(args, local_rank)
+    run_or_explain(partial(_run_at, place, args.dist_url, run), args, f"process {place.rank}")
+
+
+def _place(args: argparse.Namespace, local_rank: int) -> Place:
+    """Of a process that this command starts."""
+    rank = args.machine_rank * args.num_gpus + local_rank
+    return Place(rank, args.num_machines * args.num_gpus, local_rank, args.num_gpus)
+
+
+def _run_at(
+    place: Place, url: str, run: Callable[[argparse.Namespace], Any], args: argparse.Namespace
+) -> None:
+    _join(place, url)
     try:
         run(args)
     finally:
@@ -102,8 +138,7 @@ def run_everywhere(run: Callable[[argparse.Namespace], Any], args: argparse.Name
 
 @contextmanager
 def _signals_for_the_children() -> Iterator[None]:
-    """While open, signals that stop a training go on to the processes that this one started, and
-    it ends with their exit code."""
+    """While open, signals that stop a training go on to the processes that this one started."""
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         for child in multiprocessing.active_children():
@@ -112,13 +147,14 @@ def _signals_for_the_children() -> Iterator[None]:
     before = {number: signal.signal(number, pass_on) for number in SIGNALS}
     try:
         yield
-    except ProcessExitedException as error:
-        if error.exit_code in [128 + number for number in SIGNALS]:
-            raise SystemExit(error.exit_code) from None
-        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -128,19 +164,42 @@ def _check(args: argparse.Namespace) -> None:
         at_least("--num-machines", args.num_machines, 1),
         within("--machine-rank", args.machine_rank, f"[0, {max(args.num_machines, 1) - 1}]"),
     )
+    if args.num_machines > 1 and not args.dist_url.startswith(("tcp://", "file://")):
+        raise ValueError(
+            f"--dist-url is {args.dist_url!r}; several machines meet at tcp://FIRST:PORT, an "
+            "address of the first of them."
+        )
     there = torch.cuda.device_count() if torch.cuda.is_available() else None
     if there is not None and args.num_gpus > there:
         raise ValueError(f"--num-gpus is {args.num_gpus}, and this machine has {there}.")
 
 
-def _join(place: Place) -> None:
-    """Meets the other processes."""
-    if "MASTER_ADDR" not in os.environ:
-        os.environ.update(_slurm_meeting_point(os.environ))
+def _join(place: Place, url: str) -> None:
+    """Meets the other processes.
+
+    Args:
+        place: of this one.
+        url: `tcp://HOST:PORT`, or `env://` for the variables of a launcher.
+
+    Raises:
+        TimeoutError: not all came within `MEETING`.
+    """
+    if url == "env://":
+        if "MASTER_ADDR" not in os.environ:
+            os.environ.update(_slurm_meeting_point(os.environ))
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    else:
+        where = url
+    try:
+        store, rank, size = next(rendezvous(url, place.rank, place.world_size, timeout=MEETING))
+    except dist.DistError as error:
+        raise TimeoutError(
+            f"{place} waited {MEETING.total_seconds():g} seconds at {where} for the others "
+            f"({str(error).splitlines()[0]}). Start the command on every machine, each with its "
+            "own --machine-rank, and check that all of them can reach this address."
+        ) from error
     on_gpus = torch.cuda.is_available()
-    dist.init_process_group(
-        "nccl" if on_gpus else "gloo", rank=place.rank, world_size=place.world_size
-    )
+    dist.init_process_group("nccl" if on_gpus else "gloo", store=store, rank=rank, world_size=size)
     comm.create_local_process_group(place.local_size)
     if on_gpus:
         torch.cuda.set_device(place.local_rank)

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import torch
 from torch import nn
 
+from relation_heads.analysis import growth_table
 from relation_heads.analysis.curves import chosen, draw
 from relation_heads.analysis.growth import Probes
 from relation_heads.config import get_cfg
@@ -217,3 +218,11 @@ def test_either_training_or_drawing(capsys):
 def test_nothing_to_draw():
     with pytest.raises(ValueError, match="no numbers above 0"):
         draw({"one": recording({"a": [0.0, None]})}, ["a"])
+
+
+def test_a_row_of_the_table_says_where_it_ended_and_what_grew_first():
+    ended = {"diverged": None, "iterations": list(range(60)), "first_to_grow": ["x"],
+             "losses": {"total_loss": [100.0] * 10 + [2.0] * 25 + [3.0] * 25}}  # fmt: skip
+    assert growth_table.row(ended) == "none in 60 |  | 2.50"
+    left = {**ended, "diverged": "It did.", "first_to_grow": ["a from 1 to 2", "b", "c"]}
+    assert growth_table.row(left) == "59 | a from 1 to 2; b |"

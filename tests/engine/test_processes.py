@@ -6,10 +6,12 @@ import argparse
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -20,10 +22,12 @@ import torch
 from detectron2.utils import comm
 
 from relation_heads.config import get_cfg
+from relation_heads.engine import processes
 from relation_heads.engine.processes import Place, place_of, run_everywhere
 from relation_heads.engine.train import prepare_folder
 from tests.helpers import tiny_cfg, tiny_coco
 
+HOST = re.escape(socket.gethostname())
 ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 SLURM = {
@@ -57,13 +61,11 @@ def test_the_place_of_a_process_is_in_its_environment(environment, place):
     [{"num_gpus": 0}, {"num_gpus": -1}, {"num_machines": 0}, {"machine_rank": 5}],
     ids=str,
 )
-def test_wrong_numbers_of_processes_are_named(monkeypatch, change):
-    for name in (*TORCHRUN, *SLURM):
-        monkeypatch.delenv(name, raising=False)
-    numbers = {"num_gpus": 1, "num_machines": 2, "machine_rank": 0, "dist_url": "", **change}
+def test_wrong_numbers_of_processes_are_named(tmp_path, monkeypatch, change):
+    args = of_this_command(tmp_path, monkeypatch, **{"num_machines": 2, **change})
     (name,) = change
     with pytest.raises(ValueError, match=f"--{name.replace('_', '-')}"):
-        run_everywhere(print, argparse.Namespace(**numbers))
+        run_everywhere(print, args)
 
 
 def wait_for_signal(args):
@@ -77,8 +79,6 @@ def wait_for_signal(args):
 
 
 def test_a_signal_reaches_the_processes_that_were_started(tmp_path, monkeypatch):
-    for name in (*TORCHRUN, *SLURM):
-        monkeypatch.delenv(name, raising=False)
     before = signal.getsignal(signal.SIGTERM)
 
     def send():
@@ -87,13 +87,60 @@ def test_a_signal_reaches_the_processes_that_were_started(tmp_path, monkeypatch)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=send, daemon=True).start()
-    args = argparse.Namespace(
-        num_gpus=2, num_machines=1, machine_rank=0, dist_url="auto", folder=tmp_path
-    )
+    args = of_this_command(tmp_path, monkeypatch)
     with pytest.raises(SystemExit) as ended:
         run_everywhere(wait_for_signal, args)
     assert ended.value.code == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def of_this_command(tmp_path, monkeypatch, **numbers):
+    for name in (*TORCHRUN, *SLURM):
+        monkeypatch.delenv(name, raising=False)
+    usual = {"num_gpus": 2, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
+    return argparse.Namespace(**{**usual, "folder": tmp_path, **numbers})
+
+
+def kill_one(args):
+    """The other process would wait for ever."""
+    assert comm.get_world_size() == 2 and comm.get_local_size() == 2
+    if comm.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(600)
+
+
+def test_a_process_that_is_killed_is_named(tmp_path, monkeypatch):
+    with pytest.raises(ChildProcessError, match=f"^Process 1 of 2, on {HOST}, .* SIGKILL"):
+        run_everywhere(kill_one, of_this_command(tmp_path, monkeypatch))
+
+
+def test_what_goes_wrong_in_a_process_is_said_there(tmp_path, monkeypatch, capsys):
+    def run(args):
+        raise FileNotFoundError(2, "Not there", "a.jpg")
+
+    joined = []
+    monkeypatch.setattr(processes, "_join", lambda place, url: joined.append(place))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: joined.append("left"))
+    with pytest.raises(SystemExit) as ended:
+        processes._start(1, run, of_this_command(tmp_path, monkeypatch, num_machines=2))
+    assert ended.value.code == 2 and joined == [Place(1, 4, 1, 2), "left"]
+    assert capsys.readouterr().err == "process 1: a.jpg: Not there.\n"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_machine_that_never_comes_is_waited_for_so_long(tmp_path, monkeypatch, rank):
+    monkeypatch.setattr(processes, "MEETING", timedelta(seconds=2))
+    url = f"tcp://127.0.0.1:{processes._free_port()}"
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match=f"^Process {rank} of 2, on {HOST}, .* 2 seconds.*{url}"):
+        processes._join(Place(rank, 2, 0, 1), url)
+    assert time.monotonic() - began < 30
+
+
+def test_several_machines_need_an_address_where_they_meet(tmp_path, monkeypatch):
+    args = of_this_command(tmp_path, monkeypatch, num_machines=2)
+    with pytest.raises(ValueError, match="--dist-url is 'auto'"):
+        run_everywhere(print, args)
 
 
 def checkpoints(folder):

@@ -30,7 +30,7 @@ class Net(nn.Module):
         return (self.scores(x),)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0])
 def test_alone_a_region_is_at_chance(seed):
     accuracy = accuracy_by_group(lambda: Net(None, 1), seed)
     assert (
@@ -38,7 +38,7 @@ def test_alone_a_region_is_at_chance(seed):
     ), accuracy
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0])
 def test_published_geometry_learns_all_but_direction(seed):
     accuracy = accuracy_by_group(lambda: Net("relation", 4), seed)
     # How far `size` comes in this short schedule depends on rounding: 90 to 100 in these seeds.
@@ -46,7 +46,7 @@ def test_published_geometry_learns_all_but_direction(seed):
     assert 40 < accuracy["direction"] < 60, accuracy
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0])
 def test_signed_geometry_learns_direction_too(seed):
     accuracy = accuracy_by_group(lambda: Net("signed", 8), seed)
     assert accuracy["co-occurrence"] > 90 and accuracy["size"] > 90, accuracy

@@ -176,7 +176,6 @@ class Relational(RegionSampling):
             seen.last = last
         return self.end(last)
 
-
     def _losses_beside(
         self, maps: Maps, proposals: list[Instances], targets: list[Instances] | None
     ) -> Losses:
