@@ -63,7 +63,7 @@ setup(
         "export": ["onnx", "onnxscript", "onnxruntime"],
         # `make docs`.
         "docs": ["mkdocs>=1.6,<2", "mkdocstrings[python]"],
-        "dev": ["pytest", "pytest-xdist", "ruff", "mypy"],
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy"],
     },
     entry_points={"console_scripts": ["relation-heads = relation_heads.commands:main"]},
     classifiers=[

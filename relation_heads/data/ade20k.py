@@ -19,7 +19,6 @@ Needs numpy, Pillow and OpenCV, not Detectron2.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -32,6 +31,7 @@ import numpy as np
 from PIL import Image
 
 from .exif import UPRIGHT, exif_orientation
+from .files import read_json
 
 Box = tuple[int, int, int, int]  # x, y, width, height
 
@@ -210,9 +210,9 @@ def _records_2021(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The objects of a .json, each with where it is."""
     try:
         # A few bytes of free text may be no UTF-8; that must not cost an image.
-        content = json.loads(file.read_bytes().decode("utf-8", errors="replace"))
+        content = read_json(file, errors="replace")
     except ValueError as error:
-        raise DamagedImage(f"{file} is damaged, it is not a complete JSON file: {error}.") from None
+        raise DamagedImage(f"{file} is damaged: {error}") from None
     try:
         objects = content["annotation"]["object"]
     except (KeyError, TypeError):

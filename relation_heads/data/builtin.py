@@ -22,9 +22,8 @@ from functools import cache, partial
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 
-from .coco_format import datasets_root, register_from_env
+from .coco_format import datasets_root, load_coco, register_from_env
 from .photos import COUNTS, METADATA
 from .scenes.scenes import CLASS_GROUPS, CLASSES, HFLIP_PAIRS
 from .visual_genome.images import published_classes
@@ -109,4 +108,4 @@ def _load(name: str, json_file: str, image_root: str, tool: str) -> list[dict[st
             f"The data set {name!r} is not there, {json_file} is missing: "
             f"make it with `python datasets/{tool}`."
         )
-    return load_coco_json(json_file, image_root, name)
+    return load_coco(json_file, image_root, name)

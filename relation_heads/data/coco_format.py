@@ -12,7 +12,6 @@ Class names are read at once, images and annotations when Detectron2 asks for th
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -22,8 +21,9 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from .checks.format import structure_problem
+from .checks.format import coco_findings, is_box, structure_problem
 from .checks.keypoints import is_list_of_names, is_skeleton
+from .files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +43,7 @@ def read_coco(json_file: str | os.PathLike[str]) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ValueError: it is not JSON or not in COCO format; names the file and says what is missing.
     """
-    with open(json_file, encoding="utf-8") as file:
-        try:
-            dataset = json.load(file)
-        except ValueError as error:  # also what is not UTF-8
-            raise ValueError(f"{json_file} is not a JSON file: {error}.") from None
+    dataset = read_json(json_file)
     problem = structure_problem(dataset)
     if problem:
         raise ValueError(f"{json_file}: {problem}")
@@ -89,7 +85,26 @@ def register_coco_folder(name: str, json_file: str, image_root: str) -> None:
         thing_dataset_id_to_contiguous_id={category_id: k for k, category_id in enumerate(ids)},
         **keypoint_metadata(dataset),
     )
-    DatasetCatalog.register(name, partial(load_coco_json, json_file, image_root, name))
+    DatasetCatalog.register(name, partial(load_coco, json_file, image_root, name))
+
+
+def load_coco(json_file: str, image_root: str, name: str) -> list[dict[str, Any]]:
+    """`load_coco_json` of Detectron2.
+
+    Raises:
+        ValueError: it fails, or loads boxes that are none; says what is wrong with the file, by the
+            rules of `coco_findings`.
+    """
+    try:
+        records = load_coco_json(json_file, image_root, name)
+        if not all(is_box(o["bbox"]) for record in records for o in record["annotations"]):
+            raise ValueError(f"{json_file}: a 'bbox' must have four finite numbers.")
+        return records
+    except Exception as error:  # pycocotools and Detectron2 stumble over anything
+        for finding in coco_findings(read_coco(json_file)):
+            if finding.level == "problem":
+                raise ValueError(f"{json_file}: {finding}") from error
+        raise
 
 
 def keypoint_metadata(dataset: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -48,6 +48,35 @@ def write_whole(path: Path, text: str) -> None:
     """Writes a text file that appears when it is complete; makes its folder."""
     with replacing(path) as file:
         file.write(text)
+
+
+def read_json(
+    path: str | os.PathLike[str],
+    hook: Callable[[dict[str, Any]], Any] | None = None,
+    errors: str = "strict",
+) -> Any:
+    """The content of a JSON file in UTF-8.
+
+    Args:
+        path: the file.
+        hook: what it makes of an object stands in the place of the object. Its ValueErrors name the
+            file.
+        errors: what becomes of bytes that are not UTF-8, see `open`.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is not JSON, or nested too deep, or what `hook` raises; names the file.
+    """
+    with open(path, encoding="utf-8", errors=errors) as file:
+        try:
+            return json.load(file, object_hook=hook)
+        except RecursionError:
+            why = "lists or objects are nested too deep"
+        except ValueError as error:  # not JSON, not UTF-8, an integer of too many digits
+            if str(path) in str(error):
+                raise
+            why = str(error)
+    raise ValueError(f"{path} is not a JSON file: {why}.")
 
 
 def stamp(paths: Iterable[Path], *settings: Any) -> str:

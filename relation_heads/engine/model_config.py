@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from .. import zoo
+from ..command_line import MOST_SAID
 from ..config import find_config, get_cfg, merge_file
 
 # Keys of a checkpoint: the config as YAML, and the names of the classes.
@@ -97,8 +98,11 @@ def merge_overrides(cfg: CfgNode, opts: Sequence[Any]) -> None:
 
 
 def _said(error: Exception) -> str:
-    """The message; str() of a KeyError would quote it."""
-    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    """The message; str() of a KeyError would quote it. yacs prints whole nodes: they are cut."""
+    said = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if len(said) > MOST_SAID:
+        said = f"{said[: MOST_SAID // 2]} ... {said[-MOST_SAID // 2 :]}"
+    return " ".join(said.split())
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from .coco_arrays import GroundTruth, load_json
+from ..data.files import read_json
+from .coco_arrays import GroundTruth
 
 BUCKETS = ("unseen", "rare", "common", "frequent")
 _LIMITS = (0, 10, 100)  # a bucket has more training images than its limit
@@ -97,7 +98,7 @@ def _count_file(
             pairs.append(images.setdefault(item["image_id"], len(images)))
         return None
 
-    dataset = load_json(path, count)
+    dataset = read_json(path, count)
     if not isinstance(dataset, dict) or not {"categories", "annotations"} <= dataset.keys():
         raise ValueError(f"{path} is not in COCO format with 'categories' and 'annotations'.")
     table = np.array(pairs, dtype=np.int64).reshape(-1, 2)

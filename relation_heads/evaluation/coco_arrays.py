@@ -12,12 +12,14 @@ import math
 import os
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
 import numpy as np
 
+from ..data.checks.format import type_findings
+from ..data.files import read_json
 from .sparse_matching import Detections, Objects
 
 logger = logging.getLogger(__name__)
@@ -52,10 +54,15 @@ def ground_truth(dataset: Mapping[str, Any], source: str) -> GroundTruth:
         source: the name of the file.
 
     Raises:
-        ValueError: an annotation lacks a key, has a number that is not finite, or has the id of
-            another one; names the file and the annotation.
+        ValueError: ids are of several types, an image or an annotation lacks a key, an annotation
+            has a number that is not finite, or has the id of another one; names the file and the
+            annotation.
     """
+    for finding in type_findings(dataset):
+        raise ValueError(f"{source}: {finding}")
     categories = sorted(dataset["categories"], key=lambda category: category["id"])
+    for image in dataset["images"]:
+        _require(image, ("id",), f"{source}: an image")
     image_ids = sorted({image["id"] for image in dataset["images"]})
     category_ids = [category["id"] for category in categories]
     objects = None
@@ -85,18 +92,19 @@ def read_results(path: str | os.PathLike[str], truth: GroundTruth) -> Detections
         where = f"{path}: detection {len(table) // 2 + 1}"
         _require(item, _DETECTION_KEYS, where)
         for key, known in (("image_id", images), ("category_id", classes)):
-            if item[key] not in known:
+            position = -1 if isinstance(item[key], list | dict) else known.get(item[key], -1)
+            if position < 0:
                 unknown[key].append(item[key])
-            table.append(known.get(item[key], -1))
+            table.append(position)
         numbers.extend(_box_and(item, "score", where))
         return None  # so that nothing of it stays in memory
 
-    entries = load_json(path, collect)
+    entries = read_json(path, collect)
     if not isinstance(entries, list) or any(entry is not None for entry in entries):
         raise ValueError(f"{path} must be a list of detections with {', '.join(_DETECTION_KEYS)}.")
     for key, ids in unknown.items():
         if ids:
-            first = ", ".join(map(repr, list(dict.fromkeys(ids))[:3]))
+            first = ", ".join(list(dict.fromkeys(map(repr, ids)))[:3])
             raise ValueError(
                 f"{path} is not of this data set: {len(ids)} of {len(entries)} detections have an "
                 f"unknown {key}, which {truth.source} does not list, among the first {first}."
@@ -121,19 +129,6 @@ def write_results(file: TextIO, detections: Detections, truth: GroundTruth) -> N
         ]
         file.write((", " if start else "") + json.dumps(rows)[1:-1])
     file.write("]")
-
-
-def load_json(path: str | os.PathLike[str], hook: Callable[[dict[str, Any]], Any]) -> Any:
-    """The content of a JSON file, every object in it replaced by what `hook` makes of it.
-
-    Raises:
-        ValueError: it is not a JSON file, or what `hook` raises.
-    """
-    with open(path, encoding="utf-8") as file:
-        try:
-            return json.load(file, object_hook=hook)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not a JSON file: {error}.") from None
 
 
 def positions(ids: Sequence[Any]) -> dict[Any, int]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
+import re
 import uuid
 
 import pytest
@@ -214,6 +216,11 @@ def test_where_paths_are_looked_up(coco, name, where, tmp_path, monkeypatch):
         ("[]", "not in COCO format"),
         ('{"images": []}', "'images' and 'categories'"),
         ('{"images": [], "categories": []}', "no categories"),
+        ("[" * 100_000, "nested too deep"),
+        ('{"images": [], "categories": [{"id": null, "name": "a"}]}', "'id' in 'categories'"),
+        ('{"images": [], "categories": [{"id": NaN, "name": "a"}]}', "not finite"),
+        ('{"images": [], "categories": [{"id": 1e30, "name": "a"}]}', "64 bits"),
+        ('{"images": [], "categories": [{"id": 1, "name": []}]}', "'name' in 'categories'"),
     ],
 )
 def test_a_bad_file_is_one_sentence(coco, name, tmp_path, content, match):
@@ -224,6 +231,26 @@ def test_a_bad_file_is_one_sentence(coco, name, tmp_path, content, match):
         register_coco_folder(name, str(path), str(coco.image_root))
     assert str(path) in str(caught.value)
     assert name not in DatasetCatalog
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("image_id", [1], "'image_id' in 'annotations'"),
+        ("category_id", 99, "category_id 99"),
+        ("bbox", [1, 2, 3], "bbox"),
+        ("bbox", [1, 1, math.inf, 5], "bbox"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named_with_its_file(coco, name, tmp_path, key, value, named):
+    dataset = json.loads(coco.json_file.read_text())
+    dataset["annotations"][0][key] = value
+    path = tmp_path / "odd.json"
+    path.write_text(json.dumps(dataset))
+    register_coco_folder(name, str(path), str(coco.image_root))
+    with pytest.raises(ValueError, match=re.escape(named)) as caught:
+        DatasetCatalog.get(name)
+    assert str(path) in str(caught.value)
 
 
 def test_a_missing_image_folder_is_named(coco, name):

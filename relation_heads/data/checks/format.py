@@ -21,6 +21,7 @@ from .masks import mask_findings
 
 # Detectron2 sorts and compares the ids, and the evaluation puts those of annotations into arrays.
 _NUMBERS = frozenset((int, float))
+_LARGEST = 2**63  # ids are below it
 _NUMBERS_OR_TEXTS = (_NUMBERS, frozenset((str,)))
 _TYPES = (
     ("categories", "id", _NUMBERS_OR_TEXTS),
@@ -55,10 +56,10 @@ _ANNOTATION_RULES = (
     _Rule("id", 1, lambda value: value == 0, "problem", "with id 0",
           "COCO's evaluation reads 0 as 'not matched', so perfect detections score less than AP "
           "100; number annotations from 1"),
-    _Rule("bbox", None, lambda value: not _is_box(value), "problem",
+    _Rule("bbox", None, lambda value: not is_box(value), "problem",
           "without a 'bbox' of four finite numbers [x, y, width, height]",
           "loading or training fails"),
-    _Rule("bbox", None, lambda value: _is_box(value) and min(value[2:]) <= 0, "warning",
+    _Rule("bbox", None, lambda value: is_box(value) and min(value[2:]) <= 0, "warning",
           "with a box of width or height <= 0",
           "training leaves it out, and in the evaluation it is an object that cannot be found"),
     _Rule("area", 0, lambda value: not _is_number(value) or value < 0, "problem",
@@ -129,6 +130,8 @@ def structure_problem(dataset: Any) -> str | None:
     incomplete = [c for c in categories if not {"id", "name"} <= c.keys()]
     if incomplete:
         return f"Every category must have 'id' and 'name', but {incomplete[0]} has not."
+    for finding in type_findings({"categories": categories}):
+        return str(finding)
     repeated = _repeated(c["id"] for c in categories)
     if repeated:
         return f"Two categories have the id {repeated[0]!r}: one would silently replace the other."
@@ -143,11 +146,18 @@ def type_findings(dataset: Mapping[str, Any]) -> list[Finding]:
     """
     findings = []
     for key, field, allowed in _TYPES:
-        types = {type(item[field]) for item in dataset.get(key, []) if field in item}
+        values = [item[field] for item in dataset.get(key, []) if field in item]
+        types = set(map(type, values))
+        wanted = " or all ".join("texts" if str in kinds else "numbers" for kinds in allowed)
+        other = ""
         if not any(types <= kinds for kinds in allowed):
-            wanted = " or all ".join("texts" if str in kinds else "numbers" for kinds in allowed)
-            kinds = ", ".join(sorted(kind.__name__ for kind in types))
-            what = f"'{field}' in '{key}' must be all {wanted}, found {kinds}"
+            other = ", ".join(sorted(kind.__name__ for kind in types))
+        elif float in types and not all(map(math.isfinite, values)):
+            other = "one that is not finite"
+        elif types <= _NUMBERS and max(map(abs, values), default=0) >= _LARGEST:
+            other = "one above 64 bits"
+        if other:
+            what = f"'{field}' in '{key}' must be all {wanted}, found {other}"
             findings.append(Finding("problem", what))
     return findings
 
@@ -217,5 +227,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _is_box(box: Any) -> bool:
+def is_box(box: Any) -> bool:
+    """Whether it is a list of four finite numbers."""
     return isinstance(box, list | tuple) and len(box) == 4 and all(map(_is_number, box))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...layers.reasoning.knowledge_graph import KnowledgeGraph, check_suffix
+from ..files import read_json
 from . import sources as class_graphs
 from .wordnet import graph_from_wordnet
 
@@ -21,14 +22,6 @@ def named(path: Path, function: Callable[[Any], Any], value: Any) -> Any:
         return function(value)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; ValueError if it is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file: {error}.") from None
 
 
 def read_classes(args: argparse.Namespace) -> list[str]:

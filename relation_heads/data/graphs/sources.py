@@ -22,6 +22,7 @@ import torch
 from relation_heads.layers.reasoning.knowledge_graph import KnowledgeGraph
 
 from ..array_pickle import read_array
+from ..checks.format import structure_problem, type_findings
 from ..json_records import read_records
 
 Edge = tuple[str, int, int, float]  # relation, dst, src, weight
@@ -144,6 +145,8 @@ def graph_from_cooccurrence(dataset: Mapping[str, Any]) -> KnowledgeGraph:
         dataset: the content of a JSON file in COCO format; ValueError if it does not fit.
     """
     names = coco_class_names(dataset)
+    for finding in type_findings(dataset):
+        raise ValueError(str(finding))
     index = {id_: k for k, id_ in enumerate(sorted(c["id"] for c in dataset["categories"]))}
     seen: dict[Any, set[int]] = defaultdict(set)
     for annotation in dataset.get("annotations", []):
@@ -167,8 +170,9 @@ def graph_from_cooccurrence(dataset: Mapping[str, Any]) -> KnowledgeGraph:
 
 def coco_class_names(dataset: Mapping[str, Any]) -> list[str]:
     """Class names in the order of the category ids; ValueError if this is not in COCO format."""
-    if not isinstance(dataset, Mapping) or not {"images", "categories"} <= dataset.keys():
-        raise ValueError("This is not in COCO format: there must be 'images' and 'categories'.")
+    problem = structure_problem(dataset)
+    if problem:
+        raise ValueError(problem)
     return [c["name"] for c in sorted(dataset["categories"], key=lambda c: c["id"])]
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from relation_heads.data.files import write_whole
+from relation_heads.data.files import read_json, write_whole
 from relation_heads.data.scenes.compose import compose_layout
 from relation_heads.data.scenes.draw import (
     CLASS_GROUPS,
@@ -328,7 +328,7 @@ def _is_written(output: Path, split: str, annotations: dict[str, Any]) -> bool:
     """Whether a split with exactly these annotations is complete on disk."""
     path = output / "annotations" / f"{split}.json"
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
         description = found["info"]["description"]
     except FileNotFoundError:
         return False

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..files import Kept, write_whole
+from ..files import Kept, read_json, write_whole
 from . import boxes as vg_boxes
 from . import images as vg
 from .boxes import Boxes
@@ -54,8 +54,8 @@ def find_file(root: Path, name: str) -> Path:
 def read_coco_ids(path: Path) -> set[int]:
     """The ids of the images of a file in COCO format; ValueError if it is none."""
     try:
-        return {image["id"] for image in json.loads(path.read_bytes())["images"]}
-    except (KeyError, TypeError, ValueError) as error:
+        return {image["id"] for image in read_json(path)["images"]}
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is not in COCO format: {error!r}.") from None
 
 
