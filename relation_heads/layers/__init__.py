@@ -7,6 +7,7 @@ from .duplicates.network import DuplicateRemoval
 from .duplicates.soft_suppression import soft_nms, soft_nms_per_class
 from .geometry import box_embedding, pair_embedding, relative_geometry, sinusoidal_embedding
 from .object_relation.module import ObjectRelation
+from .object_relation.position import PositionRelation
 from .reasoning.global_module import GlobalReasoning
 from .reasoning.knowledge_graph import KnowledgeGraph
 from .reasoning.rollout import IterativeReasoning
@@ -24,6 +25,7 @@ __all__ = [
     "KnowledgeGraph",
     "NonLocal",
     "ObjectRelation",
+    "PositionRelation",
     "PreActivationGloRe",
     "Regions",
     "SpatialMemory",

@@ -1,11 +1,13 @@
 """Relative geometry of boxes, and its sinusoidal embedding.
 
 Source: Hu et al., "Relation Networks for Object Detection", CVPR 2018, section 3.1 and eq. 5; the
-released MXNet code (`extract_position_matrix`, `extract_position_embedding`) where the two differ.
+released MXNet code (`extract_position_matrix`, `extract_position_embedding`) where the two differ;
+for the geometry "position" Hou et al., "Relation DETR", ECCV 2024, as released.
 
 Shapes: Nq queries (index n, rows), Nk keys (index m, columns), boxes `(., 4)` x1, y1, x2, y2 in
 pixels. Width and height follow the legacy "+1" convention of the released code (w = x2 - x1 + 1),
-which also keeps boxes of zero width finite. Everything is float32 or wider, whatever autocast says:
+which also keeps boxes of zero width finite; "position", whose boxes may also be in units of the
+image, adds 1e-5 instead. Everything is float32 or wider, whatever autocast says:
 phases reach 691 rad, where one bfloat16 step is larger than a period.
 """
 
@@ -20,13 +22,18 @@ from torch import Tensor
 from .arguments import one_of, require
 
 NormalizeBy = Literal["query", "key"]
+PairGeometry = Literal["relation", "signed", "position"]
 Angle = Literal["atan2", "arctan"]
 NORMALIZE_BY: tuple[str, ...] = get_args(NormalizeBy)
+PAIR_GEOMETRIES: tuple[str, ...] = get_args(PairGeometry)
 
 # Displacements below 1e-3 box sizes are one class of "same place" (released code).
 MIN_DISPLACEMENT = 1e-3
 EMBED_DIM = 64  # d_g, channels of E_G
 MIN_GATE = 1e-6  # floor of w_G before the logarithm (released code)
+# What is added to widths and heights, and the longest wavelength (both as released).
+BORDER: dict[str, float] = {"relation": 1.0, "signed": 1.0, "position": 1e-5}
+WAVELENGTH: dict[str, float] = {"relation": 1e3, "signed": 1e3, "position": 1e4}
 
 
 def widen(x: Tensor) -> Tensor:
@@ -34,12 +41,14 @@ def widen(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def box_sizes(boxes: Tensor) -> Tensor:
-    """(..., 4) boxes to (..., 2) widths and heights, w = x2 - x1 + 1, never below 1 pixel."""
-    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0) + 1
+def box_sizes(boxes: Tensor, border: float = 1.0) -> Tensor:
+    """(..., 4) boxes to (..., 2) widths and heights, w = x2 - x1 + border, never below it."""
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0) + border
 
 
-def displacement(query_boxes: Tensor, key_boxes: Tensor, normalize_by: NormalizeBy) -> Tensor:
+def displacement(
+    query_boxes: Tensor, key_boxes: Tensor, normalize_by: NormalizeBy, border: float = 1.0
+) -> Tensor:
     """Centre of the key minus centre of the query, in box sizes: (..., Nq, Nk, 2) as (x, y).
 
     Args:
@@ -47,6 +56,7 @@ def displacement(query_boxes: Tensor, key_boxes: Tensor, normalize_by: Normalize
         key_boxes: (..., Nk, 4).
         normalize_by: whose width and height is the unit: "query" as in the released code (and its
             numbers), "key" as in the paper's text.
+        border: see `box_sizes`.
 
     Raises:
         ArgumentError: `normalize_by` is neither.
@@ -55,43 +65,49 @@ def displacement(query_boxes: Tensor, key_boxes: Tensor, normalize_by: Normalize
     q, k = query_boxes[..., :, None, :], key_boxes[..., None, :, :]
     doubled = (k[..., :2] - q[..., :2]) + (k[..., 2:] - q[..., 2:])  # (..., Nq, Nk, 2)
     require(one_of("normalize_by", normalize_by, NORMALIZE_BY))
-    return doubled / (2 * box_sizes(q if normalize_by == "query" else k))
+    return doubled / (2 * box_sizes(q if normalize_by == "query" else k, border))
 
 
-def log_size_ratio(query_boxes: Tensor, key_boxes: Tensor) -> Tensor:
+def log_size_ratio(query_boxes: Tensor, key_boxes: Tensor, border: float = 1.0) -> Tensor:
     """log(w_n / w_m), log(h_n / h_m): (..., Nq, Nk, 2)."""
     q, k = query_boxes[..., :, None, :], key_boxes[..., None, :, :]
-    return box_sizes(q).log() - box_sizes(k).log()
+    return box_sizes(q, border).log() - box_sizes(k, border).log()
 
 
 def relative_geometry(
     query_boxes: Tensor,
     key_boxes: Tensor,
     *,
-    signed: bool = False,
+    geometry: PairGeometry = "relation",
     normalize_by: NormalizeBy = "query",
 ) -> Tensor:
     """Four numbers for every pair of boxes: (..., Nq, Nk, 4) as (dx, dy, dw, dh).
 
-    Published form (eq. 5 and the text before it), invariant to translation, scale (up to the +1)
-    and flips: `dx = log(max(|cx_n - cx_m| / w_n, 1e-3))`, `dw = log(w_n / w_m)`; y and h likewise.
+    In all forms `dw = log(w_n / w_m)`, and with `t = (cx_m - cx_n) / w_n`; y and h likewise:
 
-    Signed form (not in the paper): `dx = sign(t) log(1 + 4|t|)` with `t = (cx_m - cx_n) / w_n`. The
-    published form takes |.|, so it cannot tell left from right or above from below; this one can.
+    - "relation", published (eq. 5 and the text before it): `dx = log(max(|t|, 1e-3))`. Invariant to
+      translation, scale (up to what is added to w) and flips.
+    - "signed", not in the paper: `dx = sign(t) log(1 + 4|t|)`. The others take |t|, so they cannot
+      tell left from right or above from below; this one can.
+    - "position" (Hou et al. 2024): `dx = log(1 + |t|)`, which is smooth where centres coincide.
 
     Args:
-        query_boxes: (..., Nq, 4) pixels.
-        key_boxes: (..., Nk, 4) pixels.
-        signed: which form of dx and dy.
+        query_boxes: (..., Nq, 4) pixels; for "position" any unit in which 1e-5 is nothing.
+        key_boxes: (..., Nk, 4), the same.
+        geometry: which form.
         normalize_by: see `displacement`.
     """
+    require(one_of("geometry", geometry, PAIR_GEOMETRIES))
     query_boxes, key_boxes = widen(query_boxes), widen(key_boxes)
-    offset = displacement(query_boxes, key_boxes, normalize_by)
-    if signed:
+    offset = displacement(query_boxes, key_boxes, normalize_by, BORDER[geometry])
+    if geometry == "signed":
         offset = offset.sign() * torch.log1p(4 * offset.abs())
+    elif geometry == "position":
+        offset = offset.abs().log1p()
     else:
         offset = offset.abs().clamp(min=MIN_DISPLACEMENT).log()
-    return torch.cat([offset, log_size_ratio(query_boxes, key_boxes)], dim=-1)
+    ratio = log_size_ratio(query_boxes, key_boxes, BORDER[geometry])
+    return torch.cat([offset, ratio], dim=-1)
 
 
 def sinusoidal_embedding(
@@ -112,17 +128,20 @@ def pair_embedding(
     key_boxes: Tensor,
     *,
     dim: int = EMBED_DIM,
-    signed: bool = False,
+    geometry: PairGeometry = "relation",
     normalize_by: NormalizeBy = "query",
 ) -> Tensor:
     """The embedding E_G of the relative geometry (eq. 5), without gradient: (..., Nq, Nk, dim) for
     boxes (..., Nq, 4) and (..., Nk, 4).
 
-    Four values, dim / 8 wavelengths each, scale 100: E = [sin, cos](100 d / 1000^(8k / dim)).
+    Four values, dim / 8 wavelengths each, scale 100: E = [sin, cos](100 d / 1000^(8k / dim)), for
+    "position" 10000 in place of 1000.
     """
+    form = {"geometry": geometry, "normalize_by": normalize_by}
     with torch.no_grad():
-        deltas = relative_geometry(query_boxes, key_boxes, signed=signed, normalize_by=normalize_by)
-        return sinusoidal_embedding(deltas, dim // 8, scale=100.0)
+        deltas = relative_geometry(query_boxes, key_boxes, **form)
+        wavelength = WAVELENGTH[geometry]
+        return sinusoidal_embedding(deltas, dim // 8, scale=100.0, wavelength=wavelength)
 
 
 def log_gate(embedding: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -138,6 +157,14 @@ def log_gate(embedding: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     with torch.autocast(embedding.device.type, enabled=False):
         gate = F.linear(embedding, weight.to(embedding.dtype), bias.to(embedding.dtype))
         return gate.clamp(min=MIN_GATE).log().permute(2, 0, 1)
+
+
+def position_bias(embedding: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """max(0, W_G E_G + b), which the geometry "position" adds to logits, in float32 or wider:
+    (..., Nq, Nk, 64) to (..., H, Nq, Nk); arguments as in `log_gate`."""
+    with torch.autocast(embedding.device.type, enabled=False):
+        raw = F.linear(embedding, weight.to(embedding.dtype), bias.to(embedding.dtype))
+        return raw.relu().movedim(-1, -3)
 
 
 def box_embedding(boxes: Tensor, dim: int) -> Tensor:

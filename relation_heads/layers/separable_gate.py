@@ -6,6 +6,7 @@ linear in sines and cosines of the four relative coordinates (`geometry.pair_emb
     w_G(n, m) = b + sum_{c, k} A_ck sin(z_k d_c(n, m)) + B_ck cos(z_k d_c(n, m)),
     z_k = 100 / 1000^(k / 8),   c in x, y, w, h,   k = 0 .. 7,
 
+(10000 in place of 1000 for the geometry "position"),
 so it is a sum of four functions of one number each. Those of d_w = log w_n - log w_m and d_h are
 products of terms of one box each, by the addition theorem, and b is one more:
 
@@ -27,16 +28,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .geometry import MIN_DISPLACEMENT, MIN_GATE, NormalizeBy, box_sizes, widen
+from .geometry import (
+    BORDER,
+    MIN_DISPLACEMENT,
+    MIN_GATE,
+    WAVELENGTH,
+    NormalizeBy,
+    PairGeometry,
+    box_sizes,
+    widen,
+)
 
 NUM_WAVELENGTHS = 8
 NUM_OFFSET_CHANNELS = 4 * NUM_WAVELENGTHS  # sin and cos of d_x and d_y
 
 
-def frequencies(device: torch.device) -> Tensor:
+def frequencies(device: torch.device, geometry: PairGeometry = "relation") -> Tensor:
     """z_k of `geometry.pair_embedding`, radians per unit: (8,) float64."""
     k = torch.arange(NUM_WAVELENGTHS, device=device, dtype=torch.float64)
-    return 100 / 1000 ** (k / NUM_WAVELENGTHS)
+    return 100 / WAVELENGTH[geometry] ** (k / NUM_WAVELENGTHS)
 
 
 def offset_weight(weight: Tensor) -> Tensor:
@@ -49,7 +59,7 @@ def offset_channels(
     query_boxes: Tensor,
     key_boxes: Tensor,
     *,
-    signed: bool,
+    geometry: PairGeometry,
     normalize_by: NormalizeBy,
     memory: Tensor | None = None,
 ) -> Tensor:
@@ -58,16 +68,18 @@ def offset_channels(
     Args:
         query_boxes: (G, Nq, 4), float32 or float64.
         key_boxes: (G, Nk, 4), the same.
-        signed, normalize_by: see `geometry.relative_geometry`.
+        geometry, normalize_by: see `geometry.relative_geometry`.
         memory: (G, 32, Nq, Nk) for the result, or None for new.
     """
     unit = query_boxes[..., :, None, :] if normalize_by == "query" else key_boxes[..., None, :, :]
-    unit = box_sizes(unit).movedim(-1, 1)  # (G, 2, Nq, 1) or (G, 2, 1, Nk)
+    unit = box_sizes(unit, BORDER[geometry]).movedim(-1, 1)  # (G, 2, Nq, 1) or (G, 2, 1, Nk)
     # In float64 a difference of centres is exact; twice of it, as of the unit.
     q, k = ((b[..., :2].double() + b[..., 2:]).mT.contiguous() for b in (query_boxes, key_boxes))
     offset = (k[:, :, None] - q[..., None]).to(unit.dtype).div_(2 * unit)  # (G, 2, Nq, Nk)
-    if signed:
+    if geometry == "signed":
         offset = offset.abs().mul_(4).log1p_().copysign_(offset)
+    elif geometry == "position":
+        offset.abs_().log1p_()
     else:
         offset.abs_().clamp_(min=MIN_DISPLACEMENT).log_()
     groups, _, num_queries, num_keys = offset.shape
@@ -75,17 +87,17 @@ def offset_channels(
         memory = offset.new_empty(groups, NUM_OFFSET_CHANNELS, num_queries, num_keys)
     channels = memory.view(groups, 2, 2, NUM_WAVELENGTHS, num_queries, num_keys)
     sines, cosines = channels.unbind(1)
-    z = frequencies(offset.device).to(offset.dtype)
+    z = frequencies(offset.device, geometry).to(offset.dtype)
     torch.mul(offset[:, :, None], z[:, None, None], out=cosines)  # phases, for a moment
     torch.sin(cosines, out=sines)
     cosines.cos_()
     return memory
 
 
-def key_factors(boxes: Tensor) -> Tensor:
+def key_factors(boxes: Tensor, geometry: PairGeometry = "relation") -> Tensor:
     """V: c and s of log w and log h, and 1, of each box: (G, N, 4) to (G, N, 33)."""
-    log_sizes = box_sizes(boxes.double()).log()  # (G, N, 2)
-    phases = (log_sizes[..., None] * frequencies(boxes.device)).flatten(2)  # (G, N, 16)
+    log_sizes = box_sizes(boxes.double(), BORDER[geometry]).log()  # (G, N, 2)
+    phases = (log_sizes[..., None] * frequencies(boxes.device, geometry)).flatten(2)  # (G, N, 16)
     one = phases.new_ones(*phases.shape[:2], 1)
     return torch.cat([phases.cos(), phases.sin(), one], dim=2).to(boxes.dtype)
 
@@ -131,7 +143,7 @@ def separable_log_gate(
     weight: Tensor,
     bias: Tensor,
     *,
-    signed: bool = False,
+    geometry: PairGeometry = "relation",
     normalize_by: NormalizeBy = "query",
 ) -> Tensor:
     """log(max(w_G, 1e-6)), as `geometry.log_gate` of `geometry.pair_embedding`.
@@ -141,7 +153,7 @@ def separable_log_gate(
         key_boxes: (G, Nk, 4).
         weight: (H, 64) W_G.
         bias: (H,).
-        signed, normalize_by: see `geometry.relative_geometry`.
+        geometry, normalize_by: see `geometry.relative_geometry`.
 
     Returns:
         (G, H, Nq, Nk) float32 or wider.
@@ -149,7 +161,7 @@ def separable_log_gate(
     queries, keys = widen(query_boxes.detach()), widen(key_boxes.detach())
     weight, bias = weight.to(queries.dtype), bias.to(queries.dtype)
     with torch.autocast(queries.device.type, enabled=False):
-        channels = offset_channels(queries, keys, signed=signed, normalize_by=normalize_by)
-        factors = query_factors(key_factors(queries), weight, bias)
-        raw = gate(channels, offset_weight(weight), factors, key_factors(keys))
+        channels = offset_channels(queries, keys, geometry=geometry, normalize_by=normalize_by)
+        factors = query_factors(key_factors(queries, geometry), weight, bias)
+        raw = gate(channels, offset_weight(weight), factors, key_factors(keys, geometry))
         return raw.clamp(min=MIN_GATE).log()

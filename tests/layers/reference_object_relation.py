@@ -15,25 +15,30 @@ import torch
 from relation_heads.layers import ObjectRelation
 
 
-def deltas(query: list[float], key: list[float], normalize_by: str, signed: bool) -> list[float]:
-    wn, hn = query[2] - query[0] + 1, query[3] - query[1] + 1
-    wm, hm = key[2] - key[0] + 1, key[3] - key[1] + 1
+def deltas(query: list[float], key: list[float], normalize_by: str, geometry: str) -> list[float]:
+    border = 0.00001 if geometry == "position" else 1
+    wn, hn = query[2] - query[0] + border, query[3] - query[1] + border
+    wm, hm = key[2] - key[0] + border, key[3] - key[1] + border
     unit = (wn, hn) if normalize_by == "query" else (wm, hm)
     result = []
     for axis in (0, 1):
         shift = (key[axis] + key[axis + 2]) / 2 - (query[axis] + query[axis + 2]) / 2
         t = shift / unit[axis]
-        if signed:
+        if geometry == "position":
+            result.append(math.log(1 + abs(t)))
+        elif geometry == "signed":
             result.append(math.copysign(math.log(1 + 4 * abs(t)), t) if t else 0.0)
         else:
             result.append(math.log(max(abs(t), 1e-3)))
     return [*result, math.log(wn / wm), math.log(hn / hm)]
 
 
-def embed(values: list[float], wavelengths: int, scale: float) -> list[float]:
+def embed(
+    values: list[float], wavelengths: int, scale: float, longest: float = 1000
+) -> list[float]:
     result = []
     for value in values:
-        z = [scale * value / 1000 ** (k / wavelengths) for k in range(wavelengths)]
+        z = [scale * value / longest ** (k / wavelengths) for k in range(wavelengths)]
         result += [math.sin(v) for v in z] + [math.cos(v) for v in z]
     return result
 
@@ -71,12 +76,15 @@ def relate_image(
             weights = []
             for m in keys:
                 k = p["key.weight"][rows] @ asked[m] + p["key.bias"][rows]
-                gate = 1.0
-                if module.geometry in ("relation", "signed"):
-                    d = deltas(box[n], box[m], module.normalize_by, module.geometry == "signed")
-                    e = torch.tensor(embed(d, 8, 100.0), dtype=torch.float64)
+                gate, added = 1.0, 0.0
+                if module.geometry in ("relation", "signed", "position"):
+                    d = deltas(box[n], box[m], module.normalize_by, module.geometry)
+                    longest = 10000 if module.geometry == "position" else 1000
+                    e = torch.tensor(embed(d, 8, 100.0, longest), dtype=torch.float64)
                     gate = max(0.0, float(p["gate.weight"][h] @ e + p["gate.bias"][h]))
-                weights.append(max(gate, 1e-6) * math.exp(float(k @ q) / math.sqrt(d_k)))
+                if module.geometry == "position":  # is added to the logits instead
+                    gate, added = 1.0, gate
+                weights.append(max(gate, 1e-6) * math.exp(float(k @ q) / math.sqrt(d_k) + added))
             if not keys:
                 continue
             raw = sum(w * told[m] for w, m in zip(weights, keys, strict=True)) / sum(weights)

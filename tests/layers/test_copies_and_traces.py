@@ -5,6 +5,7 @@ import copy
 import io
 import pickle
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -20,11 +21,13 @@ from relation_heads.layers import (
     Regions,
     SqueezeExcitation,
 )
+from relation_heads.layers.geometry import PAIR_GEOMETRIES
 from relation_heads.layers.object_relation import module as object_relation
+from relation_heads.layers.object_relation.module import GEOMETRIES, IMPLEMENTATIONS
 from tests.layers.test_object_relation import DIM, make, make_regions, norms
 
 RELATIONS = [
-    *((geometry, name) for geometry in ("relation", "signed") for name in ("simple", "fused")),
+    *((geometry, name) for geometry in PAIR_GEOMETRIES for name in ("simple", "fused")),
     *((geometry, "fused") for geometry in ("none", "unary")),
     ("relation", "auto"),
 ]
@@ -98,8 +101,10 @@ class OfOneImage(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("implementation", ["simple", "fused", "triton", "auto"])
-@pytest.mark.parametrize("geometry", ["relation", "signed", "none", "unary"])
+@pytest.mark.parametrize(
+    ("geometry", "implementation"),
+    [p for p in product(GEOMETRIES, IMPLEMENTATIONS) if p != ("position", "triton")],
+)
 @norms
 def test_a_trace_of_a_relation_serves_other_numbers(norm, geometry, implementation, monkeypatch):
     monkeypatch.setattr(object_relation, "FEW_PAIRS", 0)

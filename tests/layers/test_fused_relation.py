@@ -6,7 +6,13 @@ import torch
 
 from benchmarks.measure import peak_bytes
 from relation_heads.layers import ObjectRelation, Regions
-from relation_heads.layers.geometry import MIN_GATE, log_gate, pair_embedding
+from relation_heads.layers.geometry import (
+    MIN_GATE,
+    PAIR_GEOMETRIES,
+    log_gate,
+    pair_embedding,
+    position_bias,
+)
 from relation_heads.layers.object_relation import fused as fused_relation
 from relation_heads.layers.object_relation.module import GEOMETRIES, relation_weights
 from tests.layers.reference_object_relation import relate_image
@@ -77,11 +83,11 @@ def arguments(num_queries=6, num_keys=9, heads=3, key_dim=5, value_dim=7, dtype=
     return queries, keys, values, *boxes, weight, bias
 
 
-@pytest.mark.parametrize("signed", [False, True])
-def test_gradcheck_with_other_keys_and_widths(signed):
+@pytest.mark.parametrize("geometry", PAIR_GEOMETRIES)
+def test_gradcheck_with_other_keys_and_widths(geometry):
     query, key, value, asking, answering, weight, bias = arguments()
     assert torch.autograd.gradcheck(
-        lambda q, k, v, w, b: fused(q, k, v, asking, answering, w, b, signed=signed),
+        lambda q, k, v, w, b: fused(q, k, v, asking, answering, w, b, geometry=geometry),
         (query, key, value, weight, bias),
     )
 
@@ -231,14 +237,14 @@ def test_memory_is_linear_in_the_number_of_regions(backward):
 
 
 @pytest.mark.parametrize("normalize_by", ["query", "key"])
-@pytest.mark.parametrize("signed", [False, True])
-def test_float32_gradients_are_as_good_as_those_of_the_simple_form(signed, normalize_by):
+@pytest.mark.parametrize("geometry", PAIR_GEOMETRIES)
+def test_float32_gradients_are_as_good_as_those_of_the_simple_form(geometry, normalize_by):
     """The gradient of W_G jumps where a gate crosses its floor, and which gates do so in float32 is
     chance in both forms. So biases are such that no gate is nearer to it than 1e-3, ten times what
     float32 is wrong by: phases of up to 691 rad, rounded by 3e-5, times some 0.1 x 64^0.5. Both
     forms round the same quantities, in another order: 4 times.
     """
-    form = dict(signed=signed, normalize_by=normalize_by)
+    form = dict(geometry=geometry, normalize_by=normalize_by)
     inputs = list(arguments(40, 40, heads=4, dtype=torch.float32))
     corner = 1000 * torch.rand(40, 2)
     sides = 300 ** torch.rand(40, 2) - 1
@@ -254,7 +260,8 @@ def test_float32_gradients_are_as_good_as_those_of_the_simple_form(signed, norma
             inputs[6][head] = -(gates[widest] + gates[widest + 1]) / 2 + MIN_GATE
 
     def plain(query, key, value, asking, answering, weight, bias, **form):
-        gates = log_gate(pair_embedding(asking, answering, **form), weight, bias)
+        bias_of = position_bias if geometry == "position" else log_gate
+        gates = bias_of(pair_embedding(asking, answering, **form), weight, bias)
         return torch.einsum("hnm,mhd->nhd", relation_weights(query, key, gates), value)
 
     def gradients(function, dtype):

@@ -10,7 +10,7 @@ from relation_heads.layers import (
     sinusoidal_embedding,
 )
 from relation_heads.layers.arguments import ArgumentError
-from relation_heads.layers.geometry import polar
+from relation_heads.layers.geometry import PAIR_GEOMETRIES, polar
 
 # Three boxes worked out by hand, and the values the released formulas give for them.
 BOXES = torch.tensor([[10, 20, 109, 219], [50, 60, 149, 159], [300, 40, 331, 71.0]])
@@ -59,20 +59,24 @@ def flipped(boxes, width=400.0):
     return torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], dim=1)
 
 
-@pytest.mark.parametrize("signed", [False, True])
-def test_translation_changes_nothing(signed):
+@pytest.mark.parametrize("geometry", PAIR_GEOMETRIES)
+def test_translation_changes_nothing(geometry):
     moved = BOXES.double() + torch.tensor([37.0, -11.0, 37.0, -11.0])
     torch.testing.assert_close(
-        relative_geometry(moved, moved, signed=signed),
-        relative_geometry(BOXES.double(), BOXES.double(), signed=signed),
+        relative_geometry(moved, moved, geometry=geometry),
+        relative_geometry(BOXES.double(), BOXES.double(), geometry=geometry),
     )
 
 
-def test_published_form_cannot_see_a_flip_and_the_signed_form_can():
+def test_only_the_signed_form_can_see_a_flip():
     plain, mirror = BOXES.double(), flipped(BOXES.double())
-    torch.testing.assert_close(relative_geometry(plain, plain), relative_geometry(mirror, mirror))
-    left = relative_geometry(plain, plain, signed=True)
-    right = relative_geometry(mirror, mirror, signed=True)
+    for geometry in ("relation", "position"):
+        torch.testing.assert_close(
+            relative_geometry(plain, plain, geometry=geometry),
+            relative_geometry(mirror, mirror, geometry=geometry),
+        )
+    left = relative_geometry(plain, plain, geometry="signed")
+    right = relative_geometry(mirror, mirror, geometry="signed")
     torch.testing.assert_close(left[..., 0], -right[..., 0])  # x changes its sign
     torch.testing.assert_close(left[..., 1:], right[..., 1:])
     assert left[0, 1, 0] > 0  # box 1 lies to the right of box 0
@@ -80,8 +84,8 @@ def test_published_form_cannot_see_a_flip_and_the_signed_form_can():
 
 def test_degenerate_boxes_stay_finite():
     boxes = torch.tensor([[800, 10, 800, 60], [800, 10, 800, 10], [5, 5, 4, 4.0], [1e5, 0, 2e5, 9]])
-    for signed in (False, True):
-        assert pair_embedding(boxes, boxes, signed=signed).isfinite().all()
+    for geometry in PAIR_GEOMETRIES:
+        assert pair_embedding(boxes, boxes, geometry=geometry).isfinite().all()
     assert box_embedding(boxes, 32).isfinite().all()
 
 
@@ -99,10 +103,13 @@ def test_half_precision_boxes_are_widened():
     assert pair_embedding(BOXES.bfloat16(), BOXES.bfloat16()).dtype == torch.float32
 
 
-def test_unknown_unit_is_named():
+@pytest.mark.parametrize(
+    ("name", "value"), [("normalize_by", "both"), ("geometry", "unary")], ids=str
+)
+def test_an_unknown_form_is_named(name, value):
     with pytest.raises(ArgumentError) as caught:
-        relative_geometry(BOXES, BOXES, normalize_by="both")
-    assert [(w.argument, w.value) for w in caught.value.wrong] == [("normalize_by", "both")]
+        relative_geometry(BOXES, BOXES, **{name: value})
+    assert [(w.argument, w.value) for w in caught.value.wrong] == [(name, value)]
 
 
 def test_polar():

@@ -334,6 +334,10 @@ def test_relation_weights_of_large_logits_are_finite():
         (dict(dim=16, num_heads=0), {"dim": 16, "num_heads": 0}),
         (dict(dim=12, num_heads=4, geometry="unary"), {"dim": 12}),
         (dict(dim=16, num_heads=4, geometry="polar", init="ones", norm="BN"), None),
+        (
+            dict(dim=16, num_heads=4, geometry="position", implementation="triton"),
+            {"implementation": "triton"},
+        ),
         (dict(dim=16, num_heads=4, key_dim=0, normalize_by="both", implementation="fast"), None),
     ],
 )

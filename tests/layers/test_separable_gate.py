@@ -1,7 +1,9 @@
+from itertools import product
+
 import pytest
 import torch
 
-from relation_heads.layers.geometry import log_gate, pair_embedding
+from relation_heads.layers.geometry import PAIR_GEOMETRIES, log_gate, pair_embedding
 from relation_heads.layers.separable_gate import (
     MIN_GATE,
     gate,
@@ -13,9 +15,11 @@ from relation_heads.layers.separable_gate import (
 )
 from tests.layers.test_object_relation import random_boxes
 
-FORMS = pytest.mark.parametrize(
-    ("signed", "normalize_by"),
-    [(False, "query"), (False, "key"), (True, "query"), (True, "key")],
+FORMS = list(product(PAIR_GEOMETRIES, ("query", "key")))
+forms = pytest.mark.parametrize(("geometry", "normalize_by"), FORMS)
+# Those of a gate: "position" takes no logarithm, which would be steep near the floor.
+gates = pytest.mark.parametrize(
+    ("geometry", "normalize_by"), [form for form in FORMS if form[0] != "position"]
 )
 
 
@@ -39,15 +43,15 @@ def raw_gate(queries, keys, weight, bias, **form):
     return gate(
         offset_channels(queries, keys, **form),
         offset_weight(weight),
-        query_factors(key_factors(queries), weight, bias),
-        key_factors(keys),
+        query_factors(key_factors(queries, form["geometry"]), weight, bias),
+        key_factors(keys, form["geometry"]),
     )
 
 
-@FORMS
-def test_equals_the_linear_layer_on_the_embedding(signed, normalize_by):
+@forms
+def test_equals_the_linear_layer_on_the_embedding(geometry, normalize_by):
     queries, keys, (weight, bias) = groups(2, 5), groups(2, 7, seed=3), parameters()
-    form = dict(signed=signed, normalize_by=normalize_by)
+    form = dict(geometry=geometry, normalize_by=normalize_by)
     raw = raw_gate(queries, keys, weight, bias, **form)
     assert raw.shape == (2, 3, 5, 7)
     for g in range(2):
@@ -55,10 +59,10 @@ def test_equals_the_linear_layer_on_the_embedding(signed, normalize_by):
         torch.testing.assert_close(raw[g], expected.permute(2, 0, 1), rtol=1e-12, atol=1e-11)
 
 
-@FORMS
-def test_log_gate_and_its_gradients(signed, normalize_by):
+@gates
+def test_log_gate_and_its_gradients(geometry, normalize_by):
     boxes, wanted = groups(2, 6), parameters()
-    form = dict(signed=signed, normalize_by=normalize_by)
+    form = dict(geometry=geometry, normalize_by=normalize_by)
     ours = separable_log_gate(boxes, boxes, *wanted, **form)
     plain = torch.stack([log_gate(pair_embedding(b, b, **form), *wanted) for b in boxes])
     torch.testing.assert_close(ours, plain, rtol=1e-11, atol=1e-11)
@@ -75,11 +79,11 @@ def test_log_gate_and_its_gradients(signed, normalize_by):
 def test_float32_is_closer_than_the_embedding():
     """Sizes in float64 cost nothing; their phases are what rounds most in the embedding."""
     boxes, (weight, bias) = groups(4, 40), parameters(8)
-    exact = raw_gate(boxes, boxes, weight, bias, signed=False, normalize_by="query")
+    exact = raw_gate(boxes, boxes, weight, bias, geometry="relation", normalize_by="query")
     single = [x.detach().float() for x in (boxes, boxes, weight, bias)]
     boxes = boxes.float().double()  # rounding the boxes is not at issue
-    exact = raw_gate(boxes, boxes, weight, bias, signed=False, normalize_by="query")
-    ours = raw_gate(*single, signed=False, normalize_by="query")
+    exact = raw_gate(boxes, boxes, weight, bias, geometry="relation", normalize_by="query")
+    ours = raw_gate(*single, geometry="relation", normalize_by="query")
     plain = torch.stack(
         [(pair_embedding(b, b) @ single[2].T + single[3]).permute(2, 0, 1) for b in single[0]]
     )

@@ -28,7 +28,9 @@ ROOT = Path(__file__).resolve().parents[2]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 OPTIONS = [
-    {"signed": signed, "normalize_by": by} for signed in (False, True) for by in ("query", "key")
+    {"geometry": geometry, "normalize_by": by}
+    for geometry in ("relation", "signed")
+    for by in ("query", "key")
 ]
 PUBLISHED = OPTIONS[0]
 runs_the_kernel = pytest.mark.skipif(
@@ -57,11 +59,11 @@ def make_parameters(heads: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def reference_embedding(
-    query_boxes: torch.Tensor, key_boxes: torch.Tensor, *, signed: bool, normalize_by: str
+    query_boxes: torch.Tensor, key_boxes: torch.Tensor, *, geometry: str, normalize_by: str
 ) -> torch.Tensor:
     """E_G by Python's own floating point numbers: (Nq, Nk, 64) float64."""
     rows = [
-        [embed(deltas(q, k, normalize_by, signed), 8, 100.0) for k in key_boxes.tolist()]
+        [embed(deltas(q, k, normalize_by, geometry), 8, 100.0) for k in key_boxes.tolist()]
         for q in query_boxes.tolist()
     ]
     return torch.tensor(rows, dtype=torch.float64, device=DEVICE)
@@ -177,10 +179,11 @@ def test_autocast_changes_nothing():
         torch.testing.assert_close(torch.autograd.grad(actual.sum(), parameters), grads)
 
 
-def test_an_unknown_unit_is_refused():
+def test_a_form_that_the_kernel_has_not_is_refused():
+    form = {"geometry": "position", "normalize_by": "both"}
     with pytest.raises(ArgumentError) as caught:
-        triton_log_gate(*make_pairs(2, 3), *make_parameters(2), signed=False, normalize_by="both")
-    assert [(w.argument, w.value) for w in caught.value.wrong] == [("normalize_by", "both")]
+        triton_log_gate(*make_pairs(2, 3), *make_parameters(2), **form)
+    assert {w.argument: w.value for w in caught.value.wrong} == form
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="counts the bytes of a CPU")
@@ -274,8 +277,8 @@ def test_the_module_by_name(geometry, norm, monkeypatch):
     monkeypatch.setattr(object_relation, "triton_relation", relate)
     inputs = make_input()
     torch.testing.assert_close(ours(*inputs), simple(*inputs), rtol=1e-3, atol=1e-4)
-    signed = {"signed": geometry == "signed", "normalize_by": "query"}
-    assert calls == ([] if geometry == "none" else 2 * [signed])
+    form = {"geometry": geometry, "normalize_by": "query"}
+    assert calls == ([] if geometry == "none" else 2 * [form])
 
 
 @pytest.mark.parametrize("few", [0, 2**15])
@@ -375,7 +378,7 @@ def test_compiles_for_a_gpu_that_is_not_here(options, monkeypatch, tmp_path):
     inputs = dict.fromkeys(("table", "weight", "bias", "frequencies"), "*fp32")
     numbers = ("num_queries", "num_keys", "num_heads", "head_stride", "row_stride")
     constants = {
-        "SIGNED": options["signed"],
+        "SIGNED": options["geometry"] == "signed",
         "BY_KEY": options["normalize_by"] == "key",
         "MIN_DISPLACEMENT": 1e-3,
         "MIN_GATE": 1e-6,

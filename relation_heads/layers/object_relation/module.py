@@ -38,17 +38,19 @@ from ..arguments import Wrong, at_least, multiple_of, one_of, require
 from ..geometry import (
     EMBED_DIM,
     NORMALIZE_BY,
+    PAIR_GEOMETRIES,
     NormalizeBy,
     box_embedding,
     log_gate,
     pair_embedding,
+    position_bias,
     widen,
 )
 from ..regions import Regions
 from .fused import fused_relation, linear_by_channel
 from .triton_gate import triton_relation
 
-Geometry = Literal["none", "unary", "relation", "signed"]
+Geometry = Literal["none", "unary", "relation", "signed", "position"]
 Norm = Literal["max_rms", ""]
 Init = Literal["zero", "xavier", "normal"]
 Implementation = Literal["auto", "simple", "fused", "triton"]
@@ -121,7 +123,8 @@ class ObjectRelation(nn.Module):
                 where a stock head does, or "" (published).
             geometry: "none" (w_G = 1), "unary" (embedded boxes are added to the features that enter
                 the projections), "relation" (published), "signed" (see
-                `geometry.relative_geometry`).
+                `geometry.relative_geometry`) or "position" (Hou et al. 2024: max(0, W_G E_G + b) is
+                added to w_A, in place of the logarithm of the gate; see `PositionRelation`).
             normalize_by: unit of displacements, see `geometry.displacement`.
             init: "zero" (W_V = 0, the others xavier: the module starts as the identity, so it
                 disturbs neither a trained detector nor, on features that are not normalised, a
@@ -129,7 +132,8 @@ class ObjectRelation(nn.Module):
                 short schedules) or "normal" (N(0, 0.01), as released). Biases are 0.
             implementation: how `forward` computes the same function: "simple" (all pairs at once,
                 `relation_weights`), "fused" (blocks of queries, `fused_relation`), "triton" (the
-                gate of all pairs by a kernel, `triton_gate.triton_relation`; no GPU has run it yet)
+                gate of all pairs by a kernel, `triton_gate.triton_relation`, which "position" has
+                not; no GPU has run it yet)
                 or "auto": "fused" for images of more than FEW_PAIRS pairs, else "simple". Without a
                 gate "fused" and "triton" are torch's own attention. In `torch.jit.trace`,
                 `torch.export` and `torch.compile` all of them are "simple": blocks would be of one
@@ -151,6 +155,13 @@ class ObjectRelation(nn.Module):
             one_of("normalize_by", normalize_by, NORMALIZE_BY),
             one_of("init", init, INITS),
             one_of("implementation", implementation, IMPLEMENTATIONS),
+            Wrong(
+                "implementation",
+                "'auto', 'simple' or 'fused' for geometry='position', which has no kernel",
+                implementation,
+            )
+            if geometry == "position" and implementation == "triton"
+            else None,
         )
         self.dim = dim
         self.num_heads = num_heads
@@ -181,7 +192,7 @@ class ObjectRelation(nn.Module):
     @property
     def has_gate(self) -> bool:
         """Whether w_G depends on pairs of boxes."""
-        return self.geometry in ("relation", "signed")
+        return self.geometry in PAIR_GEOMETRIES
 
     def forward(self, features: Tensor, regions: Regions) -> Tensor:
         """
@@ -228,22 +239,24 @@ class ObjectRelation(nn.Module):
         relate = fused_relation if implementation == "fused" else triton_relation
         return relate(
             *(query, key, value, query_boxes, key_boxes, self.gate.weight, self.gate.bias),
-            signed=self.geometry == "signed",
+            geometry=self.geometry,
             normalize_by=self.normalize_by,
         )
 
     def _log_gate(self, query_boxes: Tensor, key_boxes: Tensor) -> Tensor | None:
-        """log w_G of one image, (H, Nq, Nk); None for w_G = 1."""
+        """log w_G of one image, or what "position" has in its place, (H, Nq, Nk); None for w_G = 1.
+        """
         if not self.has_gate:
             return None
         embedding = pair_embedding(
             query_boxes,
             key_boxes,
             dim=EMBED_DIM,
-            signed=self.geometry == "signed",
+            geometry=self.geometry,
             normalize_by=self.normalize_by,
         )
-        return log_gate(embedding, self.gate.weight, self.gate.bias)
+        bias_of = position_bias if self.geometry == "position" else log_gate
+        return bias_of(embedding, self.gate.weight, self.gate.bias)
 
     def _images(
         self, features: Tensor, regions: Regions

@@ -38,12 +38,14 @@ from ..geometry import (
     MIN_GATE,
     NORMALIZE_BY,
     NormalizeBy,
+    PairGeometry,
     box_sizes,
     log_gate,
     pair_embedding,
 )
 from ..separable_gate import frequencies
 
+TRITON_GEOMETRIES = ("relation", "signed")
 ROW_ALIGNMENT = 16  # elements; CUDA's memory-efficient attention copies masks with other rows
 BLOCK_BYTES = 2**25  # of a block's embedding, in the backward pass; in all 4 times that
 _NEEDS = "implementation='triton' needs Triton and boxes of float32 on a GPU"
@@ -57,7 +59,7 @@ def triton_log_gate(
     weight: Tensor,
     bias: Tensor,
     *,
-    signed: bool,
+    geometry: PairGeometry,
     normalize_by: NormalizeBy,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
@@ -71,19 +73,22 @@ def triton_log_gate(
         key_boxes: (Nk, 4).
         weight: (H, 64) W_G.
         bias: (H,) b_G.
-        signed: which geometry, see `geometry.relative_geometry`.
+        geometry: "relation" or "signed", see `geometry.relative_geometry`.
         normalize_by: see `geometry.displacement`.
         dtype: of the result.
 
     Raises:
-        ValueError: `normalize_by` is neither "query" nor "key".
+        ArgumentError: `geometry` or `normalize_by` is another one.
         RuntimeError: the kernel cannot run for these boxes.
     """
-    require(one_of("normalize_by", normalize_by, NORMALIZE_BY))
+    require(
+        one_of("geometry", geometry, TRITON_GEOMETRIES),
+        one_of("normalize_by", normalize_by, NORMALIZE_BY),
+    )
     kernel = kernel_for(query_boxes)
     boxes = query_boxes.float(), key_boxes.float()
     parameters = weight.float(), bias.float()
-    return _LogGate.apply(kernel, *boxes, *parameters, signed, normalize_by, dtype)
+    return _LogGate.apply(kernel, *boxes, *parameters, geometry, normalize_by, dtype)
 
 
 def triton_relation(
@@ -95,7 +100,7 @@ def triton_relation(
     weight: Tensor,
     bias: Tensor,
     *,
-    signed: bool,
+    geometry: PairGeometry,
     normalize_by: NormalizeBy,
 ) -> Tensor:
     """sum_m w_nm v_m of eq. 2 and 3, by this gate and PyTorch's fused attention: (Nq, H, d_v).
@@ -106,11 +111,11 @@ def triton_relation(
         query: (Nq, H, d_k).
         key: (Nk, H, d_k).
         value: (Nk, H, d_v).
-        query_boxes, key_boxes, weight, bias, signed, normalize_by: see `triton_log_gate`.
+        query_boxes, key_boxes, weight, bias, geometry, normalize_by: see `triton_log_gate`.
     """
     if not len(key):
         return query.new_zeros(len(query), *value.shape[1:])
-    form: dict[str, Any] = dict(signed=signed, normalize_by=normalize_by, dtype=query.dtype)
+    form: dict[str, Any] = dict(geometry=geometry, normalize_by=normalize_by, dtype=query.dtype)
     gate = triton_log_gate(query_boxes, key_boxes, weight, bias, **form)
     query, key, value = (x.transpose(0, 1)[None] for x in (query, key, value))  # (1, H, N, d)
     attended = F.scaled_dot_product_attention(query, key, value, attn_mask=gate[None])
@@ -145,12 +150,12 @@ class _LogGate(torch.autograd.Function):
         key_boxes: Tensor,
         weight: Tensor,
         bias: Tensor,
-        signed: bool,
+        geometry: PairGeometry,
         normalize_by: NormalizeBy,
         dtype: torch.dtype,
     ) -> Tensor:
         ctx.save_for_backward(query_boxes, key_boxes, weight, bias)
-        ctx.geometry = {"signed": signed, "normalize_by": normalize_by}
+        ctx.geometry = {"geometry": geometry, "normalize_by": normalize_by}
         out = _aligned_rows(len(weight), len(query_boxes), len(key_boxes), weight, dtype)
         if out.numel():
             _fill(kernel, out, query_boxes, key_boxes, weight, bias, **ctx.geometry)
@@ -196,7 +201,7 @@ def _fill(
     weight: Tensor,
     bias: Tensor,
     *,
-    signed: bool,
+    geometry: PairGeometry,
     normalize_by: NormalizeBy,
 ) -> None:
     """Writes the log gate into `out` (H, Nq, Nk), which is not empty."""
@@ -219,7 +224,7 @@ def _fill(
                 num_keys,
                 heads,
                 *out.stride()[:2],
-                SIGNED=signed,
+                SIGNED=geometry == "signed",
                 BY_KEY=normalize_by == "key",
                 MIN_DISPLACEMENT=MIN_DISPLACEMENT,
                 MIN_GATE=MIN_GATE,
