@@ -62,7 +62,8 @@ def _relation() -> CN:
     # scaled down to it, and it trains where the stock head does; or "" (published), which diverges.
     node.NORM = "max_rms"
     # w_G: "relation" (published; cannot tell left from right), "signed" (can), "unary" (boxes
-    # embedded one by one), "none" (appearance alone).
+    # embedded one by one), "none" (appearance alone); or "position" (Relation-DETR, Hou et al.
+    # 2024: a bias is added to the logits instead; cannot tell left from right; has no "triton").
     node.GEOMETRY = "relation"
     # Unit of displacements between boxes: size of the "query" (released code) or of the "key"
     # (paper's text).

@@ -231,9 +231,7 @@ def test_1500_boxes_take_a_tenth_of_the_memory_of_the_plain_form(monkeypatch):
 
     def peak(function):
         leaves = [q, k, v, *relation.parameters()]
-        return peak_bytes(
-            lambda: torch.autograd.grad(function().sum(), leaves, allow_unused=True)
-        )
+        return peak_bytes(lambda: torch.autograd.grad(function().sum(), leaves, allow_unused=True))
 
     of_plain = peak(plain_bias)
     of_bias = peak(lambda: relation(boxes, boxes))

@@ -244,8 +244,7 @@ class ObjectRelation(nn.Module):
         )
 
     def _log_gate(self, query_boxes: Tensor, key_boxes: Tensor) -> Tensor | None:
-        """log w_G of one image, or what "position" has in its place, (H, Nq, Nk); None for w_G = 1.
-        """
+        """log w_G of one image, for "position" its bias: (H, Nq, Nk). None for w_G = 1."""
         if not self.has_gate:
             return None
         embedding = pair_embedding(

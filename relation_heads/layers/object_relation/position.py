@@ -5,8 +5,8 @@ Detection", ECCV 2024; released code xiuqhou/Relation-DETR (Apache-2.0),
 `PositionRelationEmbedding`. For query n, key m and head h:
 
     dx = log(1 + |cx_n - cx_m| / w_n),  dw = log(w_n / w_m),  w = x2 - x1 + 1e-5,  y and h likewise
-    E  = sin, cos of 100 d / 10000^(k / 8),  k = 0 .. 7                                   64 channels
-    b  = max(0, W_G E + b_G)                                 is added to <q_n, k_m> / sqrt(d_k)
+    E  = sin and cos of 100 d / 10000^(k / 8),  k = 0 .. 7                  64 channels of a pair
+    b  = max(0, W_G E + b_G)                                  is added to <q_n, k_m> / sqrt(d_k)
 
 In a DETR decoder the queries' boxes are the ones that a layer began with (of the layer before),
 the keys' the ones that it has just predicted; all layers share W_G, and the first has no bias.
