@@ -137,9 +137,10 @@ def pair_embedding(
     Four values, dim / 8 wavelengths each, scale 100: E = [sin, cos](100 d / 1000^(8k / dim)), for
     "position" 10000 in place of 1000.
     """
-    form = {"geometry": geometry, "normalize_by": normalize_by}
     with torch.no_grad():
-        deltas = relative_geometry(query_boxes, key_boxes, **form)
+        deltas = relative_geometry(
+            query_boxes, key_boxes, geometry=geometry, normalize_by=normalize_by
+        )
         wavelength = WAVELENGTH[geometry]
         return sinusoidal_embedding(deltas, dim // 8, scale=100.0, wavelength=wavelength)
 

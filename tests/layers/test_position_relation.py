@@ -197,13 +197,40 @@ def test_autocast_and_no_gradient_of_boxes():
     assert boxes.grad is None and relation.gate.weight.grad.any()
 
 
+class Both(torch.nn.Module):
+    """The bias, and what is heard with it."""
+
+    def __init__(self):
+        super().__init__()
+        self.relation = PositionRelation(HEADS)
+
+    def forward(self, query, key, value, *boxes):
+        return self.relation(*boxes), self.relation.attend(query, key, value, *boxes)
+
+
+def both_inputs(queries, keys):
+    """What `Both` gets for so many boxes."""
+    heads = (torch.randn(2, HEADS, n, 4) for n in (queries, keys, keys))
+    return *heads, *(corners(detr_boxes(2, n, seed=n)).float() for n in (queries, keys))
+
+
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_trace_serves_other_numbers():
-    relation = PositionRelation(HEADS).requires_grad_(False)
-    traced = torch.jit.trace(relation, (torch.rand(2, 5, 4), torch.rand(2, 4, 4)))
-    for counts in ((9, 3), (1, 1)):
-        boxes = [torch.rand(2, n, 4) for n in counts]
-        torch.testing.assert_close(traced(*boxes), relation(*boxes), rtol=1e-4, atol=1e-5)
+    both = Both().requires_grad_(False)
+    traced = torch.jit.trace(both, both_inputs(5, 4))
+    for counts in ((9, 3), (2, 2)):
+        inputs = both_inputs(*counts)
+        torch.testing.assert_close(traced(*inputs), both(*inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_it_compiles_to_one_graph():
+    torch._dynamo.reset()
+    both = Both().requires_grad_(False)
+    compiled = torch.compile(both, fullgraph=True, backend="eager", dynamic=True)
+    for counts in ((9, 3), (5, 4)):
+        inputs = both_inputs(*counts)
+        torch.testing.assert_close(compiled(*inputs), both(*inputs), rtol=1e-4, atol=1e-5)
+    torch._dynamo.reset()
 
 
 def test_size():

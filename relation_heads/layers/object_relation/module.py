@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -194,6 +194,11 @@ class ObjectRelation(nn.Module):
         """Whether w_G depends on pairs of boxes."""
         return self.geometry in PAIR_GEOMETRIES
 
+    @property
+    def _form(self) -> dict[str, Any]:
+        """How a pair of boxes is seen, see `geometry.relative_geometry`."""
+        return {"geometry": self.geometry, "normalize_by": self.normalize_by}
+
     def forward(self, features: Tensor, regions: Regions) -> Tensor:
         """
         Args:
@@ -239,21 +244,14 @@ class ObjectRelation(nn.Module):
         relate = fused_relation if implementation == "fused" else triton_relation
         return relate(
             *(query, key, value, query_boxes, key_boxes, self.gate.weight, self.gate.bias),
-            geometry=self.geometry,
-            normalize_by=self.normalize_by,
+            **self._form,
         )
 
     def _log_gate(self, query_boxes: Tensor, key_boxes: Tensor) -> Tensor | None:
         """log w_G of one image, for "position" its bias: (H, Nq, Nk). None for w_G = 1."""
         if not self.has_gate:
             return None
-        embedding = pair_embedding(
-            query_boxes,
-            key_boxes,
-            dim=EMBED_DIM,
-            geometry=self.geometry,
-            normalize_by=self.normalize_by,
-        )
+        embedding = pair_embedding(query_boxes, key_boxes, dim=EMBED_DIM, **self._form)
         bias_of = position_bias if self.geometry == "position" else log_gate
         return bias_of(embedding, self.gate.weight, self.gate.bias)
 

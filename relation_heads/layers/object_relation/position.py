@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -110,8 +111,9 @@ class PositionRelation(nn.Module):
             (B, H, Nq, Nk), not negative, float32 or wider; differentiable once.
         """
         boxes = self._checked(query_boxes, key_boxes)
-        weight, bias = self.gate.weight, self.gate.bias
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():  # no blocks of a fixed number
+        weight: Tensor = self.gate.weight
+        bias: Tensor = self.gate.bias
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
             return position_bias(pair_embedding(*boxes, **GEOMETRY), weight, bias)
         with torch.autocast(boxes[0].device.type, enabled=False):
             weight, bias = weight.to(boxes[0].dtype), bias.to(boxes[0].dtype)
@@ -126,7 +128,8 @@ class PositionRelation(nn.Module):
         """softmax_m(<q_n, k_m> / sqrt(d_k) + b_nm) v_m, in memory linear in the number of boxes.
 
         The same as `F.scaled_dot_product_attention(query, key, value, relation(query_boxes,
-        key_boxes))`, computed in float32 or wider.
+        key_boxes))`, computed in float32 or wider. In a trace and under `torch.compile`
+        it is just that, with a bias of all pairs, as blocks are of one number of boxes.
 
         Args:
             query: (B, H, Nq, d_k).
@@ -144,9 +147,15 @@ class PositionRelation(nn.Module):
         for name, x in zip(expected, (query, key, value), strict=True):
             if x.dim() != 4 or x.shape[:3] != expected[name]:
                 raise ValueError(_wrong(name, (*expected[name], "d"), x))
-        images = zip(*(x.transpose(1, 2) for x in (query, key, value)), *boxes, strict=True)
-        parameters = self.gate.weight, self.gate.bias
-        heard = [fused_relation(*image, *parameters, **GEOMETRY) for image in images]
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            mask = self(*boxes).to(query.dtype)
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        by_row = (x.transpose(1, 2) for x in (query, key, value))  # (B, N, H, d)
+        weight, bias = self.gate.weight, self.gate.bias
+        heard = [
+            fused_relation(q, k, v, asking, answering, weight, bias, **GEOMETRY)
+            for q, k, v, asking, answering in zip(*by_row, *boxes, strict=True)
+        ]
         return torch.stack(heard).transpose(1, 2)
 
     def _checked(self, query_boxes: Tensor, key_boxes: Tensor) -> tuple[Tensor, Tensor]:
