@@ -294,7 +294,7 @@ def test_bfloat16_autocast_stays_close(ours):
 
 
 @relational
-@pytest.mark.parametrize("geometry", ["relation", "unary"])
+@pytest.mark.parametrize("geometry", ["relation", "position", "unary"])
 @pytest.mark.filterwarnings("ignore")
 def test_traced_model_equals_eager_at_two_sizes(ours, geometry):
     model = build(*ours, "MODEL.RELATION.GEOMETRY", geometry).eval()
@@ -320,6 +320,10 @@ def test_traced_model_equals_eager_at_two_sizes(ours, geometry):
         (
             ("MODEL.RELATION.GEOMETRY", "polar"),
             r"MODEL\.RELATION\.GEOMETRY must be one of 'none', .*, got 'polar'",
+        ),
+        (
+            ("MODEL.RELATION.GEOMETRY", "position", "MODEL.RELATION.IMPLEMENTATION", "triton"),
+            r"MODEL\.RELATION\.IMPLEMENTATION must be .* no kernel, got 'triton'",
         ),
         (
             ("MODEL.RELATION.SAMPLING", "some"),
@@ -357,7 +361,7 @@ def test_a_config_of_detectron2_alone_is_enough():
 
 
 @relational
-@pytest.mark.parametrize("geometry", ["relation", "none"])
+@pytest.mark.parametrize("geometry", ["relation", "position", "none"])
 def test_every_implementation_gives_the_same_losses_and_detections(ours, geometry):
     options = (*ours, "MODEL.RELATION.GEOMETRY", geometry, "MODEL.RELATION.IMPLEMENTATION")
     simple = build(*options, "simple")
