@@ -44,11 +44,13 @@ def workplace(tmp_path_factory):
 
 
 def test_python_code_of_layers_runs():
-    (code,) = python_code("docs/layers.md")
     names: dict = {}
-    exec(code, names)
+    exec("\n".join(python_code("docs/layers.md")), names)
     assert names["related"].shape == (3, 1024)
     assert [w.shape for w in names["weights"]] == [(16, 2, 2), (16, 1, 1)]
+    inputs = names["query"], names["key"], names["value"]
+    heard = torch.nn.functional.scaled_dot_product_attention(*inputs, attn_mask=names["bias"])
+    torch.testing.assert_close(names["heard"], heard)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
