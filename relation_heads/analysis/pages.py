@@ -12,15 +12,15 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from statistics import mode
 from typing import Any
 
-from detectron2.config import CfgNode
-
 from ..config import get_cfg
 from ..config.defaults import NODES
 from ..config.files import all_configs, merge_file
+from ..config.schema import described
 from ..zoo import entries
 from . import evaluators, export_files, growth_table, mutation
 from . import stable_lr_files as stable_lr
@@ -31,7 +31,7 @@ from .publish import page
 from .stable_lr import table
 
 ROOT = Path(__file__).resolve().parents[2]
-ASSIGNED = re.compile(r"node\.([A-Z_.0-9]+) = (?!CN\(\))")
+NESTED = re.compile(r"class ([A-Z]+)\(Keys\):")
 CONFIGS = """# Configs
 
 Made from the files by `tools/write_docs.py`. `relation-heads train --config-file NAME` takes these
@@ -103,33 +103,31 @@ def table_of_experiments(experiments: Sequence[Mapping[str, Any]]) -> str:
 
 
 def table_of_keys(name: str) -> str:
-    """Of one node, from its comments: keys that one comment stands above share a row."""
-    defaults = NODES[name]()
+    """Of one node, from its types and comments: keys that one comment stands above share a row."""
+    node = NODES[name]
+    types, defaults = node.types(), node.defaults()
     rows: list[tuple[list[str], str]] = []
     comment: list[str] = []
-    for line in inspect.getsource(NODES[name]).splitlines():
+    inside = ""
+    for line in inspect.getsource(node).splitlines()[1:]:
         line = line.strip()
-        key = ASSIGNED.match(line)
+        if nested := NESTED.match(line):
+            inside = f"{nested[1]}."
+        key = inside + line.partition(":")[0]
         if line.startswith("#"):
             comment.append(line[1:].strip())
-        elif key and comment:
-            rows.append(([key[1]], " ".join(comment)))
+        elif key in types and comment:
+            rows.append(([key], " ".join(comment)))
             comment = []
-        elif key and rows:
-            rows[-1][0].append(key[1])
-    lines = ["| key | default | |", "|:--|:--|:--|"]
+        elif key in types:
+            rows[-1][0].append(key)
+    lines = ["| key | default | allowed | |", "|:--|:--|:--|:--|"]
     for keys, meaning in rows:
         names = ", ".join(f"`{key}`" for key in keys)
-        values = ", ".join(f"`{_written(defaults, key)}`" for key in keys)
-        lines.append(f"| {names} | {values} | {meaning.replace('|', '')} |")
+        values = ", ".join(f"`{attrgetter(key)(defaults)}`" for key in keys).replace("``", '`""`')
+        allowed = "; ".join(dict.fromkeys(described(types[key]) for key in keys))
+        lines.append(f"| {names} | {values} | {allowed} | {meaning.replace('|', '')} |")
     return "\n".join(lines)
-
-
-def _written(node: CfgNode, key: str) -> str:
-    value = node
-    for part in key.split("."):
-        value = value[part]
-    return '""' if value == "" else str(value)
 
 
 def list_of_configs() -> str:

@@ -1,4 +1,4 @@
-"""Every key with its default, and where configs are found. Imports nothing of this package."""
+"""Every key with its type and default, and where configs are found. Imports `layers` alone."""
 
 import detectron2  # noqa: F401  (first: it registers us, see `registration`)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import urlparse
@@ -25,12 +25,12 @@ from detectron2.modeling import (
 )
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY
 
-from ..config.defaults import node
+from ..config.defaults import node, value_problems
 from ..config.problems import Problem, did_you_mean, log_and_raise
-from ..config.values import value_problems
-from ..modeling import context_backbone
+from ..modeling.context_backbone import build_context_backbone
 from ..modeling.context_plugins import parse_plugins
 from ..modeling.registered import roi_heads_class
+from ..modeling.torchvision_backbone import require_network
 from .checkpoint import saved_in
 from .dataset_checks import NUM_CLASSES, dataset_problems
 from .form_checks import form_problems, unread_problems
@@ -60,15 +60,17 @@ def check_cfg(
         ValueError: one line per problem, with the key, its value and what is allowed.
     """
     resumes = resume and bool(saved_in(cfg.OUTPUT_DIR))
-    values = list(value_problems(cfg))
-    # With other heads, or other values, the rest may be right.
-    form = [*form_problems(cfg, earlier_heads), *values]
-    problems = [*_names(cfg), *(form or [*unread_problems(cfg), *_heads(cfg)]), *_device(cfg)]
-    problems += [*stock_problems(cfg, eval_only), *dataset_problems(cfg, eval_only)]
-    problems += [] if values else [*_context_blocks(cfg), *_end_of_head(cfg)]
-    if not resumes:
-        problems += _weights(cfg)
-    if not eval_only:
+    values = [*value_problems(cfg), *stock_problems(cfg, eval_only)]
+    form = list(form_problems(cfg, earlier_heads))
+    problems = [*_names(cfg), *form, *values, *_device(cfg), *dataset_problems(cfg, eval_only)]
+    problems += [] if resumes else _weights(cfg)
+    # What relates several keys is asked where each is right alone; with other heads, the rest may
+    # be right.
+    if not (form or values):
+        problems += [*unread_problems(cfg), *_heads(cfg)]
+    if not values:
+        problems += [*_context_blocks(cfg), *_torchvision(cfg), *_end_of_head(cfg)]
+    if not (values or eval_only):
         problems += [*_amp(cfg), *_steps(cfg)]
         problems += [] if resumes else [*_from_scratch(cfg), *_frozen_base(cfg)]
     log_and_raise(problems, "The config cannot work:", logger)
@@ -89,10 +91,10 @@ def _names(cfg: CfgNode) -> Iterator[Problem]:
         yield from _unknown("MODEL.ROI_BOX_HEAD.NAME", box_head, ROI_BOX_HEAD_REGISTRY)
 
 
-def _unknown(key: str, name: str, registry: Any) -> Iterator[Problem]:
-    if name not in registry:
-        hint = did_you_mean(name, (known for known, _ in registry))
-        yield Problem(f"{key} {name!r} is not registered{hint}")
+def _unknown(key: str, name: str, registry: Iterable[tuple[str, Any]]) -> Iterator[Problem]:
+    known = [registered for registered, _ in registry]
+    if name not in known:
+        yield Problem(f"{key} {name!r} is not registered{did_you_mean(name, known)}")
 
 
 def _heads(cfg: CfgNode) -> Iterator[Problem]:
@@ -107,19 +109,31 @@ def _heads(cfg: CfgNode) -> Iterator[Problem]:
 
 
 def _context_blocks(cfg: CfgNode) -> Iterator[Problem]:
-    """Plugins that cannot be read, or that nobody reads."""
-    plugins, name = node(cfg, "CONTEXT_BLOCKS").PLUGINS, cfg.MODEL.BACKBONE.NAME
+    """Plugins that cannot be read, or that nobody reads, and a backbone that is not there."""
+    keys, name = node(cfg, "CONTEXT_BLOCKS"), cfg.MODEL.BACKBONE.NAME
+    plugins = keys.PLUGINS
     try:
         parse_plugins(plugins)
     except ValueError as error:
         yield Problem(str(error))
-    readers = [n for n, b in BACKBONE_REGISTRY if b.__module__ == context_backbone.__name__]
+    readers = [n for n, b in BACKBONE_REGISTRY if b.__module__ == build_context_backbone.__module__]
     if plugins and name not in readers:
         yield Problem(
             f"MODEL.CONTEXT_BLOCKS.PLUGINS are given, and MODEL.BACKBONE.NAME {name} does not read "
             f"them; use one of {', '.join(readers)} (the last with any other builder in "
             "MODEL.CONTEXT_BLOCKS.BUILDER)."
         )
+    if name == build_context_backbone.__name__:
+        others = [(n, builder) for n, builder in BACKBONE_REGISTRY if n not in readers]
+        yield from _unknown("MODEL.CONTEXT_BLOCKS.BUILDER", keys.BUILDER, others)
+
+
+def _torchvision(cfg: CfgNode) -> Iterator[Problem]:
+    if "torchvision" in cfg.MODEL.BACKBONE.NAME:
+        try:
+            require_network(node(cfg, "TORCHVISION").NAME)
+        except ValueError as error:
+            yield Problem(str(error))
 
 
 def _end_of_head(cfg: CfgNode) -> Iterator[Problem]:

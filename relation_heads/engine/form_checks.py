@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -234,7 +235,7 @@ def _unread(cfg: CfgNode) -> Iterator[Problem]:
     """Keys of ours that are not the defaults, and that nothing in this model reads."""
     heads = roi_heads_class(cfg)
     for key in MECHANISMS:
-        changes = _changes(node(cfg, key), NODES[key]())
+        changes = _changes(cfg, key)
         if not changes or key in reads(cfg, heads):
             continue
         other = _reader(key, form_of(heads) if heads else None)
@@ -248,12 +249,8 @@ def _unread(cfg: CfgNode) -> Iterator[Problem]:
         )
 
 
-def _changes(ours: CfgNode, defaults: CfgNode, prefix: str = "") -> list[str]:
-    """`NAME value` of every key that differs from its default."""
-    found: list[str] = []
-    for name, value in ours.items():
-        if isinstance(value, CfgNode):
-            found += _changes(value, defaults[name], f"{prefix}{name}.")
-        elif value != defaults.get(name):
-            found.append(f"{prefix}{name} {value}")
-    return found
+def _changes(cfg: CfgNode, name: str) -> list[str]:
+    """`KEY value` of every key of a node that differs from its default."""
+    ours, defaults = node(cfg, name), NODES[name].defaults()
+    values = {key: attrgetter(key) for key in NODES[name].types()}
+    return [f"{key} {of(ours)}" for key, of in values.items() if of(ours) != of(defaults)]

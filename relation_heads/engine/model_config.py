@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from detectron2.data import MetadataCatalog
 from .. import zoo
 from ..command_line import MOST_SAID
 from ..config import find_config, get_cfg, merge_file
+from ..config.problems import did_you_mean
 
 # Keys of a checkpoint: the config as YAML, and the names of the classes.
 CONFIG, CLASS_NAMES = "config", "class_names"
@@ -60,7 +62,7 @@ def config_of(source: str | os.PathLike[str]) -> CfgNode:
         cfg.merge_from_other_cfg(CfgNode(yaml.safe_load(saved[CONFIG])))
     except NOT_MERGED as error:
         raise ValueError(
-            f"The config inside {source} is not one of this version: {_said(error)}"
+            f"The config inside {source} is not one of this version: {_said(error, cfg)}"
         ) from error
     cfg.MODEL.WEIGHTS = source
     return cfg
@@ -82,7 +84,7 @@ def merge_config(cfg: CfgNode, name: str) -> None:
     try:
         merge_file(cfg, path)
     except NOT_MERGED as error:
-        raise ValueError(f"{path} is not a config that can be read: {_said(error)}") from error
+        raise ValueError(f"{path} is not a config that can be read: {_said(error, cfg)}") from error
 
 
 def merge_overrides(cfg: CfgNode, opts: Sequence[Any]) -> None:
@@ -94,15 +96,25 @@ def merge_overrides(cfg: CfgNode, opts: Sequence[Any]) -> None:
     try:
         cfg.merge_from_list(list(opts))
     except NOT_MERGED as error:
-        raise ValueError(f"{_said(error)} (config overrides)") from error
+        raise ValueError(f"{_said(error, cfg)} (config overrides)") from error
 
 
-def _said(error: Exception) -> str:
-    """The message; str() of a KeyError would quote it. yacs prints whole nodes: they are cut."""
+def _said(error: Exception, cfg: CfgNode) -> str:
+    """The message, with keys that an unknown one may be meant for; yacs prints whole nodes, which
+    are cut."""
+    # str() of a KeyError would quote it.
     said = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    unknown = re.fullmatch(r"Non-existent (?:config )?key: (\S+)", said)
+    said += did_you_mean(unknown[1], _keys(cfg)).rstrip(".") if unknown else ""
     if len(said) > MOST_SAID:
         said = f"{said[: MOST_SAID // 2]} ... {said[-MOST_SAID // 2 :]}"
     return " ".join(said.split())
+
+
+def _keys(cfg: CfgNode, inside: str = "") -> Iterator[str]:
+    """Of a config and its nodes, such as "MODEL.SGRN.DROPOUT"."""
+    for name, value in cfg.items():
+        yield from _keys(value, f"{inside}{name}.") if isinstance(value, dict) else [inside + name]
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:

@@ -92,15 +92,6 @@ def within(argument: str, value: object, interval: str) -> Wrong | None:
     return Wrong(argument, f"in {interval}", value)
 
 
-def numbers(argument: str, values: object, interval: str, count: int | None = None) -> Wrong | None:
-    """`values` are numbers in an interval, so many, or at least one."""
-    listed = list(values) if isinstance(values, list | tuple) else []
-    right = len(listed) == count if count else len(listed) > 0
-    if right and not any(within(argument, value, interval) for value in listed):
-        return None
-    return Wrong(argument, f"{count or 'one or more'} numbers in {interval}", values)
-
-
 def multiple_of(argument: str, value: object, factor: object, what: str = "") -> Wrong | None:
     """`value` is a positive multiple of `factor`, which the sentence calls `what`."""
     if isinstance(value, int) and isinstance(factor, int) and factor > 0:

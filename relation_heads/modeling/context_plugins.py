@@ -28,6 +28,7 @@ from torch import nn
 from ..layers.blocks.global_context import GlobalContext, SqueezeExcitation
 from ..layers.blocks.glore import GloRe
 from ..layers.blocks.non_local import NonLocal
+from .keys import too_large
 
 POSITIONS = ("after_conv2", "after_conv3", "after_add")
 NORMS = ("", "BN", "SyncBN", "GN", "LN")
@@ -72,13 +73,16 @@ class Plugin:
         Raises:
             ValueError: an option does not fit the layer or the channels.
         """
-        layer = _LAYERS[self.name][0]
         options = dict(self.options)
         if self.norm:
             options["norm"] = partial(_norm, self.norm, self.name)
+        build = partial(_LAYERS[self.name][0], channels=channels, **options)
         try:
-            return layer(channels=channels, **options)
-        except (TypeError, ValueError) as error:
+            sentence = too_large(build, self.name)
+            if sentence:
+                raise ValueError(sentence)
+            return build()
+        except (OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{self.where} ({self.name}, {channels} channels): {error}") from error
 
 

@@ -30,7 +30,7 @@ from ..config.defaults import node
 from ..config.problems import Problem, raise_fatal
 from ..layers.arguments import at_least, require, within
 from ..layers.blocks.glore import GloRe
-from .keys import problems_of
+from .keys import key_problems
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -79,14 +79,9 @@ class GloReFCNHead(nn.Module):
         shape = input_shape[self.in_feature]
         self.stride = shape.stride
         self.loss_weight, self.ignore_value = loss_weight, ignore_value
-        unit_norm = partial(get_norm, norm) if norm else None
         self.conv51 = _conv3x3(shape.channels, conv_dim, norm)
-        self.glore = nn.Sequential(
-            *(
-                GloRe(channels=conv_dim, num_nodes=num_nodes, norm=unit_norm)
-                for _ in range(num_units)
-            )
-        )
+        unit_norm = partial(get_norm, norm) if norm else None
+        self.glore = _units(conv_dim, num_nodes, num_units, unit_norm)
         self.conv52 = _conv3x3(conv_dim, conv_dim, norm)
         self.dropout = nn.Dropout2d(dropout)
         self.predictor = nn.Conv2d(conv_dim, num_classes, 1)
@@ -97,12 +92,9 @@ class GloReFCNHead(nn.Module):
     def problems(cls, cfg: CfgNode) -> Iterator[Problem]:
         """What is wrong with `MODEL.GLORE_HEAD`."""
         keys = node(cfg, "GLORE_HEAD")
-        yield from problems_of(
-            "MODEL.GLORE_HEAD",
-            at_least("NUM_NODES", keys.NUM_NODES, 1),
-            at_least("NUM_UNITS", keys.NUM_UNITS, 0),
-            within("DROPOUT", keys.DROPOUT, "[0, 1)"),
-        )
+        units = partial(_units, cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM, keys.NUM_NODES, keys.NUM_UNITS)
+        width = {"channels": "MODEL.SEM_SEG_HEAD.CONVS_DIM"}
+        yield from key_problems(units, "MODEL.GLORE_HEAD", width)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
@@ -158,6 +150,14 @@ class GloReFCNHead(nn.Module):
         total = F.cross_entropy(logits, targets, reduction="sum", ignore_index=self.ignore_value)
         labelled = (targets != self.ignore_value).sum().clamp(min=1)
         return {"loss_sem_seg": self.loss_weight * total / labelled}
+
+
+def _units(
+    channels: int, num_nodes: int, count: int, norm: Callable[[int], nn.Module] | None = None
+) -> nn.Sequential:
+    return nn.Sequential(
+        *(GloRe(channels=channels, num_nodes=num_nodes, norm=norm) for _ in range(count))
+    )
 
 
 def _conv3x3(

@@ -10,9 +10,21 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ..config.problems import Problem
-from ..layers.arguments import ArgumentError, Wrong
+from ..layers.arguments import ArgumentError
 
 MOST_PARAMETERS = 2**31  # 8 GiB of float32
+
+
+def too_large(build: Callable[[], nn.Module], what: str) -> str | None:
+    """A sentence about a layer that needs too much memory; it is built without any."""
+    with torch.device("meta"):
+        size = sum(p.numel() for p in build().parameters())
+    if size <= MOST_PARAMETERS:
+        return None
+    return (
+        f"{what} makes a layer of {size:,} parameters; the largest that is built has "
+        f"{MOST_PARAMETERS:,}."
+    )
 
 
 def key_problems(
@@ -21,19 +33,14 @@ def key_problems(
     """What a layer says of the arguments that it would be built with.
 
     Args:
-        build: builds the layer; without memory, on the meta device.
+        build: builds the layer.
         node: of the config, such as "MODEL.SGRN"; argument `num_kernels` is its key NUM_KERNELS.
         keys: whole keys of arguments that come from elsewhere.
     """
     try:
-        with torch.device("meta"):
-            layer = build()
-        size = sum(p.numel() for p in layer.parameters())
-        if size > MOST_PARAMETERS:
-            yield Problem(
-                f"{node} makes a layer of {size:,} parameters; the largest that is built has "
-                f"{MOST_PARAMETERS:,}."
-            )
+        sentence = too_large(build, node)
+        if sentence:
+            yield Problem(sentence)
     except ArgumentError as error:
         for wrong in error.wrong:
             key = (keys or {}).get(wrong.argument, f"{node}.{wrong.argument.upper()}")
@@ -60,10 +67,3 @@ def may_diverge(cfg: CfgNode, key: str, cure: str) -> Iterator[Problem]:
             "SOLVER.BASE_LR.",
             fatal=False,
         )
-
-
-def problems_of(node: str, *checks: Wrong | None) -> Iterator[Problem]:
-    """Checks of `layers.arguments` whose arguments are keys of a node of the config."""
-    for wrong in checks:
-        if wrong:
-            yield Problem(str(wrong.named(f"{node}.{wrong.argument}")))

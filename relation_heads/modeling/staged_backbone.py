@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -11,7 +11,9 @@ from detectron2.modeling import Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 from torch import Tensor
 
-STAGES = ("stem", "res2", "res3", "res4", "res5")  # of strides up to 2, and 4, 8, 16, 32
+from ..config.defaults import Stage
+
+STAGES = ("stem", *get_args(Stage))  # of strides up to 2, and 4, 8, 16, 32
 
 
 class Part(NamedTuple):

@@ -69,12 +69,7 @@ class TorchvisionBackbone(StagedBackbone):
             ValueError: a network or a feature that does not exist, or no feature.
         """
         super().__init__()
-        known = list_models(module=torchvision.models)  # classification alone
-        if name not in known:
-            raise ValueError(
-                f"MODEL.TORCHVISION.NAME {name!r} is not a classification network of torchvision "
-                f"{torchvision.__version__}{did_you_mean(name, known)}"
-            )
+        require_network(name)
         self.name = name
         net = get_model(name, weights=None)
         parts = find_parts(net)
@@ -95,6 +90,16 @@ class TorchvisionBackbone(StagedBackbone):
         parts = [part._replace(name=f"net.{part.name}") for part in parts]
         self.set_parts(parts, out_features, freeze_at)
         self.train()
+
+
+def require_network(name: str) -> None:
+    """Raises a ValueError if torchvision has no classification network of this name."""
+    known = list_models(module=torchvision.models)  # classification alone
+    if name not in known:
+        raise ValueError(
+            f"MODEL.TORCHVISION.NAME {name!r} is not a classification network of torchvision "
+            f"{torchvision.__version__}{did_you_mean(name, known)}"
+        )
 
 
 def find_parts(net: nn.Module) -> list[Part]:

@@ -393,6 +393,9 @@ def test_wrong_entries_are_refused(entry, message):
         ({**GC, "stages": {"res4": [0, 6]}}, "res4 has the blocks 0 to 5, got 6"),
         ({**GC, "ratio": 0.0}, r"PLUGINS\[0\] \(GC, 64 channels\): "),
         ({"name": "NL", "stages": ["res4"], "mode": "max"}, r"\(NL, 128 channels\): .*'max'"),
+        ({**GC, "ratio": float("inf")}, r"PLUGINS\[0\] \(GC, 64 channels\): "),
+        ({**GC, "ratio": 1e9}, r"PLUGINS\[0\] \(GC, 64 channels\): .* parameters"),
+        ({"name": "GloRe", "stages": ["res4"], "num_nodes": 10**18}, r"\(GloRe, 128 channels\): "),
     ],
 )
 def test_what_does_not_fit_the_backbone_is_refused(entry, message):

@@ -368,13 +368,7 @@ def test_bfloat16_autocast_stays_close():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (key("MODULES", ["both"]), r"MODULES must be of 'local', 'global', .*, got \['both'\]"),
-        (key("NUM_ITERS", 0), r"NUM_ITERS must be at least 1, got 0"),
-        (key("LOSS_WEIGHTS", [1.0]), r"LOSS_WEIGHTS must be 3 numbers .*, got \[1.0\]"),
-        (
-            key("GLOBAL.RELATIONS", ["near"]),
-            r"GLOBAL.RELATIONS must be of 'left', .*, got \['near'\]",
-        ),
+        (key("MODULES", ["both"]), r"MODULES must be .* 'local', 'global', .*, got \['both'\]"),
         (key("LOCAL.IN_FEATURE", "p9"), r"LOCAL.IN_FEATURE must be one of '', 'p2', .*, got 'p9'"),
         (("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True), r"set MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE"),
     ],

@@ -8,7 +8,6 @@ import torch
 from detectron2.export import TracingAdapter
 from detectron2.modeling import build_model
 
-from relation_heads.layers.sgrn.module import CHOICES
 from relation_heads.modeling.roi_heads import sgrn as sgrn_mechanism
 from tests.helpers import tiny_cfg
 from tests.modeling.common import (
@@ -170,18 +169,8 @@ def test_traced_model_equals_eager_at_two_sizes(ours):
 
 
 WRONG = [
-    *[
-        (name.upper(), "other", f"must be one of '{values[0]}', .* got 'other'")
-        for name, values in CHOICES.items()
-    ],
-    ("NODE_EMBED", "other", "must be one of 'soft', 'hard', got 'other'"),
-    ("TEST_ENSEMBLE", "other", "must be one of 'last', 'mean', 'union_nms', got 'other'"),
-    ("SAMPLING", "other", "must be one of 'loss', 'regions', 'off', got 'other'"),
-    *[(k, 0, "must be at least 1, got 0") for k in ("NUM_KERNELS", "NUM_NEIGHBORS", "LATENT_DIM")],
     ("GRAPH_DIMS", [32, 12], r"must be .*\b8, got [\[(]32, 12[\])]"),
-    ("GRAPH_DIMS", [0], r"must be .*, got [\[(]0,?[\])]"),
-    ("LOSS_WEIGHTS", [1.0], r".*got \[1.0\]"),
-    ("DROPOUT", 1.5, ".*got 1.5"),
+    ("LOSS_WEIGHTS", [1.0], r"must be .*got \[1.0\]"),
     ("SHARE_FC", False, ".*set REFINE True or SHARE_FC True"),
 ]
 

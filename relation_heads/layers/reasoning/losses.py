@@ -14,13 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..arguments import Wrong, require, within
+from ..arguments import require, within
 from .rollout import ReasonedLogits
-
-
-def beta_problem(beta: float) -> Wrong | None:
-    """What is wrong with `beta` of these functions."""
-    return within("beta", beta, "[0, 1]")
 
 
 @torch.no_grad()
@@ -35,7 +30,7 @@ def example_weights(previous: Tensor, labels: Tensor, beta: float = 0.5) -> Tens
     Raises:
         ArgumentError: another beta.
     """
-    require(beta_problem(beta))
+    require(within("beta", beta, "[0, 1]"))
     right = previous.float().softmax(dim=1).gather(1, labels[:, None])[:, 0]  # (R,)
     weights = (1 - right).clamp(min=beta)
     return weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)

@@ -18,6 +18,7 @@ Shapes: R regions of one image.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -26,7 +27,8 @@ from ..arguments import Wrong, above, each_of, require
 from ..boxes import box_iou
 from ..geometry import widen
 
-RELATIONS = ("left", "right", "top", "bottom", "iou")
+Relation = Literal["left", "right", "top", "bottom", "iou"]
+RELATIONS: tuple[str, ...] = get_args(Relation)
 EPSILON = 1e-12
 
 

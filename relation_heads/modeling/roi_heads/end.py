@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from detectron2.config import CfgNode
@@ -20,21 +20,19 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from ...config.defaults import node
+from ...config.defaults import TestMethod, node
 from ...config.problems import Problem
 from ...layers import soft_nms_per_class
-from ...layers.arguments import above, at_least, numbers, one_of, require, within
+from ...layers.arguments import one_of, require
 from ...layers.duplicates.candidates import Candidates, select_candidates
 from ...layers.duplicates.losses import duplicate_loss, duplicate_targets, final_scores
 from ...layers.duplicates.network import DuplicateRemoval
-from ..keys import key_problems, may_diverge, problems_of
+from ...layers.duplicates.soft_suppression import Method as Decay
+from ..keys import key_problems, may_diverge
 from ..many_classes import ManyClassesOutputLayers
 from ..watch import watched
 from .seam import Classified, ListensToRegions, Losses
 
-Method = Literal["nms", "soft_nms", "learned"]
-Decay = Literal["gaussian", "linear"]
-METHODS, DECAYS = get_args(Method), get_args(Decay)
 Found = tuple[list[Instances], list[Tensor]]  # detections of each image, rows that they come from
 
 
@@ -46,7 +44,7 @@ class End(ListensToRegions, nn.Module):
     def __init__(
         self,
         *,
-        method: Method = "nms",
+        method: TestMethod = "nms",
         decay: Decay = "gaussian",
         sigma: float = 0.5,
         network: DuplicateRemoval | None = None,
@@ -67,7 +65,9 @@ class End(ListensToRegions, nn.Module):
                 `MODEL.DUPLICATE_REMOVAL`.
         """
         super().__init__()
-        require(one_of("method", method, METHODS), one_of("decay", decay, DECAYS))
+        require(
+            one_of("method", method, get_args(TestMethod)), one_of("decay", decay, get_args(Decay))
+        )
         if method == "learned" and network is None:
             raise ValueError("method 'learned' needs a network, got None.")
         self.method, self.decay, self.sigma = method, decay, sigma
@@ -102,19 +102,6 @@ class End(ListensToRegions, nn.Module):
     def problems(cls, cfg: CfgNode) -> Iterator[Problem]:
         """What is wrong with `MODEL.DUPLICATE_REMOVAL`."""
         keys, key = node(cfg, "DUPLICATE_REMOVAL"), "MODEL.DUPLICATE_REMOVAL"
-        yield from problems_of(
-            key,
-            one_of("TEST_METHOD", keys.TEST_METHOD, METHODS),
-            one_of("SOFT_NMS_DECAY", keys.SOFT_NMS_DECAY, DECAYS),
-            above("SOFT_NMS_SIGMA", keys.SOFT_NMS_SIGMA, 0),
-            at_least("FIRST_N", keys.FIRST_N, 1),
-            at_least("MAX_CLASSES", keys.MAX_CLASSES, 0),
-            at_least("SCORE_THRESH_TRAIN", keys.SCORE_THRESH_TRAIN, 0),
-            within("CLASS_THRESH_TEST", keys.CLASS_THRESH_TEST, "[0, 1)"),
-            at_least("POSITIVE_WEIGHT", keys.POSITIVE_WEIGHT, 0),
-            at_least("LOSS_WEIGHT", keys.LOSS_WEIGHT, 0),
-            numbers("THRESHOLDS", keys.THRESHOLDS, "(0, 1)"),
-        )
         if keys.TEST_METHOD == "learned" and not keys.LEARN:
             yield Problem(
                 f"{key}.TEST_METHOD learned is for the network that {key}.LEARN True puts at the "

@@ -18,29 +18,27 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Literal, get_args
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ...config.defaults import node
+from ...config.defaults import Module, node
 from ...config.problems import Problem
-from ...layers.arguments import above, at_least, each_of, numbers, one_of, within
+from ...config.schema import wrong_values
 from ...layers.reasoning.losses import reasoning_losses
 from ...layers.reasoning.region_crops import boxes_in_cells
-from ...layers.reasoning.region_edges import RELATIONS
 from ...layers.reasoning.rollout import IterativeReasoning, ReasonedLogits
 from ...layers.regions import foreground_probability
-from ..keys import key_problems, problems_of
+from ..keys import key_problems
 from ..reasoner import class_graph, global_reasoning, reasoner, spatial_memory
 from ..watch import watched
-from .sampling import SAMPLINGS
 from .seam import Classified, Embed, Losses, Maps, Mechanism, Shapes
 
 logger = logging.getLogger(__name__)
 
-MODULES = ("local", "global")
 DEFAULT_FEATURE = "p4"
 EMBEDDING = {"embedding_channels": "MODEL.REASONING.GLOBAL.EMBEDDING_DIM"}  # argument -> key
 
@@ -112,26 +110,15 @@ class ReasoningMechanism(Mechanism):
     @classmethod
     def problems(cls, cfg: CfgNode, *, is_c4: bool = False) -> Iterator[Problem]:
         keys, key = node(cfg, "REASONING"), "MODEL.REASONING"
-        wrong_modules = each_of("MODULES", keys.MODULES, MODULES)
-        yield from problems_of(
-            key,
-            wrong_modules,
-            one_of("SAMPLING", keys.SAMPLING, SAMPLINGS),
-            numbers("LOSS_WEIGHTS", keys.LOSS_WEIGHTS, "[0, inf)", 3),
-            each_of("GLOBAL.RELATIONS", keys.GLOBAL.RELATIONS, RELATIONS),
-            at_least("NUM_ITERS", keys.NUM_ITERS, 1),
-            within("BETA", keys.BETA, "[0, 1]"),
-            one_of("LOCAL.IN_FEATURE", keys.LOCAL.IN_FEATURE, feature_names(cfg)),
-            above("GLOBAL.BANDWIDTH", keys.GLOBAL.BANDWIDTH, 0),
-        )
-        if not keys.MODULES or wrong_modules:
+        if not keys.MODULES:
             return
+        known = prediction_names(keys.MODULES, keys.NUM_ITERS)
+        types = {"LOCAL.IN_FEATURE": feature_names(cfg), "TEST_PREDICTION": known}
+        yield from wrong_values(keys, {k: Literal[tuple(v)] for k, v in types.items()}, f"{key}.")
         if cfg.MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE:
             yield Problem(
                 f"{key} needs a softmax classifier: set MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE False."
             )
-        known = prediction_names(keys.MODULES, keys.NUM_ITERS)
-        yield from problems_of(key, one_of("TEST_PREDICTION", keys.TEST_PREDICTION, known))
         if "local" in keys.MODULES:
             memory = partial(spatial_memory, cfg, mid_channels=8, num_logits=2, fed=2)
             yield from key_problems(memory, f"{key}.LOCAL")
@@ -149,7 +136,7 @@ class ReasoningMechanism(Mechanism):
         out = self.reason(base, maps[self.in_feature])
         named = out.named()
         asked = self.test_prediction
-        if asked in MODULES:  # its last
+        if asked in get_args(Module):  # its last
             asked = f"{asked}{self.reasoner.num_iterations}"
         last = replace(base.with_logits(named[asked]), named=named)
         if not self.training:

@@ -25,11 +25,9 @@ from torch import Tensor, nn
 from ...config.defaults import node
 from ...config.problems import Problem
 from ...layers import ObjectRelation, Regions
-from ...layers.arguments import one_of
-from ..keys import key_problems, may_diverge, problems_of
+from ..keys import key_problems, may_diverge
 from ..scripting import as_stock
 from ..watch import Listened, watched
-from .sampling import SAMPLINGS
 from .seam import ListensToRegions
 
 ARGUMENTS = ("num_heads", "key_dim", "norm", "geometry", "normalize_by", "init", "implementation")
@@ -48,9 +46,7 @@ def relation_problems(cfg: CfgNode, *, is_c4: bool) -> Iterator[Problem]:
     """What is wrong with `MODEL.RELATION`."""
     keys, key = node(cfg, "RELATION"), "MODEL.RELATION"
     counts = keys.NUM_RELATIONS
-    if not (len(counts) == 2 and all(isinstance(r, int) and r >= 0 for r in counts)):
-        yield Problem(f"{key}.NUM_RELATIONS must be two numbers [r1, r2] >= 0, got {counts}.")
-    elif any(counts):
+    if any(counts):
         needed = 2 if counts[1] else 1
         if not is_c4 and cfg.MODEL.ROI_BOX_HEAD.NUM_FC < needed:
             yield Problem(
@@ -59,10 +55,9 @@ def relation_problems(cfg: CfgNode, *, is_c4: bool) -> Iterator[Problem]:
             )
         width = "RESNETS.RES2_OUT_CHANNELS" if is_c4 else "ROI_BOX_HEAD.FC_DIM"
         dim = 8 * cfg.MODEL.RESNETS.RES2_OUT_CHANNELS if is_c4 else cfg.MODEL.ROI_BOX_HEAD.FC_DIM
-        yield from key_problems(partial(_module, cfg, dim), key, {"dim": f"MODEL.{width}"})
+        yield from key_problems(partial(_modules, cfg, dim), key, {"dim": f"MODEL.{width}"})
         if not keys.NORM:
             yield from may_diverge(cfg, f"{key}.NORM", "max_rms")
-    yield from problems_of(key, one_of("SAMPLING", keys.SAMPLING, SAMPLINGS))
 
 
 def same_sampling(cfg: CfgNode, other: str) -> Iterator[Problem]:
@@ -81,16 +76,21 @@ def same_sampling(cfg: CfgNode, other: str) -> Iterator[Problem]:
             )
 
 
-def _module(cfg: CfgNode, dim: int) -> ObjectRelation:
+def _modules(cfg: CfgNode, dim: int) -> nn.ModuleList:
+    """Of both places, each a list."""
     keys = node(cfg, "RELATION")
-    return ObjectRelation(dim, **{name: keys[name.upper()] for name in ARGUMENTS})
+    arguments = {name: keys[name.upper()] for name in ARGUMENTS}
+    return nn.ModuleList(
+        nn.ModuleList(ObjectRelation(dim, **arguments) for _ in range(count))
+        for count in keys.NUM_RELATIONS
+    )
 
 
 def _arguments(cfg: CfgNode, dim: int) -> dict[str, Any]:
     """Of both classes below, for features of `dim` channels."""
     keys = node(cfg, "RELATION")
     return {
-        "relations": [[_module(cfg, dim) for _ in range(r)] for r in keys.NUM_RELATIONS],
+        "relations": _modules(cfg, dim),
         "sampling": keys.SAMPLING,
         "gt_as_keys": keys.GT_AS_KEYS,
     }

@@ -9,17 +9,16 @@ outside the loss.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor
 
+from ...config.defaults import Sampling
 from ...layers.arguments import one_of, require
 
-Sampling = Literal["loss", "regions", "off"]
-SAMPLINGS: tuple[str, ...] = get_args(Sampling)
 EVERYTHING = 10**9  # a sample of so many regions is all of them
 
 
@@ -46,7 +45,7 @@ class RegionSampling:
     gt_as_keys: bool
 
     def _init_sampling(self, sampling: str, gt_as_keys: bool) -> None:
-        require(one_of("sampling", sampling, SAMPLINGS))
+        require(one_of("sampling", sampling, get_args(Sampling)))
         self.sampling, self.gt_as_keys = sampling, gt_as_keys
         if sampling == "off":
             self.batch_size_per_image, self.positive_fraction = EVERYTHING, 1.0

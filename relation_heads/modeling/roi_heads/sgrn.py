@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from detectron2.config import CfgNode
@@ -27,17 +27,16 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from ...config.defaults import node
+from ...config.defaults import TestEnsemble, node
 from ...config.problems import Problem
 from ...layers import SGRN, semantic_nodes
-from ...layers.arguments import numbers, one_of, require
+from ...layers.arguments import one_of, require
 from ...layers.regions import foreground_probability
 from ...layers.sgrn.module import CHOICES, MAPPINGS, Mapping
-from ..keys import key_problems, may_diverge, problems_of
+from ..keys import key_problems, may_diverge
 from ..many_classes import box_predictor
 from ..watch import Listened, watched
 from .refine import Resampler, best_foreground_boxes, refined_proposals
-from .sampling import SAMPLINGS
 from .seam import (
     Classified,
     Embed,
@@ -48,7 +47,6 @@ from .seam import (
     Shapes,
 )
 
-TestEnsemble = Literal["last", "mean", "union_nms"]
 ARGUMENTS = ("latent_dim", "graph_dims", "num_kernels", "num_neighbors", "dropout", *CHOICES)
 
 
@@ -131,13 +129,6 @@ class SGRNMechanism(Mechanism):
     @classmethod
     def problems(cls, cfg: CfgNode, *, is_c4: bool = False) -> Iterator[Problem]:
         keys, key = node(cfg, "SGRN"), "MODEL.SGRN"
-        yield from problems_of(
-            key,
-            one_of("NODE_EMBED", keys.NODE_EMBED, MAPPINGS),
-            one_of("TEST_ENSEMBLE", keys.TEST_ENSEMBLE, get_args(TestEnsemble)),
-            one_of("SAMPLING", keys.SAMPLING, SAMPLINGS),
-            numbers("LOSS_WEIGHTS", keys.LOSS_WEIGHTS, "[0, inf)", 2),
-        )
         if keys.GRAPH_DIMS:
             yield from key_problems(partial(_graph, cfg, cfg.MODEL.ROI_BOX_HEAD.FC_DIM), key)
         if cls.is_on(cfg) and all(keys.LOSS_WEIGHTS) and not keys.MEAN_GRADIENT:
