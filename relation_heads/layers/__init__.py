@@ -2,6 +2,7 @@
 
 from .blocks.global_context import GlobalContext, SqueezeExcitation
 from .blocks.glore import GloRe, PreActivationGloRe
+from .blocks.local_relation import LocalRelation, ResidualLocalRelation
 from .blocks.non_local import NonLocal
 from .duplicates.network import DuplicateRemoval
 from .duplicates.soft_suppression import soft_nms, soft_nms_per_class
@@ -23,11 +24,13 @@ __all__ = [
     "GlobalReasoning",
     "IterativeReasoning",
     "KnowledgeGraph",
+    "LocalRelation",
     "NonLocal",
     "ObjectRelation",
     "PositionRelation",
     "PreActivationGloRe",
     "Regions",
+    "ResidualLocalRelation",
     "SpatialMemory",
     "SqueezeExcitation",
     "box_embedding",

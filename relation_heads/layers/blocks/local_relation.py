@@ -1,0 +1,383 @@
+"""Local relation layer: every position of a map listens to the window around it.
+
+Source: Hu et al., "Local Relation Networks for Image Recognition", ICCV 2019; for the border also
+the authors' operator (microsoft/Swin-Transformer, branch LR-Net, `ops/local_relation`). For a
+position p, its neighbours p + D in a k x k window, and a group g of m channels (eq. 2, figure 2):
+
+    w_g(p, D) = softmax_D( Phi(q_g(p), k_g(p + D)) + b_g(D) )     appearance + geometry prior
+    y_c(p)    = sum_D w_g(p, D) x_c(p + D),    g = c // m         the value is x itself
+    z         = W_o y                                             a 1 x 1 convolution
+
+    product:     Phi(q, k) = q k              q, k: 1 x 1 convolutions, one number for each group
+    difference:  Phi(q, k) = -|q - k|
+    square:      Phi(q, k) = -(q - k)^2
+    prior:       b(D) = V relu(U D + u),  with D / (k // 2), which is in [-1, 1]
+
+A neighbour outside the map takes no part in the softmax. (In the operator it keeps exp(-100 + b_g),
+which float32 cannot tell from that.) With a stride, p is every stride-th position.
+
+The paper and the operator leave open how wide U is (here an argument), the unit of D (it only
+scales the first U), biases (here of q and W_o; that of k and one of V would cancel), and a norm
+between y and W_o (here none, as in figure 2).
+
+The weights are computed for a few rows of the map at a time, and once more for the gradient: no
+tensor holds k^2 copies of a map.
+
+Shapes: x (n, C, H, W), G = C / m groups; z (n, C', H', W') with H' = ceil(H / stride).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ..arguments import Wrong, at_least, multiple_of, one_of, require
+from ..geometry import widen
+from .glore import learns
+
+Similarity = Literal["product", "difference", "square"]
+SIMILARITIES: tuple[str, ...] = get_args(Similarity)
+SCRATCH_BYTES = 8 * 2**20  # of the largest tensor that a block makes
+GPU_SCRATCH_BYTES = 256 * 2**20  # there a block is hundreds of kernels, and few blocks are faster
+
+Index = tuple[Any, slice, slice]  # of the last two axes of a tensor
+
+
+# ---- which positions meet ----
+
+
+class Pairs(NamedTuple):
+    """Queries of a block, and the neighbours that they have at one place of the window.
+
+    place: of the window, row by row, from 0. queries: index in the block. keys: index in the map.
+    """
+
+    place: int
+    queries: Index
+    keys: Index
+
+
+def _on_the_map(shift: int, stride: int, queries: slice, size: int) -> tuple[slice, slice]:
+    """Along one axis: those queries, from 0 in their block, whose neighbour is on the map; and
+    these neighbours.
+
+    Args:
+        shift: from query number i, which is at place i stride, to its neighbour.
+        queries: the numbers of the block.
+        size: of the map.
+    """
+    first = max(queries.start, -(shift // stride))  # of the smallest i with i stride + shift >= 0
+    stop = max(first, min(queries.stop, (size - 1 - shift) // stride + 1))
+    here = slice(first - queries.start, stop - queries.start)
+    return here, slice(first * stride + shift, stop * stride + shift, stride)
+
+
+def _pairs(window: int, stride: int, rows: slice, width: int, size: torch.Size) -> list[Pairs]:
+    """For each place of the window that any query sees.
+
+    Args:
+        rows: of queries, those of the block.
+        width: of a row of queries.
+        size: (H, W) of the map.
+    """
+    half, found = window // 2, []
+    for place in range(window**2):
+        dy, dx = place // window - half, place % window - half
+        y, below = _on_the_map(dy, stride, rows, size[0])
+        x, beside = _on_the_map(dx, stride, slice(0, width), size[1])
+        if y.start < y.stop and x.start < x.stop:
+            found.append(Pairs(place, (..., y, x), (..., below, beside)))
+    return found
+
+
+def _blocks(query: Tensor, numbers: int) -> Iterator[tuple[slice, slice]]:
+    """Ranges of images and of rows of queries, so many that the scratch memory holds `numbers`
+    numbers for each of these queries."""
+    images, _, rows, width = query.shape
+    scratch = SCRATCH_BYTES if query.device.type == "cpu" else GPU_SCRATCH_BYTES
+    fit = max(1, scratch // max(1, numbers * width * query.element_size()))
+    together = max(1, fit // max(1, rows))  # images
+    for image in range(0, images, together):
+        for row in range(0, rows, fit):
+            yield slice(image, image + together), slice(row, min(row + fit, rows))
+
+
+# ---- the sum over the window ----
+
+
+def _plus_similarity(
+    base: Tensor, query: Tensor, key: Tensor, similarity: Similarity, out: Tensor | None = None
+) -> Tensor:
+    """base + Phi(query, key)."""
+    if similarity == "product":
+        return torch.addcmul(base, query, key, out=out)
+    gap = query - key
+    if similarity == "square":
+        return torch.addcmul(base, gap, gap, value=-1, out=out)
+    return torch.sub(base, gap.abs_(), out=out)
+
+
+def _add_gradients(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    similarity: Similarity,
+    grad_query: Tensor,
+    grad_key: Tensor,
+) -> None:
+    """Adds what follows from the gradient `grad` of Phi(query, key) to those of query and key."""
+    if similarity == "product":
+        grad_query.addcmul_(grad, key)
+        grad_key.addcmul_(grad, query)
+        return
+    gap = query - key
+    slope = grad * (2 * gap if similarity == "square" else gap.sign_())
+    grad_query.sub_(slope)
+    grad_key.add_(slope)
+
+
+class _WindowSum(torch.autograd.Function):
+    """y, in float32 or wider inside, block by block.
+
+    Kept for the gradient: the inputs, y, and the logarithm of the sum of each softmax.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        prior: Tensor,
+        window: int,
+        stride: int,
+        similarity: Similarity,
+    ) -> Tensor:
+        """(n, G, H', W'), (n, G, H, W), (n, C, H, W), (k * k, G) to (n, C, H', W')."""
+        groups = prior.shape[1]
+        with torch.autocast(value.device.type, enabled=False):
+            q, k, b = widen(query), widen(key), widen(prior)[:, :, None, None]
+            v = widen(value).unflatten(1, (groups, -1))  # (n, G, m, H, W)
+            out = q.new_zeros(*q.shape[:2], v.shape[2], *q.shape[2:])  # (n, G, m, H', W')
+            log_total = torch.empty_like(q)
+            for images, rows in _blocks(q, window**2 * groups):
+                q_block, k_block, v_block = q[images, :, rows], k[images], v[images]
+                out_block = out[images, :, :, rows]
+                pairs = _pairs(window, stride, rows, q.shape[3], k.shape[2:])
+                weights = q.new_full((window**2, *q_block.shape), -torch.inf)
+                for d, at, there in pairs:
+                    _plus_similarity(b[d], q_block[at], k_block[there], similarity, weights[d][at])
+                top = weights.amax(0)
+                total = weights.sub_(top).exp_().sum(0)
+                for d, at, there in pairs:
+                    out_block[at].addcmul_(weights[d][at].unsqueeze(2), v_block[there])
+                out_block.div_(total.unsqueeze(2))
+                log_total[images, :, rows] = total.log_().add_(top)
+            y = out.flatten(1, 2).to(value.dtype)
+        ctx.save_for_backward(query, key, value, prior, y, log_total)
+        ctx.options = window, stride, similarity
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, prior, y, log_total = ctx.saved_tensors
+        window, stride, similarity = ctx.options
+        groups = prior.shape[1]
+        with torch.autocast(value.device.type, enabled=False):
+            q, k, b = widen(query), widen(key), widen(prior)[:, :, None, None]
+            v, y, grad_y = (t.unflatten(1, (groups, -1)) for t in (widen(value), y, grad_y))
+            grad_q, grad_k, grad_v, grad_b = map(torch.zeros_like, (q, k, v, b))
+            for images, rows in _blocks(q, value.shape[1]):
+                q_block, k_block, v_block = q[images, :, rows], k[images], v[images]
+                grad_q_block, grad_k_block = grad_q[images, :, rows], grad_k[images]
+                grad_v_block, grad = grad_v[images], widen(grad_y[images, :, :, rows])
+                log_block = log_total[images, :, rows]
+                product = grad * y[images, :, :, rows]
+                mean = product.sum(2)  # sum_D w dw
+                for d, at, there in _pairs(window, stride, rows, q.shape[3], k.shape[2:]):
+                    q_at, k_there = q_block[at], k_block[there]
+                    w = _plus_similarity(b[d] - log_block[at], q_at, k_there, similarity).exp_()
+                    grad_v_block[there].addcmul_(w.unsqueeze(2), grad[at])
+                    # Gradient of the logits, w (dw - sum_D w dw).
+                    dw = torch.mul(grad[at], v_block[there], out=product[at]).sum(2)
+                    slope = dw.sub_(mean[at]).mul_(w)
+                    grad_b[d] += slope.sum((0, 2, 3)).view(-1, 1, 1)
+                    _add_gradients(
+                        slope, q_at, k_there, similarity, grad_q_block[at], grad_k_block[there]
+                    )
+        return (
+            grad_q.to(query.dtype),
+            grad_k.to(key.dtype),
+            grad_v.flatten(1, 2).to(value.dtype),
+            grad_b.view_as(prior).to(prior.dtype),
+            None,
+            None,
+            None,
+        )
+
+
+def _window_sum_by_copies(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prior: Tensor,
+    window: int,
+    stride: int,
+    similarity: Similarity,
+) -> Tensor:
+    """The same with k^2 copies of the maps, for traces, which keep the size of a loop."""
+
+    def neighbours(x: Tensor) -> Tensor:  # (n, c, H, W) to (n, c, k * k, H' * W')
+        copies = F.unfold(x, window, padding=window // 2, stride=stride)
+        return copies.unflatten(1, (-1, window**2))
+
+    with torch.autocast(value.device.type, enabled=False):
+        q, k, v = widen(query).flatten(2).unsqueeze(2), widen(key), widen(value)
+        base = widen(prior).T.unsqueeze(2)  # (G, k * k, 1)
+        logits = _plus_similarity(base, q, neighbours(k), similarity)
+        outside = neighbours(torch.ones_like(k[:1, :1])) == 0
+        weights = logits.masked_fill(outside, -torch.inf).softmax(2)
+        v = neighbours(v).unflatten(1, (prior.shape[1], -1))  # (n, G, m, k * k, H' * W')
+        y = (weights.unsqueeze(2) * v).sum(3).flatten(1, 2)
+        return y.unflatten(2, query.shape[2:]).to(value.dtype)
+
+
+# ---- modules ----
+
+
+class LocalRelation(nn.Module):
+    """The layer, in place of a k x k convolution of as many channels.
+
+    Parameters: 2 C G + G (q, k), 3 h + h G (prior, U with h rows), C C + C (W_o, with its bias).
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        window: int = 7,
+        channels_per_group: int = 8,
+        similarity: Similarity = "product",
+        stride: int = 1,
+        prior_channels: int | None = None,
+        bias: bool = True,
+    ) -> None:
+        """
+        Args:
+            channels: C.
+            window: k, odd.
+            channels_per_group: m, divides C.
+            similarity: Phi, see the module: "product", "difference" or "square".
+            stride: of the queries.
+            prior_channels: h, rows of U, by default G / 2.
+            bias: whether W_o has one; it needs none before a norm.
+
+        Raises:
+            ArgumentError: arguments outside these.
+        """
+        super().__init__()
+        require(
+            at_least("window", window, 1) or _odd("window", window),
+            at_least("channels_per_group", channels_per_group, 1)
+            or multiple_of("channels", channels, channels_per_group, "channels_per_group"),
+            one_of("similarity", similarity, SIMILARITIES),
+            at_least("stride", stride, 1),
+            None if prior_channels is None else at_least("prior_channels", prior_channels, 1),
+        )
+        groups = channels // channels_per_group
+        hidden = max(1, groups // 2) if prior_channels is None else prior_channels
+        self.window, self.stride, self.similarity = window, stride, similarity
+        self.query = nn.Conv2d(channels, groups, 1, stride=stride)
+        self.key = nn.Conv2d(channels, groups, 1, bias=False)
+        self.prior = nn.Sequential(
+            nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, groups, bias=False)
+        )
+        self.out = nn.Conv2d(channels, channels, 1, bias=bias)
+        steps = torch.arange(float(window)) - window // 2
+        self.shifts: Tensor  # D: (k * k, 2) as x, y
+        shifts = torch.cartesian_prod(steps, steps).view(-1, 2).flip(1)
+        self.register_buffer("shifts", shifts, persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """W_o N(0, 2 / C), its bias 0; the others PyTorch's own."""
+        for layer in (self.query, self.key, self.prior[0], self.prior[2]):
+            layer.reset_parameters()  # type: ignore[operator]
+        nn.init.kaiming_normal_(self.out.weight, nonlinearity="relu")
+        if self.out.bias is not None:
+            nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, C, H, W) to (n, C, H', W'), of the same dtype; sums in float32 or wider."""
+        return self.out(self.listen(x))
+
+    def listen(self, x: Tensor) -> Tensor:
+        """y: (n, C, H, W) to (n, C, H', W')."""
+        with torch.autocast(x.device.type, enabled=False):
+            prior = self.prior(self.shifts / max(1, self.window // 2))  # (k * k, G)
+        by_copies = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        return (_window_sum_by_copies if by_copies else _WindowSum.apply)(
+            self.query(x), self.key(x), x, prior, self.window, self.stride, self.similarity
+        )
+
+    def extra_repr(self) -> str:
+        return f"window={self.window}, similarity={self.similarity}, stride={self.stride}"
+
+
+class ResidualLocalRelation(nn.Module):
+    """x + the layer, between the layers of a network that is trained already.
+
+    It is the identity at first, bit for bit: W_o is 0, or the weight of the norm after it.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        window: int = 7,
+        channels_per_group: int = 8,
+        similarity: Similarity = "product",
+        prior_channels: int | None = None,
+        norm: Callable[[int], nn.Module] | None = None,
+    ) -> None:
+        """
+        Args:
+            norm: makes a normalisation of C channels after W_o.
+            channels, window, channels_per_group, similarity, prior_channels: see `LocalRelation`.
+
+        Raises:
+            ArgumentError: arguments outside these, or a norm whose weight is not trained.
+        """
+        super().__init__()
+        self.relation = LocalRelation(
+            channels=channels,
+            window=window,
+            channels_per_group=channels_per_group,
+            similarity=similarity,
+            prior_channels=prior_channels,
+            bias=norm is None,
+        )
+        self.norm = None if norm is None else norm(channels)
+        require(learns(self.norm))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As in `LocalRelation`; W_o, or the weight of its norm, 0."""
+        self.relation.reset_parameters()
+        last = self.relation.out if self.norm is None else self.norm
+        nn.init.zeros_(last.get_parameter("weight"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, C, H, W) to (n, C, H, W), of the same dtype."""
+        z = self.relation(x)
+        return x + (z if self.norm is None else self.norm(z)).to(x.dtype)
+
+
+def _odd(argument: str, value: int) -> Wrong | None:
+    return None if value % 2 == 1 else Wrong(argument, "odd", value)
