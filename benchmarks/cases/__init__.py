@@ -12,6 +12,7 @@ MODULES = (  # every file of cases, in the order of the table
     "sgrn",
     "glore",
     "non_local",
+    "local_relation",
     "global_context",
     "spatial_memory",
     "many_classes",

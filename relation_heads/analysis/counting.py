@@ -1,10 +1,11 @@
 """Multiply-adds and memory of modules, counted while they run.
 
-Multiply-adds are those of convolutions and products of matrices, one for each multiplication (what
-papers print as FLOPs is nearly always this number). PyTorch's `FlopCounterMode` counts them where
-operations are dispatched, two FLOPs each, so it does not matter whether a module, a function or an
-einsum asked for them; it is what runs that is counted, and a layer that reorders a product may need
-less than the published order of it. `FORMULAS` adds the products that PyTorch has no formula for.
+Multiply-adds are those of convolutions, products of matrices and weighted sums (`addcmul`), one for
+each multiplication (what papers print as FLOPs is nearly always this number). PyTorch's
+`FlopCounterMode` counts them where operations are dispatched, two FLOPs each, so it does not matter
+whether a module, a function or an einsum asked for them; it is what runs that is counted, and a
+layer that reorders a product may need less than the published order of it. `FORMULAS` adds what
+PyTorch has no formula for.
 
 Memory is what autograd keeps for the backward pass: the distinct storages of all saved tensors that
 are alive at the end of the forward pass, without parameters and buffers. A tensor that a custom
@@ -42,6 +43,10 @@ def _deform_conv2d(x: Shape, weight: Shape, *_: Any, out_shape: Shape, **__: Any
     return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
+def _addcmul(*_: Any, out_shape: Shape, **__: Any) -> int:
+    return 2 * math.prod(out_shape)
+
+
 # FLOPs by the shapes of the arguments.
 FORMULAS: dict[Any, Callable[..., int]] = {
     **{
@@ -49,6 +54,8 @@ FORMULAS: dict[Any, Callable[..., int]] = {
         for name in ("dot", "mv", "addmv", "addmv_", "addmm_", "baddbmm_")
     },
     torch.ops.torchvision.deform_conv2d: _deform_conv2d,
+    torch.ops.aten.addcmul: _addcmul,
+    torch.ops.aten.addcmul_: _addcmul,
 }
 # What is not calculated on request.
 SKIPPED = {"mm", "bmm", "mv", "dot", "addmm", "baddbmm", "addmv", "convolution", "roi_align"}

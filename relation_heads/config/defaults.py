@@ -258,7 +258,7 @@ class REASONING(Keys):
 
 
 class CONTEXT_BLOCKS(Keys):
-    """GloRe, GC, NL and SE inside a backbone, for build_context_resnet_backbone,
+    """GloRe, GC, LR, NL and SE inside a backbone, for build_context_resnet_backbone,
     build_context_resnet_fpn_backbone and build_context_backbone."""
 
     # A list of dicts such as {name: GC, stages: [res4, res5], position: after_conv3, ratio: 0.0625}
@@ -336,12 +336,23 @@ class TORCHVISION(Keys):
     OUT_FEATURES: Some[Stage] = ["res2", "res3", "res4", "res5"]
 
 
+class LR_NET(Keys):
+    """LR-Net (Hu et al. 2019), for build_lr_net_backbone and build_lr_net_fpn_backbone."""
+
+    # Layers.
+    DEPTH: Literal[26, 50] = 50
+    # BN, SyncBN, LN, "" (none), or FrozenBN with trained weights, of which none are public.
+    NORM: Literal["", "BN", "SyncBN", "FrozenBN", "LN"] = "BN"
+    # Of the backbone without FPN; with FPN they are MODEL.FPN.IN_FEATURES.
+    OUT_FEATURES: Some[Stage] = ["res2", "res3", "res4", "res5"]
+
+
 # By their names below MODEL, and keys that are added to nodes of Detectron2.
 NODES: dict[str, type[Keys]] = {
     keys.__name__: keys
     for keys in (
         RELATION, SGRN, REASONING, CONTEXT_BLOCKS, DUPLICATE_REMOVAL, GLORE_HEAD,
-        EFFICIENTNET_LITE, TORCHVISION,
+        EFFICIENTNET_LITE, TORCHVISION, LR_NET,
     )
 }  # fmt: skip
 ADDED: dict[str, type[Keys]] = {"MODEL": MODEL, "DATALOADER": DATALOADER}

@@ -185,15 +185,17 @@ def _weights(cfg: CfgNode) -> Iterator[Problem]:
 
 def _from_scratch(cfg: CfgNode) -> Iterator[Problem]:
     """Parts of the backbone that would stay random. Only these backbones read these keys."""
-    kinds = ("resnet", "torchvision", "efficientnet_lite")
-    resnet, torchvision, lite = (kind in cfg.MODEL.BACKBONE.NAME for kind in kinds)
-    if cfg.MODEL.WEIGHTS or not (resnet or torchvision or lite):
+    kinds = ("resnet", "torchvision", "efficientnet_lite", "lr_net")
+    resnet, torchvision, lite, lr_net = (kind in cfg.MODEL.BACKBONE.NAME for kind in kinds)
+    if cfg.MODEL.WEIGHTS or not (resnet or torchvision or lite or lr_net):
         return
     scratch = "but MODEL.WEIGHTS is empty, so that the backbone starts from random values"
-    if resnet and cfg.MODEL.RESNETS.NORM == "FrozenBN":
+    keys = "LR_NET" if lr_net else "RESNETS"
+    norm = (node(cfg, keys) if lr_net else cfg.MODEL.RESNETS).NORM
+    if (resnet or lr_net) and norm == "FrozenBN":
         yield Problem(
-            f"MODEL.RESNETS.NORM is FrozenBN, {scratch}: training diverges at once without working "
-            "normalisation; set MODEL.RESNETS.NORM BN or GN, or give pretrained weights."
+            f"MODEL.{keys}.NORM is FrozenBN, {scratch}: training diverges at once without working "
+            f"normalisation; set MODEL.{keys}.NORM BN or SyncBN, or give pretrained weights."
         )
     if torchvision:
         yield Problem(

@@ -2,7 +2,7 @@
 
 import detectron2  # noqa: F401  (first: it registers us, see `registration`)
 
-from . import context_backbone  # noqa: F401  (registers)
+from . import context_backbone, lr_net  # noqa: F401  (register)
 from .c5_backbone import C5Backbone
 from .context_res5 import ContextRes5ROIHeads
 from .efficientnet_lite import EfficientNetLite

@@ -4,7 +4,9 @@
 
 Every convolution comes with its norm, conv1 and conv2 with their ReLU. Basic blocks have no conv3,
 and there `after_conv2` is before the sum. (Cao et al. 2019 put GC after the last convolution,
-before the sum; Chen et al. 2019 put GloRe between blocks, which is after_add.)
+before the sum; Chen et al. 2019 put GloRe between blocks, which is after_add.) A local relation
+layer can also take the place of conv2 itself, with its norm: conv1 and conv3 keep their weights,
+and those of conv2 in a checkpoint are not used.
 
 A block keeps its place, its name and all its parameters: it changes its class for one whose forward
 calls three `nn.Sequential`s more. So checkpoints of the stock backbone load completely, which a
@@ -29,7 +31,7 @@ from detectron2.modeling.backbone.resnet import (
 )
 from torch import Tensor, nn
 
-from .context_plugins import POSITIONS, Plugin
+from .context_plugins import CONV2, POSITIONS, Plugin
 
 logger = logging.getLogger(__name__)
 
@@ -124,8 +126,8 @@ def residual_stages(backbone: nn.Module) -> dict[str, list[CNNBlockBase]]:
 def add_context_blocks(
     stages: Mapping[str, Sequence[CNNBlockBase]], plugins: Iterable[Plugin]
 ) -> None:
-    """Adds plugins to blocks, in place. With GC ("add"), GloRe and NL, which start as the
-    identity, the blocks compute what they did before.
+    """Adds plugins to blocks, in place. With GC ("add"), GloRe, NL, and LR beside conv2, which
+    start as the identity, the blocks compute what they did before.
 
     Args:
         stages: of `residual_stages`.
@@ -152,6 +154,22 @@ def add_context_blocks(
 
 
 def _add(block: CNNBlockBase, plugin: Plugin, name: str) -> None:
+    if not any(p.requires_grad for p in block.parameters()):
+        raise ValueError(
+            f"{plugin.where}: {name} is frozen (MODEL.BACKBONE.FREEZE_AT), and a frozen block is "
+            "meant to stay as it is, plugins included; take a later stage, or freeze less."
+        )
+    like = next(block.parameters())
+    if plugin.position == CONV2:
+        if not isinstance(block, BottleneckBlock) or not isinstance(block.conv2, nn.Conv2d):
+            raise ValueError(
+                f"{plugin.where}: position {CONV2} takes the place of the 3 x 3 convolution of a "
+                f"bottleneck, and {name}, a {type(block).__name__}, has none."
+            )
+        layer = plugin.build_conv2(block.conv2.out_channels, block.conv2.stride[0])
+        block.conv2 = layer.to(like.device, like.dtype)
+        logger.info(f"{plugin.name} in {name}, in place of conv2.")
+        return
     _prepare(block, plugin, name)
     chain = getattr(block, plugin.position, None)
     if chain is None:
@@ -161,18 +179,12 @@ def _add(block: CNNBlockBase, plugin: Plugin, name: str) -> None:
         )
     inner = plugin.position == "after_conv2" and not isinstance(block, _BASIC)
     layer = plugin.build(_conv2_channels(block) if inner else block.out_channels)
-    like = next(block.parameters())
     chain.add_module(_free_name(chain, plugin.name.lower()), layer.to(like.device, like.dtype))
     logger.info(f"{plugin.name} in {name}, {plugin.position}.")
 
 
 def _prepare(block: CNNBlockBase, plugin: Plugin, name: str) -> None:
     """Gives the block places for plugins, once."""
-    if not any(p.requires_grad for p in block.parameters()):
-        raise ValueError(
-            f"{plugin.where}: {name} is frozen (MODEL.BACKBONE.FREEZE_AT), and a frozen block is "
-            "meant to stay as it is, plugins included; take a later stage, or freeze less."
-        )
     if type(block) in _CLASSES.values():
         return
     if type(block) not in _CLASSES:
@@ -187,7 +199,8 @@ def _prepare(block: CNNBlockBase, plugin: Plugin, name: str) -> None:
 
 
 def _conv2_channels(block: CNNBlockBase) -> int:
-    return (block.f.b if isinstance(block, ResBottleneckBlock) else block.conv2).out_channels
+    """Of what conv2, or what is in its place, gives."""
+    return (block.f.c if isinstance(block, ResBottleneckBlock) else block.conv3).in_channels
 
 
 def _free_name(chain: nn.Sequential, name: str) -> str:

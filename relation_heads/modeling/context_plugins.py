@@ -2,12 +2,14 @@
 
 One plugin is a dict. Only `name` and `stages` are needed:
 
-    name      GC (Cao et al. 2019), GloRe (Chen et al. 2019), NL (Wang et al. 2018), SE (Hu et al.
-              2018)
+    name      GC (Cao et al. 2019), GloRe (Chen et al. 2019), LR (Hu et al. 2019), NL (Wang et al.
+              2018), SE (Hu et al. 2018)
     stages    [res3, res4] for all their blocks, or {res3: [0, 2], res4: [0, 2, 4]}, blocks from 0
-    position  after_conv2 | after_conv3 | after_add; by default where the paper puts it
-    norm      GloRe, NL: of the result: "" (none), BN, SyncBN, GN or LN; by default GN for GloRe,
-              whose branch is cubic in its input and diverges without one, and none for NL
+    position  after_conv2 | after_conv3 | after_add; by default where the paper puts it; for LR also
+              conv2: in place of the 3 x 3 convolution of bottlenecks, as in LR-Net
+    norm      GloRe, LR, NL: of the result: "" (none), BN, SyncBN, GN or LN; by default GN for
+              GloRe, whose branch is cubic in its input and diverges without one, and for LR in
+              place of conv2, where the pretrained layers after it want one; none for others
     others    the arguments of the layer: ratio, num_nodes, mode, ... (`relation_heads.layers`)
 
 Several plugins at one place follow one another in the order of the list.
@@ -16,7 +18,7 @@ Several plugins at one place follow one another in the order of the list.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
@@ -27,16 +29,21 @@ from torch import nn
 
 from ..layers.blocks.global_context import GlobalContext, SqueezeExcitation
 from ..layers.blocks.glore import GloRe
+from ..layers.blocks.local_relation import ResidualLocalRelation
 from ..layers.blocks.non_local import NonLocal
 from .keys import too_large
+from .lr_net import relation_conv
 
 POSITIONS = ("after_conv2", "after_conv3", "after_add")
+CONV2 = "conv2"  # the position of what takes its place
 NORMS = ("", "BN", "SyncBN", "GN", "LN")
 _KEY = "MODEL.CONTEXT_BLOCKS.PLUGINS"
-# Layer, position of its paper (GC, SE: on the residual branch; GloRe, NL: between blocks), norm.
+# Layer, position of its paper (GC, SE: on the residual branch; GloRe, NL: between blocks; LR: near
+# conv2, whose place it has there), norm.
 _LAYERS: dict[str, tuple[type[nn.Module], str, str]] = {
     "GC": (GlobalContext, "after_conv3", ""),
     "GloRe": (GloRe, "after_add", "GN"),
+    "LR": (ResidualLocalRelation, "after_conv2", ""),
     "NL": (NonLocal, "after_add", ""),
     "SE": (SqueezeExcitation, "after_conv3", ""),
 }
@@ -50,7 +57,7 @@ class Plugin:
     Args:
         name: a key of `_LAYERS`.
         stages: stage -> its blocks from 0, or None for all.
-        position: of POSITIONS.
+        position: of POSITIONS, or CONV2.
         norm: of NORMS.
         options: arguments of the layer.
         where: of the entry, for messages.
@@ -76,7 +83,22 @@ class Plugin:
         options = dict(self.options)
         if self.norm:
             options["norm"] = partial(_norm, self.norm, self.name)
-        build = partial(_LAYERS[self.name][0], channels=channels, **options)
+        return self._checked(_LAYERS[self.name][0], channels=channels, **options)
+
+    def build_conv2(self, channels: int, stride: int) -> nn.Module:
+        """What takes the place of a 3 x 3 convolution (position CONV2).
+
+        Raises:
+            ValueError: an option does not fit the layer or the channels.
+        """
+        return self._checked(
+            relation_conv, channels=channels, norm=self.norm, stride=stride, **self.options
+        )
+
+    def _checked(
+        self, make: Callable[..., nn.Module], *, channels: int, **options: Any
+    ) -> nn.Module:
+        build = partial(make, channels=channels, **options)
         try:
             sentence = too_large(build, self.name)
             if sentence:
@@ -122,10 +144,12 @@ def _parse(entry: Mapping[str, Any], where: str) -> Plugin:
             hint = f" did you mean {close[0]}?" if close else f" allowed are {', '.join(allowed)}."
             raise ValueError(f"{where}: {name} has no key {key!r};{hint}")
     position = entry.get("position", position)
-    if position not in POSITIONS:
+    positions = (CONV2, *POSITIONS) if name == "LR" else POSITIONS
+    if position not in positions:
         raise ValueError(
-            f"{where}: position must be one of {', '.join(POSITIONS)}, got {position!r}."
+            f"{where}: position must be one of {', '.join(positions)}, got {position!r}."
         )
+    norm = "GN" if position == CONV2 else norm
     return Plugin(
         name=name,
         stages=_stages(entry.get("stages"), where),

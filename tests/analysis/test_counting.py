@@ -51,6 +51,8 @@ PRODUCTS = {
         lambda: F.scaled_dot_product_attention(rand(1, 2, 4, 6), *rand(2, 1, 2, 5, 6)),
         2 * (4 * 5 * 6) * 2,
     ),
+    "weighted sum": (lambda: rand(2, 3, 4).addcmul_(rand(3, 1), rand(2, 3, 4)), 2 * 3 * 4),
+    "weighted sum elsewhere": (lambda: torch.addcmul(rand(3, 1), rand(3, 4), rand(3, 4)), 12),
     "no product": (lambda: F.relu(rand(3, 3)) * rand(3, 3) + rand(3, 3).softmax(0), 0),
 }  # fmt: skip
 

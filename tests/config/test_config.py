@@ -65,7 +65,7 @@ def test_a_key_of_the_user_is_kept():
 def test_the_rest_is_detectron2s_default():
     ours, stock = get_cfg(), get_detectron2_cfg()
     ours_alone = ("RELATION", "SGRN", "REASONING", "CONTEXT_BLOCKS", "GLORE_HEAD")
-    others = ("DUPLICATE_REMOVAL", "EFFICIENTNET_LITE", "TORCHVISION", "TRAIN_ONLY")
+    others = ("DUPLICATE_REMOVAL", "EFFICIENTNET_LITE", "TORCHVISION", "LR_NET", "TRAIN_ONLY")
     for name in (*ours_alone, *others):
         del ours.MODEL[name]
     del ours.DATALOADER["MAX_BROKEN"]

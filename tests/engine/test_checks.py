@@ -231,6 +231,13 @@ def test_a_frozen_lite_without_weights(cfg):
     assert_only_problem(cfg, "MODEL.BACKBONE.FREEZE_AT is 2", "MODEL.WEIGHTS is empty")
 
 
+@pytest.mark.parametrize("key", ["MODEL.BACKBONE.FREEZE_AT", "MODEL.LR_NET.NORM"])
+def test_an_lr_net_without_weights(cfg, key):
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.RESNETS.NORM = "build_lr_net_fpn_backbone", "FrozenBN"
+    cfg.merge_from_list([key, 2 if key.endswith("FREEZE_AT") else "FrozenBN"])
+    assert_only_problem(cfg, f"{key} is ", "MODEL.WEIGHTS is empty")
+
+
 def test_a_torchvision_backbone_without_weights(cfg, caplog):
     cfg.MODEL.BACKBONE.FREEZE_AT = 2
     cfg.MODEL.BACKBONE.NAME = "build_torchvision_fpn_backbone"

@@ -15,10 +15,12 @@ from relation_heads.layers import (
     SGRN,
     GlobalContext,
     GloRe,
+    LocalRelation,
     NonLocal,
     ObjectRelation,
     PreActivationGloRe,
     Regions,
+    ResidualLocalRelation,
     SqueezeExcitation,
 )
 from relation_heads.layers.geometry import PAIR_GEOMETRIES
@@ -39,6 +41,8 @@ BLOCKS = {
     "GloRe, batch norm": lambda: GloRe(channels=8, norm=nn.BatchNorm2d),
     "GloRe, group norm": lambda: GloRe(channels=8, stride=2, norm=group_norm),
     "GloRe, pre-activation": lambda: PreActivationGloRe(channels=8),
+    "LR": lambda: LocalRelation(channels=8, channels_per_group=2, stride=2),
+    "LR, residual": lambda: ResidualLocalRelation(channels=8, window=3, similarity="square"),
     "NL": lambda: NonLocal(channels=8),
     "NL, dot product": lambda: NonLocal(channels=8, mode="dot_product", norm=nn.BatchNorm2d),
     "NL, sub-sampled": lambda: NonLocal(channels=8, sub_sample=True),
@@ -161,7 +165,7 @@ def test_sgrn_compiles_to_one_graph(compiler):
         torch.testing.assert_close(compiled(*inputs), forward(*inputs))
 
 
-@pytest.mark.parametrize("name", ["GC", "SE", "GloRe"])
+@pytest.mark.parametrize("name", ["GC", "SE", "GloRe", "LR"])
 def test_a_block_compiles_to_one_graph(name, compiler):
     block = make_block(name).requires_grad_(False)
     compiled = compiler(block)

@@ -24,6 +24,8 @@ from tests.modeling.common import C4, C4_SGRN, build, config, detections, losses
 
 GC = {"name": "GC", "stages": ["res3", "res4", "res5"]}
 GLORE = {"name": "GloRe", "stages": {"res3": [0], "res4": [0, 1]}}
+LR = {"name": "LR", "stages": ["res5"], "window": 3}
+IN_PLACE = {**LR, "position": "conv2", "stages": ["res3", "res5"], "norm": "BN"}
 BLOCKS = "MODEL.CONTEXT_BLOCKS.PLUGINS"
 
 
@@ -331,6 +333,92 @@ def test_options_and_norm_reach_the_layer():
     assert block.after_add.glore.blocker.eps == 1e-4
 
 
+# ---- local relation, beside conv2 and in place of it ----
+
+
+def test_local_relation_starts_as_the_identity_and_trains():
+    stock, ours = build(*R50, settle=False), build(*R50, *plugins(LR), settle=False)
+    new = {n.split("res5.")[1] for n, _ in ours.named_parameters() if is_new(n)}
+    assert {n.split(".", 1)[0] for n in new} == {"0", "1", "2"}
+    assert all(n[2:].startswith("after_conv2.lr.relation.") for n in new)
+    ours.load_state_dict(stock.state_dict(), strict=False)
+    before, after = losses(stock), losses(stir(ours))
+    assert before.keys() == after.keys() and before != after
+    sum(after.values()).backward()
+    for name, parameter in ours.named_parameters():
+        assert not is_new(name) or parameter.grad.any() or ".prior." in name, name
+    ours = build(*R50, *plugins(LR), settle=False)
+    ours.load_state_dict(stock.state_dict(), strict=False)
+    assert {k: float(v) for k, v in losses(ours).items()} == {
+        k: float(v) for k, v in before.items()
+    }
+
+
+def test_in_place_of_conv2_the_other_layers_keep_names_and_weights(tmp_path):
+    """As ImageNet checkpoints do, matched by the ends of the names."""
+    stock, changed = (build_backbone(config(*R50, *keys)) for keys in ((), plugins(IN_PLACE)))
+    weights = {
+        name.removeprefix("bottom_up."): torch.randn_like(value.float())
+        for name, value in stock.state_dict().items()
+        if name.startswith("bottom_up.") and not name.endswith("num_batches_tracked")
+    }
+    with (tmp_path / "R-50.pkl").open("wb") as file:
+        content = {"model": {k: v.numpy() for k, v in weights.items()}, "__author__": "test"}
+        pickle.dump({**content, "matching_heuristics": True}, file)
+    first = {n: p.clone() for n, p in changed.state_dict().items() if ".relation" in n}
+    ours = nn.ModuleDict({"backbone": changed})
+    DetectionCheckpointer(ours).load(str(tmp_path / "R-50.pkl"))
+    loaded = ours.state_dict()
+    replaced = [n for n in weights if n.startswith(("res3", "res5")) and ".conv2." in n]
+    assert len(replaced) == 5 * (4 + 3)
+    for name, value in weights.items():
+        assert (f"backbone.bottom_up.{name}" in loaded) == (name not in replaced), name
+        assert name in replaced or torch.equal(loaded[f"backbone.bottom_up.{name}"], value), name
+    assert first and all(torch.equal(loaded[f"backbone.{n}"], value) for n, value in first.items())
+
+
+@pytest.mark.parametrize("in_1x1", [True, False])
+def test_in_place_of_conv2_it_has_its_stride_and_trains(in_1x1):
+    keys = (*R50, "MODEL.RESNETS.STRIDE_IN_1X1", in_1x1)
+    se = {"name": "SE", "stages": ["res3"], "position": "after_conv2"}
+    model = build(*keys, *plugins(IN_PLACE, se))
+    blocks = residual_stages(model.backbone)["res3"]
+    assert [b.conv2.relation.stride for b in blocks] == [1 if in_1x1 else 2, 1, 1, 1]
+    assert all(b.conv2.relation.query.in_channels == b.conv2.relation_norm.num_features == 16
+               and len(b.after_conv2) == 1 for b in blocks)  # fmt: skip
+    block = blocks[1]
+    conv1, conv2, after = (seen_by(m) for m in (block.conv1, block.conv2, block.after_conv2))
+    sum(losses(model).values()).backward()
+    assert torch.equal(conv2[0][0], conv1[0][1].relu())
+    assert torch.equal(after[0][0], conv2[0][1].relu())
+    for name, parameter in model.named_parameters():
+        assert ".relation" not in name or ".prior." in name or parameter.grad.any(), name
+
+
+def test_the_norm_in_place_of_conv2():
+    for entry, norm in ((LR, ""), ({**LR, "position": "conv2"}, "GN"), (IN_PLACE, "BN")):
+        assert parse_plugins([entry])[0].norm == norm
+
+
+@pytest.mark.parametrize("stock", [(), DEFORM])
+def test_what_has_no_conv2_to_replace_is_refused(stock):
+    with pytest.raises(ValueError, match=r"PLUGINS\[0\]: .* bottleneck, and res3.0, a .* has none"):
+        build_backbone(config(*stock, *plugins(IN_PLACE)))
+
+
+def test_a_convolution_is_replaced_once():
+    with pytest.raises(
+        ValueError, match=r"PLUGINS\[1\]: .* and res5.0, a BottleneckBlock, has none"
+    ):
+        build_backbone(config(*R50, *plugins(IN_PLACE, {**LR, "position": "conv2"})))
+
+
+def test_widths_without_groups_are_refused():
+    entry = {**IN_PLACE, "channels_per_group": 3}
+    with pytest.raises(ValueError, match=r"\(LR, 16 channels\): .* channels_per_group 3, got 16"):
+        build_backbone(config(*R50, *plugins(entry)))
+
+
 # ---- res5 of C4 models ----
 
 
@@ -362,13 +450,16 @@ def test_res5_of_stock_heads_is_refused():
     ("entry", "message"),
     [
         ("GC", r"PLUGINS\[0\] must be a dict such as .*, got 'GC'"),
-        ({"stages": ["res4"]}, "name must be one of GC, GloRe, NL, SE, got None"),
+        ({"stages": ["res4"]}, "name must be one of GC, GloRe, LR, NL, SE, got None"),
         ({"name": "CBAM", "stages": ["res4"]}, "got 'CBAM'"),
         ({**GC, "ration": 0.1}, "GC has no key 'ration'; did you mean ratio?"),
         ({**GC, "zzz": 0.1}, "GC has no key 'zzz'; allowed are name, stages, position, ratio"),
         ({**GC, "norm": "BN"}, "GC has no key 'norm'"),
         ({**GC, "channels": 3}, "GC has no key 'channels'"),
         ({**GC, "position": "before"}, "position must be one of after_conv2, .*, got 'before'"),
+        ({**GC, "position": "conv2"}, "position must be one of after_conv2, .*, got 'conv2'"),
+        ({**LR, "position": "conv3"}, "position must be one of conv2, after_conv2, .* 'conv3'"),
+        ({**LR, "stride": 2}, "LR has no key 'stride'"),
         ({"name": "GC"}, "stages must be different names, .*, got None"),
         ({**GC, "stages": "res4"}, "got 'res4'"),
         ({**GC, "stages": []}, r"got \[\]"),

@@ -248,6 +248,34 @@ def _window_sum_by_copies(
         return y.unflatten(2, query.shape[2:]).to(value.dtype)
 
 
+def window_sum(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prior: Tensor,
+    window: int,
+    stride: int,
+    similarity: Similarity,
+) -> Tensor:
+    """y of the module: sum_D softmax_D( Phi(q, k(p + D)) + b(D) ) x(p + D).
+
+    Args:
+        query: (n, G, H', W').
+        key: (n, G, H, W).
+        value: x (n, C, H, W).
+        prior: b (k * k, G), D from the upper left, row by row.
+        window: k, odd.
+        stride: H' = ceil(H / stride), and W' likewise.
+        similarity: Phi.
+
+    Returns:
+        (n, C, H', W'), dtype of x; sums in float32 or wider.
+    """
+    by_copies = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    form = _window_sum_by_copies if by_copies else _WindowSum.apply
+    return form(query, key, value, prior, window, stride, similarity)
+
+
 # ---- modules ----
 
 
@@ -301,7 +329,7 @@ class LocalRelation(nn.Module):
         self.out = nn.Conv2d(channels, channels, 1, bias=bias)
         steps = torch.arange(float(window)) - window // 2
         self.shifts: Tensor  # D: (k * k, 2) as x, y
-        shifts = torch.cartesian_prod(steps, steps).view(-1, 2).flip(1)
+        shifts = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=2).flatten(0, 1)
         self.register_buffer("shifts", shifts, persistent=False)
         self.reset_parameters()
 
@@ -321,10 +349,8 @@ class LocalRelation(nn.Module):
         """y: (n, C, H, W) to (n, C, H', W')."""
         with torch.autocast(x.device.type, enabled=False):
             prior = self.prior(self.shifts / max(1, self.window // 2))  # (k * k, G)
-        by_copies = torch.jit.is_tracing() or torch.compiler.is_compiling()
-        return (_window_sum_by_copies if by_copies else _WindowSum.apply)(
-            self.query(x), self.key(x), x, prior, self.window, self.stride, self.similarity
-        )
+        arguments = self.query(x), self.key(x), x, prior
+        return window_sum(*arguments, self.window, self.stride, self.similarity)
 
     def extra_repr(self) -> str:
         return f"window={self.window}, similarity={self.similarity}, stride={self.stride}"
