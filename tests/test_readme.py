@@ -51,6 +51,7 @@ def test_python_code_of_layers_runs():
     inputs = names["query"], names["key"], names["value"]
     heard = torch.nn.functional.scaled_dot_product_attention(*inputs, attn_mask=names["bias"])
     torch.testing.assert_close(names["heard"], heard)
+    assert names["smaller"].shape == (1, 256, 13, 21)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
