@@ -341,7 +341,8 @@ class LR_NET(Keys):
 
     # Layers.
     DEPTH: Literal[26, 50] = 50
-    # BN, SyncBN, LN, "" (none), or FrozenBN with trained weights, of which none are public.
+    # BN, SyncBN, LN, "" (none), or FrozenBN with trained weights, of which none are public. (No
+    # GN: 100 channels are no multiple of 32.)
     NORM: Literal["", "BN", "SyncBN", "FrozenBN", "LN"] = "BN"
     # Of the backbone without FPN; with FPN they are MODEL.FPN.IN_FEATURES.
     OUT_FEATURES: Some[Stage] = ["res2", "res3", "res4", "res5"]

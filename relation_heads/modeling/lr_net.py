@@ -39,7 +39,6 @@ from .staged_backbone import with_fpn
 
 BLOCKS = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3)}  # of res2 to res5, by depth
 WIDTHS = (100, 200, 400, 800)  # of their inner channels
-NORMS = ("", "BN", "SyncBN", "FrozenBN", "LN")  # GN: 100 is no multiple of 32
 STEM_CHANNELS, RES2_CHANNELS = 64, 256
 CHANNELS_PER_GROUP = {100: 10}  # 8 elsewhere
 

@@ -111,9 +111,5 @@ def test_what_is_refused():
     with pytest.raises(ArgumentError) as caught:
         lr_net(101)
     assert [(w.argument, w.value) for w in caught.value.wrong] == [("depth", 101)]
-    with pytest.raises(ValueError) as caught:
-        build_backbone(config("MODEL.LR_NET.DEPTH", 101, "MODEL.LR_NET.NORM", "GN"))
-    assert str(caught.value) == (
-        "MODEL.LR_NET.DEPTH must be one of 26, 50, got 101. "
-        "MODEL.LR_NET.NORM must be one of '', 'BN', 'SyncBN', 'FrozenBN', 'LN', got 'GN'."
-    )
+    with pytest.raises(ValueError, match=r"MODEL\.LR_NET\.NORM must be .* got 'GN'"):
+        build_backbone(config("MODEL.LR_NET.NORM", "GN"))

@@ -121,6 +121,11 @@ RULES = {
         "VARIANT": ([0, 1, 2], [3, -1, "lite0"]),
         "OUT_FEATURES": STAGES,
     },
+    "MODEL.LR_NET": {
+        "DEPTH": ([26, 50], [27, 101, "50"]),
+        "NORM": (["", "BN", "SyncBN", "FrozenBN", "LN"], ["GN", "bn"]),
+        "OUT_FEATURES": STAGES,
+    },
     "MODEL.TORCHVISION": {
         "NAME": (["resnet18"], ["resnet1", "", "ResNet"]),
         "OUT_FEATURES": STAGES,
