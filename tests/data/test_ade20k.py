@@ -153,7 +153,7 @@ def test_bytes_that_are_not_utf8_cost_no_image(new):
 @pytest.mark.parametrize(
     "content, parts",
     [
-        ('{"annotation": {"object": [{"raw_name": "do', ("a.json is damaged", "complete JSON")),
+        ('{"annotation": {"object": [{"raw_name": "do', ("a.json is damaged", "not a JSON file")),
         ("[]", ("a.json is not of ADE20K", "'object'")),
         ('{"annotation": {"object": [{}, 3]}}', ("a.json, object 1 must be a JSON object",)),
         (

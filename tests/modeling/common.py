@@ -104,14 +104,14 @@ def build(*opts: Any, settle: bool = True) -> nn.Module:
     """
     torch.manual_seed(0)
     model = build_model(config(*opts))
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     if settle:
-        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
         for norm in norms:
             norm.momentum = 1.0
         with torch.no_grad():
             losses(model)
-        for norm in norms:
-            norm.momentum = 0.0  # every model of a test keeps the same statistics
+    for norm in norms:
+        norm.momentum = 0.0  # every model of a test keeps the same statistics
     return model
 
 

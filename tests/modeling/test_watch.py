@@ -138,7 +138,7 @@ METHOD = "MODEL.DUPLICATE_REMOVAL.TEST_METHOD"
 # keys of an end, and what it multiplies the score of a region by
 ENDS = {
     "nms": ((), 1.0),
-    "soft_nms": ((METHOD, "soft_nms", "MODEL.DUPLICATE_REMOVAL.SOFT_NMS_SIGMA", 1e9), 1.0),
+    "soft_nms": ((METHOD, "soft_nms", "MODEL.DUPLICATE_REMOVAL.SOFT_NMS_SIGMA", 1e6), 1.0),
     "learned": ((METHOD, "learned", "MODEL.DUPLICATE_REMOVAL.LEARN", True), 0.5),
 }
 HEADS = {

@@ -137,7 +137,7 @@ def class_graph(train: BoxFeatures) -> list[Tensor]:
     """Adjacencies between the classes, from what is seen together in the training images."""
     image = torch.repeat_interleave(train.counts)  # (N,)
     coco = {
-        "images": train.names,
+        "images": [{"id": i, "file_name": name} for i, name in enumerate(train.names)],
         "categories": [{"id": k, "name": name} for k, name in enumerate(train.class_names)],
         "annotations": [
             {"image_id": i, "category_id": k}
