@@ -45,14 +45,14 @@ class Place:
     Attributes:
         rank, world_size: among all processes.
         local_rank, local_size: among those of this machine.
-        restarted: whether the launcher starts it again after a failure.
+        attempt: so many times the launcher has started all of them again after a failure.
     """
 
     rank: int
     world_size: int
     local_rank: int
     local_size: int
-    restarted: bool = False
+    attempt: int = 0
 
     def __str__(self) -> str:
         return f"Process {self.rank} of {self.world_size}, on {socket.gethostname()},"
@@ -70,7 +70,7 @@ def place_of(environment: Mapping[str, str]) -> Place | None:
                 int(world_size),
                 int(local_rank),
                 int(local_size.partition("(")[0]),  # srun: 8(x2), on each of two machines
-                restarted=int(environment.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0,
+                attempt=int(environment.get("TORCHELASTIC_RESTART_COUNT", 0)),
             )
     return None
 
@@ -91,7 +91,7 @@ def run_everywhere(run: Callable[[argparse.Namespace], Any], args: argparse.Name
     """
     place = place_of(os.environ)
     if place is not None:
-        args.resume = args.resume or place.restarted
+        args.resume = args.resume or place.attempt > 0
         _run_at(place, "env://", run, args)
         return
     _check(args)
@@ -198,6 +198,8 @@ def _join(place: Place, url: str) -> None:
             f"({str(error).splitlines()[0]}). Start the command on every machine, each with its "
             "own --machine-rank, and check that all of them can reach this address."
         ) from error
+    # torchrun keeps one store; what an earlier attempt wrote there are addresses of dead processes.
+    store = dist.PrefixStore(f"attempt_{place.attempt}", store)
     on_gpus = torch.cuda.is_available()
     dist.init_process_group("nccl" if on_gpus else "gloo", store=store, rank=rank, world_size=size)
     comm.create_local_process_group(place.local_size)

@@ -45,7 +45,7 @@ SLURM = {
         (TORCHRUN, Place(3, 4, 1, 2)),
         (SLURM, Place(3, 4, 1, 2)),
         ({**TORCHRUN, "TORCHELASTIC_RESTART_COUNT": "0"}, Place(3, 4, 1, 2)),
-        ({**TORCHRUN, "TORCHELASTIC_RESTART_COUNT": "2"}, Place(3, 4, 1, 2, restarted=True)),
+        ({**TORCHRUN, "TORCHELASTIC_RESTART_COUNT": "2"}, Place(3, 4, 1, 2, attempt=2)),
         ({**SLURM, **TORCHRUN, "RANK": "2"}, Place(2, 4, 1, 2)),  # torchrun inside a SLURM job
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}, None),  # a batch script
         ({**SLURM, "SLURM_STEP_NUM_TASKS": "1"}, None),
