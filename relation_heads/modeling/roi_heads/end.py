@@ -79,6 +79,11 @@ class End(ListensToRegions, nn.Module):
         if network and end_to_end:  # sees all proposals in training, as at test time
             self.sampling, self.gt_as_keys = "loss", False
 
+    @property
+    def is_beside(self) -> bool:
+        """Whether it learns beside the detector, from a pass of its own."""
+        return self.network is not None and not self.end_to_end
+
     @classmethod
     def build(cls, cfg: CfgNode, dim: int) -> End:
         """The end of a config, for box features of `dim` channels."""

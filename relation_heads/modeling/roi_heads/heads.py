@@ -170,7 +170,7 @@ class Relational(RegionSampling):
         """Losses of the box branch in training, else detections of each image."""
         last, losses = self._reasoned(base, maps, targets)
         if self.training:
-            return {**losses, **self.end.losses(last, targets)} if self.end.end_to_end else losses
+            return losses if self.end.is_beside else {**losses, **self.end.losses(last, targets)}
         seen = watched()
         if seen:
             seen.last = last
@@ -188,7 +188,7 @@ class Relational(RegionSampling):
             proposals: of the RPN, without appended ground truth.
             targets: None at test time.
         """
-        if not self.training or self.end.network is None or self.end.end_to_end:
+        if not (self.training and self.end.is_beside):
             return {}
         with torch.no_grad(), at_test_time(self):
             base, _ = self._base(maps, proposals, None)
