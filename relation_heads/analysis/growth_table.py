@@ -12,14 +12,15 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-LAST = 50  # iterations whose losses are averaged
+from .stable_lr import LAST
+
 NAMED = 2  # tensors that a row names
 
 
 def table(folder: Path) -> str:
     """Markdown: a row for every recording, then what they were made with."""
     lines = [
-        "| model | head | diverged at | first to grow | mean loss of the last 50 |",
+        f"| model | head | diverged at | first to grow | mean loss of the last {LAST} |",
         "|:--|:--|--:|:--|--:|",
     ]
     machines = set()

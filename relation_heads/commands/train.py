@@ -50,16 +50,9 @@ def add_launch(parser: argparse.ArgumentParser) -> None:
         "$DETECTRON2_DATASETS")  # fmt: skip
 
 
-def run_in_process(args: argparse.Namespace) -> None:
-    """What one process does."""
-    from ..command_line import run_or_explain
-    from ..engine.train import train_or_evaluate
-
-    run_or_explain(train_or_evaluate, args, args.program)
-
-
 def run(args: argparse.Namespace) -> None:
     """Starts the processes, or joins those of `torchrun` or `srun`."""
     from ..engine.processes import run_everywhere
+    from ..engine.train import train_or_evaluate
 
-    run_everywhere(run_in_process, args)
+    run_everywhere(train_or_evaluate, args)
