@@ -22,7 +22,7 @@ from ..config.defaults import NODES
 from ..config.files import all_configs, merge_file
 from ..config.schema import described
 from ..zoo import entries
-from . import evaluators, export_files, growth_table, mutation
+from . import evaluators, export_files, growth_table, mutation, trainings, trainings_files
 from . import stable_lr_files as stable_lr
 from .given_boxes import results as given_boxes
 from .given_boxes.table import tables
@@ -79,6 +79,8 @@ def part(name: str) -> str:
         return tables([asdict(result) for result in given_boxes.read_all(folder)])
     if name == "docs/growth":
         return growth_table.table(folder)
+    if name.startswith("docs/trainings/"):
+        return trainings.table(trainings_files.read_all(folder))
     if name.startswith("docs/stable_lr/"):
         outcomes = stable_lr.read_all(folder)
         return table(outcomes, mode(outcome.lr for outcome in outcomes))

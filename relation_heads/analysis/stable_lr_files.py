@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -30,8 +28,8 @@ from .stable_lr import (
     verdict,
 )
 from .stable_lr_run import MEASURED
+from .trainings_files import run_process
 
-ROOT = Path(__file__).resolve().parents[2]
 LOG_LINES = 15  # of a training that failed, that are shown
 
 
@@ -98,11 +96,8 @@ def train_once(recipe: Recipe, training: Training) -> Outcome:
         if recipe.modules:
             command += ["--import", *recipe.modules]
         command += ["--config-file", recipe.config, *recipe.opts(training, folder)]
-        with log_file.open("w") as log:
-            code = subprocess.run(
-                command, stdout=log, stderr=subprocess.STDOUT, env=_environment(), check=False
-            ).returncode
-        if code:
+        log_file.unlink(missing_ok=True)
+        if code := run_process(command, log_file):
             end = log_file.read_text(errors="replace").splitlines()[-LOG_LINES:]
             raise TrainingFailed(f"Exit code {code}; the end of {log_file}:\n" + "\n".join(end))
         measured = json.loads(Path(folder, MEASURED).read_text())
@@ -114,12 +109,6 @@ def train_once(recipe: Recipe, training: Training) -> Outcome:
     )  # fmt: skip
     write_whole(path, json.dumps(asdict(outcome), indent=1))
     return outcome
-
-
-def _environment() -> dict[str, str]:
-    """One thread, and a checkout that works without installation."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def read(path: Path) -> Outcome:
