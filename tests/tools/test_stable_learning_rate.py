@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 
 import pytest
 
@@ -33,21 +32,21 @@ def tool():
 
 
 class FakeProcess:
-    """In place of `subprocess.run`: writes what a training measures, or fails."""
+    """In place of `run_process`: writes what a training measures, or fails."""
 
     def __init__(self):
         self.commands = []
         self.losses, self.error, self.code = [3.0, 2.0, 1.0], "", 0
 
-    def __call__(self, command, stdout=None, **_):
+    def __call__(self, command, log):
         self.commands.append(command)
         if self.code:
-            stdout.write("a first line\nKeyError: 'a last line'\n")
+            log.write_text("a first line\nKeyError: 'a last line'\n")
         else:
             folder = command[command.index("OUTPUT_DIR") + 1]
             measured = {"losses": self.losses, "error": self.error, "iterations": 3, "seconds": 0.5}
             stable_lr_files.Path(folder, "measured.json").write_text(json.dumps(measured))
-        return subprocess.CompletedProcess(command, self.code)
+        return self.code
 
     @property
     def rates(self):
@@ -58,11 +57,7 @@ class FakeProcess:
 def process(monkeypatch):
     process = FakeProcess()
     monkeypatch.setattr(stable_lr_files, "commit", lambda: "abc")
-
-    class Subprocess:
-        STDOUT, run = subprocess.STDOUT, process
-
-    monkeypatch.setattr(stable_lr_files, "subprocess", Subprocess)
+    monkeypatch.setattr(stable_lr_files, "run_process", process)
     return process
 
 
