@@ -8,25 +8,14 @@ from typing import Any
 
 import torch
 from detectron2.modeling import build_backbone, build_roi_heads
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 
 from relation_heads.config import get_cfg, merge_file
 
 from .measure import median_seconds, peak_bytes
-
-IMAGE_SIZE = (800, 1216)
-OBJECTS = 20
-MIB = 2**20
-
-
-def random_boxes(count: int, generator: torch.Generator) -> Boxes:
-    """(count, 4) boxes inside the image, at least 16 pixels on a side."""
-    height, width = IMAGE_SIZE
-    corners = torch.rand(count, 2, 2, generator=generator) * torch.tensor(
-        [width - 16.0, height - 16.0]
-    )
-    return Boxes(torch.cat([corners.amin(1), corners.amax(1) + 16], dim=1))
+from .run import MIB
+from .whole import OBJECTS, SIZE, random_boxes
 
 
 def build(name: str, device: str, opts: list[str]) -> tuple[Any, dict[str, torch.Tensor], Any]:
@@ -41,7 +30,7 @@ def build(name: str, device: str, opts: list[str]) -> tuple[Any, dict[str, torch
     generator = torch.Generator().manual_seed(0)
     features = {}
     for key, shape in shapes.items():
-        height, width = (side // shape.stride for side in IMAGE_SIZE)
+        height, width = (side // shape.stride for side in SIZE)
         features[key] = torch.randn(1, shape.channels, height, width, generator=generator).to(
             device
         )
@@ -54,14 +43,14 @@ def steps(
     """A training step, an inference pass, and the number of parameters."""
     heads, features, cfg = build(name, device, opts)
     generator = torch.Generator().manual_seed(1)
-    targets = Instances(IMAGE_SIZE)
+    targets = Instances(SIZE)
     targets.gt_boxes = random_boxes(OBJECTS, generator)
     targets.gt_classes = torch.randint(
         cfg.MODEL.ROI_HEADS.NUM_CLASSES, (OBJECTS,), generator=generator
     )
 
     def proposals(count: int) -> Instances:
-        instances = Instances(IMAGE_SIZE)
+        instances = Instances(SIZE)
         instances.proposal_boxes = random_boxes(count, generator)
         instances.objectness_logits = torch.zeros(count)
         return instances.to(device)

@@ -4,12 +4,15 @@
     tools/benchmark.py --list
     tools/benchmark.py "non-local" GloRe --rounds 5
     tools/benchmark.py --targets --json output/benchmark.json
+    tools/benchmark.py --whole COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml \\
+        COCO-Detection/faster_rcnn_R_50_FPN_relation_1x.yaml --batch 2
 
 A name selects every case that contains it, in upper or lower case; without names all run, which
 takes forty minutes. Each case has a process of its own, in which its variants take turns, quick
 ones for more rounds. Time on the CPU is the time of that process on one thread, so that other
 programs disturb it little; on CUDA, and with more threads, it is wall time. Variants in brackets
-are shown for information: targets do not compare with them.
+are shown for information: targets do not compare with them. With --whole a name is a config: whole
+detectors train and infer on images of 800 x 1216 pixels, and ratios are to the first of them.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="parts of names of cases")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="parts of names of cases, or configs"
+    )
     parser.add_argument("--list", action="store_true", help="only print the names")
     parser.add_argument("--rounds", type=int, default=5, help="at least; one to warm up more")
     parser.add_argument("--no-time", action="store_true", help="only memory and errors")
@@ -32,8 +37,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every number there")
+    parser.add_argument("--whole", action="store_true", help="whole detectors of configs")
+    parser.add_argument("--batch", type=int, default=1, help="images, with --whole")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE",
+        help="config overrides of all detectors, with --whole; comes last")  # fmt: skip
     args = parser.parse_args(argv)
-    for name in ("rounds", "threads"):
+    if args.whole and (args.list or args.targets):
+        parser.error("--whole has neither --list nor --targets")
+    if not args.whole and (args.opts or args.batch != 1):
+        parser.error("--batch and --opts belong to --whole")
+    for name in ("rounds", "threads", "batch"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(args, name)}.")
     if args.json is not None and not args.json.absolute().parent.is_dir():
@@ -43,6 +56,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Measures and prints; ends with 1 if a target is missed."""
+    if args.whole:
+        from benchmarks.whole import measure_and_print as measure_whole
+
+        measure_whole(args)
+        return
     from benchmarks.command import measure_and_print
 
     if measure_and_print(args):
