@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import MemoryHandler
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
@@ -39,9 +43,30 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         merge_config(cfg, args.schedule)
     merge_overrides(cfg, args.opts)
     heads = head_names(made_for, args.opts)
-    check_cfg(cfg, eval_only=args.eval_only, resume=args.resume, earlier_heads=heads)
-    cfg.freeze()
-    # It logs the file, which must be text.
-    default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": made_for}))
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="relation_heads")
+    with said_later(logging.getLogger("relation_heads")):
+        check_cfg(cfg, eval_only=args.eval_only, resume=args.resume, earlier_heads=heads)
+        cfg.freeze()
+        # It logs the file, which must be text.
+        default_setup(cfg, argparse.Namespace(**{**vars(args), "config_file": made_for}))
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="relation_heads")
     return cfg
+
+
+@contextmanager
+def said_later(logger: logging.Logger) -> Iterator[None]:
+    """Keeps what is logged until the context ends, when `setup_logger` has given it a file.
+
+    A config is checked before its output folder is made, so that a wrong one leaves no folder.
+    """
+    kept = MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
+    logger.addHandler(kept)
+    propagate, logger.propagate = logger.propagate, False  # `setup_logger` leaves it so
+    try:
+        yield
+    except BaseException:
+        logger.propagate = propagate
+        raise
+    finally:
+        logger.removeHandler(kept)
+        for record in kept.buffer:
+            logger.handle(record)
