@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,12 +94,18 @@ class Detector:
 def build(name: str, batch: int, opts: list[str]) -> tuple[nn.Module, list[dict[str, Any]]]:
     """The model of a config with random weights, and images with objects.
 
+    Args:
+        name: a config, or a config and overrides: "NAME KEY VALUE".
+        batch: how many images.
+        opts: overrides that come last.
+
     Raises:
         FileNotFoundError, ValueError: a config or key does not fit.
     """
+    config, *own = shlex.split(name)
     cfg = get_cfg()
-    merge_file(cfg, name)
-    cfg.merge_from_list(opts)
+    merge_file(cfg, config)
+    cfg.merge_from_list([*own, *opts])
     torch.manual_seed(0)
     model = build_model(cfg)
     model.proposal_generator = GivenProposals(model.proposal_generator, cfg)

@@ -11,8 +11,9 @@ A name selects every case that contains it, in upper or lower case; without name
 takes forty minutes. Each case has a process of its own, in which its variants take turns, quick
 ones for more rounds. Time on the CPU is the time of that process on one thread, so that other
 programs disturb it little; on CUDA, and with more threads, it is wall time. Variants in brackets
-are shown for information: targets do not compare with them. With --whole a name is a config: whole
-detectors train and infer on images of 800 x 1216 pixels, and ratios are to the first of them.
+are shown for information: targets do not compare with them. With --whole a name is a config, or
+"CONFIG KEY VALUE": whole detectors train and infer on images of 800 x 1216 pixels, and ratios are
+to the first of them.
 """
 
 from __future__ import annotations

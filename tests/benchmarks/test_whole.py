@@ -41,7 +41,8 @@ def test_it_trains_and_infers_with_the_given_boxes(tmp_path, capsys):
 
 
 def test_the_number_of_regions_is_the_configs():
-    model, images = build(STOCK, 2, ["MODEL.DEVICE", "cpu", "MODEL.RPN.POST_NMS_TOPK_TEST", "7"])
+    name = f"{STOCK} MODEL.RPN.POST_NMS_TOPK_TEST 7"
+    model, images = build(name, 2, ["MODEL.DEVICE", "cpu"])
     rpn = model.proposal_generator
     assert isinstance(rpn, GivenProposals)
     inputs = model.preprocess_image(images)
