@@ -8,7 +8,7 @@ seeds. A second table says at which evaluation a metric first reached 90 %.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -43,12 +43,14 @@ class Trained:
         return self.evaluations[max(self.evaluations, key=int)]
 
 
-def evaluations(metrics: Path) -> dict[str, dict[str, float | None]]:
+def evaluations(metrics: Path, iterations: int) -> dict[str, dict[str, float | None]]:
     """From the `metrics.json` of a training, one JSON a line.
 
     Args:
         metrics: the file. Of an iteration that was done twice, the last line counts. AP of single
             classes is left out.
+        iterations: of the training. What follows its last iteration is logged under the next one.
+        iterations: of the training; the evaluation after it is logged as one iteration later.
 
     Raises:
         ValueError: the file has no evaluation.
@@ -62,7 +64,7 @@ def evaluations(metrics: Path) -> dict[str, dict[str, float | None]]:
             if key.startswith(PREFIX) and not key.startswith(f"{PREFIX}AP-")
         }
         if values:
-            found[str(logged["iteration"] + 1)] = values
+            found[str(min(logged["iteration"] + 1, iterations))] = values
     if not found:
         raise ValueError(f"{metrics} has no evaluation of boxes.")
     return found
@@ -78,24 +80,56 @@ def reached(trained: Trained, metric: str) -> int | None:
 
 def table(all_trained: Sequence[Trained]) -> str:
     """Markdown: the last evaluations, when a metric reached 90 %, and how it was made."""
+    lines = [last_table(all_trained)]
+    columns = _columns(all_trained)
+    when = []
+    for metric in _metrics(all_trained):
+        times = [[reached(t, metric) for t in runs] for runs in columns.values()]
+        if any(any(row) for row in times):
+            when.append("| " + " | ".join([metric, *map(first_times, times)]) + " |")
+    if when:
+        lines += ["", f"Iterations of the first evaluation with {REACHED:g} % and more, by seed:"]
+        lines += ["", *_titles(columns), *when]
+    return "\n".join([*lines, "", *(f"- {note}" for note in _notes(columns))])
+
+
+def last_table(all_trained: Sequence[Trained], only: str = "") -> str:
+    """Markdown: the last evaluations.
+
+    Args:
+        all_trained: trainings.
+        only: metrics whose names begin so, which is left out of the names; "": all metrics.
+    """
+    columns = _columns(all_trained)
+    lines = _titles(columns)
+    for metric in _metrics(all_trained):
+        if metric.startswith(only):
+            cells = [spread([t.final.get(metric) for t in runs]) for runs in columns.values()]
+            lines.append("| " + " | ".join([metric.removeprefix(only), *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _columns(all_trained: Sequence[Trained]) -> dict[str, list[Trained]]:
     columns: dict[str, list[Trained]] = {}
     for trained in all_trained:
         columns.setdefault(trained.name, []).append(trained)
-    metrics = list(dict.fromkeys(metric for trained in all_trained for metric in trained.final))
-    head = ["| " + " | ".join(["", *columns]) + " |", "|:--|" + "--:|" * len(columns)]
-    lines = [*head]
-    for metric in metrics:
-        cells = [spread([t.final.get(metric) for t in runs]) for runs in columns.values()]
-        lines.append("| " + " | ".join([metric, *cells]) + " |")
-    when = []
-    for metric in metrics:
-        cells = [first_times([reached(t, metric) for t in runs]) for runs in columns.values()]
-        if any(character.isdigit() for cell in cells for character in cell):
-            when.append("| " + " | ".join([metric, *cells]) + " |")
-    if when:
-        lines += ["", f"Iterations of the first evaluation with {REACHED:g} % and more, by seed:"]
-        lines += ["", *head, *when]
-    return "\n".join([*lines, "", *(f"- {note}" for note in _notes(columns))])
+    return columns
+
+
+def _metrics(all_trained: Sequence[Trained]) -> list[str]:
+    """Those of a table: of groups AP50 alone, and none that is never a number."""
+    found = dict.fromkeys(
+        metric
+        for trained in all_trained
+        for metric, value in trained.final.items()
+        if value is not None and not metric.startswith(("AP/", "AR/"))
+    )
+    return list(found)
+
+
+def _titles(columns: Iterable[str]) -> list[str]:
+    names = list(columns)
+    return ["| " + " | ".join(["", *names]) + " |", "|:--|" + "--:|" * len(names)]
 
 
 def spread(values: Sequence[float | None]) -> str:

@@ -91,7 +91,8 @@ def train(run: Run, seed: int, results: Path, output: Path) -> None:
     command += [*run.opts(seed), "SEED", str(seed), "OUTPUT_DIR", str(folder)]
     if code := run_process(command, folder / LOG):
         raise ValueError(f"{run.name}, seed {seed}: exit code {code}; see {folder / LOG}.")
-    found = evaluations(folder / "metrics.json")
+    iterations = load(run.config, run.opts(seed)).SOLVER.MAX_ITER
+    found = evaluations(folder / "metrics.json", iterations)
     trained = Trained(run.name, seed, run.config, overrides, found, made_by)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(asdict(trained), indent=1))

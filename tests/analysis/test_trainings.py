@@ -6,7 +6,14 @@ from argparse import Namespace
 import pytest
 
 from relation_heads.analysis import trainings_files
-from relation_heads.analysis.trainings import Trained, evaluations, reached, spread, table
+from relation_heads.analysis.trainings import (
+    Trained,
+    evaluations,
+    last_table,
+    reached,
+    spread,
+    table,
+)
 from relation_heads.analysis.trainings_files import compare_trainings, read_all, runs_of
 
 MADE_BY = {"commit": "abc", "machine": "a machine", "torch": "2"}
@@ -27,14 +34,16 @@ def test_evaluations_of_a_log(tmp_path):
     ]
     path = tmp_path / "metrics.json"
     path.write_text("\n".join(json.dumps(line) for line in lines))
-    assert evaluations(path) == {"200": {"AP": 12.346, "AP50/rare": None}, "400": {"AP": 21.0}}
+    first = {"AP": 12.346, "AP50/rare": None}
+    assert evaluations(path, 1000) == {"200": first, "400": {"AP": 21.0}}
+    assert evaluations(path, 399) == {"200": first, "399": {"AP": 21.0}}  # the one at its end
 
 
 def test_a_log_without_evaluation(tmp_path):
     path = tmp_path / "metrics.json"
     path.write_text('{"iteration": 19, "total_loss": 1.0}\n')
     with pytest.raises(ValueError, match=r"metrics\.json.*evaluation"):
-        evaluations(path)
+        evaluations(path, 10)
 
 
 def test_final_and_reached_count_iterations_as_numbers():
@@ -62,6 +71,15 @@ def test_table():
     ]
     assert "| AP50 | never | 200, never |" in text
     assert "- sgrn: `sgrn.yaml`, seeds 0, 1, 200 iterations" in text
+
+
+def test_last_table_of_some_metrics():
+    of = Trained("sgrn", 0, "a.yaml", "", {"10": {"AP50": 1.0, "AP50/rare": 2.0}}, MADE_BY)
+    assert last_table([of], only="AP50/").splitlines() == [
+        "|  | sgrn |",
+        "|:--|--:|",
+        "| rare | 2.0 |",
+    ]
 
 
 def test_without_90_percent_there_is_no_second_table():
