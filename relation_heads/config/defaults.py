@@ -89,6 +89,9 @@ class DATALOADER(Keys):
 
     # Training images that cannot be read, before a process stops; others take their places.
     MAX_BROKEN: Natural = 10
+    # GiB of memory of a process for the maps of a frozen backbone (see MODEL.TRAIN_ONLY), which are
+    # then made once for every image; 0: none. Useless with random sizes or crops.
+    CACHE_MAPS: Annotated[float, "[0, 4096]"] = 0.0
 
 
 class RELATION(Keys):

@@ -32,6 +32,7 @@ from .checkpoint import ReportingCheckpointer
 from .federated import provide_class_image_count
 from .freeze import train_only
 from .growth import Growth
+from .map_cache import cache_maps
 from .model_config import about_model
 from .nan_report import RememberBatch, divergence_report
 from .optimizer import build_optimizer
@@ -126,11 +127,12 @@ class RelationTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """The model, of which `MODEL.TRAIN_ONLY` is trained."""
+        """The model, of which `MODEL.TRAIN_ONLY` is trained, with `DATALOADER.CACHE_MAPS`."""
         if cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS:
             provide_class_image_count(cfg.DATASETS.TRAIN)
         model = super().build_model(cfg)
         train_only(model, cfg.MODEL.get("TRAIN_ONLY", []))
+        cache_maps(model, cfg.DATALOADER.get("CACHE_MAPS", 0.0))
         return model
 
     @classmethod

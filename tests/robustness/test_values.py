@@ -131,7 +131,10 @@ RULES = {
         "OUT_FEATURES": STAGES,
     },
     "MODEL": {"TRAIN_ONLY": ([[], ["x", "y"]], [[5], "backbone.*", [None]])},
-    "DATALOADER": {"MAX_BROKEN": ([0, 10**18], [-1, 0.5])},
+    "DATALOADER": {
+        "MAX_BROKEN": ([0, 10**18], [-1, 0.5]),
+        "CACHE_MAPS": ([0.0, 0.5, 4096.0], [-1.0, float("nan"), 1e30, "8 GB"]),
+    },
 }
 # Whatever the key is, unless it is above.
 NEVER = [None, math.nan, math.inf, -math.inf, -7, -0.5, 1e30, 10**18, [None, None], [[]],
