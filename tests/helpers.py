@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 WIDTH, HEIGHT = 96, 64
+# Of processes: a fork imports nothing anew, but autograd cannot be forked where there is a GPU.
+START_METHOD = "spawn" if torch.cuda.is_available() else "fork"
 # One colour and one size (width, height) in pixels per class, repeated after the sixth.
 COLOURS = [
     (220, 40, 40),

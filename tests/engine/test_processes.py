@@ -7,28 +7,30 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from datetime import timedelta
-from pathlib import Path
+from functools import partial
 
 import pytest
 
 pytest.importorskip("detectron2")
 
 import torch
+from detectron2.engine import HookBase
 from detectron2.utils import comm
+from torch.distributed.launcher.api import elastic_launch
+from torch.distributed.run import config_from_args, parse_args
+from torch.multiprocessing import start_processes
 
+from relation_heads.commands import main
 from relation_heads.config import get_cfg
-from relation_heads.engine import processes
+from relation_heads.engine import RelationTrainer, processes
 from relation_heads.engine.processes import Place, place_of, run_everywhere
 from relation_heads.engine.train import prepare_folder
-from tests.helpers import tiny_cfg, tiny_coco
+from tests.helpers import START_METHOD, tiny_cfg, tiny_coco
 
 HOST = re.escape(socket.gethostname())
-ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 SLURM = {
     "SLURM_PROCID": "3",
@@ -88,6 +90,8 @@ def test_a_signal_reaches_the_processes_that_were_started(tmp_path, monkeypatch)
 
     threading.Thread(target=send, daemon=True).start()
     args = of_this_command(tmp_path, monkeypatch)
+    fork = partial(start_processes, start_method=START_METHOD)
+    monkeypatch.setattr(processes, "start_processes", fork)
     with pytest.raises(SystemExit) as ended:
         run_everywhere(wait_for_signal, args)
     assert ended.value.code == 128 + signal.SIGTERM
@@ -170,58 +174,61 @@ def test_resuming_nothing_is_said_and_overwriting_what_is_resumed_refused(tmp_pa
         prepare_folder(str(tmp_path), resume=True, overwrite=True)
 
 
-KILLED_ONCE = """
-import os, signal, sys
-from detectron2.engine import HookBase
-from relation_heads.engine import RelationTrainer
+def train_unless_killed(killed, words):
+    """`relation-heads train` in a process of `torchrun`; process `killed` dies in the middle, once.
 
-class Kill(HookBase):
-    def after_step(self):
-        first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
-        if first and os.environ.get("RANK") == os.environ.get("KILLED") and self.trainer.iter == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
+    Iteration 2 is then lost: the last checkpoint is that of iteration 1.
+    """
 
-build_hooks = RelationTrainer.build_hooks
-RelationTrainer.build_hooks = lambda self: [*build_hooks(self), Kill()]
+    class Kill(HookBase):
+        def after_step(self):
+            place = place_of(os.environ)
+            if (place.rank, place.attempt, self.trainer.iter) == (killed, 0, 2):
+                os.kill(os.getpid(), signal.SIGKILL)
 
-if __name__ == "__main__":
-    import torch
-    torch.set_num_threads(1)
-    from relation_heads.__main__ import main
-    main()
-"""
+    build_hooks = RelationTrainer.build_hooks
+    RelationTrainer.build_hooks = lambda self: [*build_hooks(self), Kill()]
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *words])
+    assert ended.value.code == 0
 
 
-def test_torchrun_trains_once_and_a_killed_process_loses_nothing(tmp_path):
+@pytest.fixture
+def handlers():
+    """The launcher of `torchrun` leaves its own."""
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
+def test_torchrun_trains_once_and_a_killed_process_loses_nothing(tmp_path, handlers):
     coco = tiny_coco(tmp_path / "data")
     opts = ["SOLVER.MAX_ITER", 4, "SOLVER.CHECKPOINT_PERIOD", 2, "SEED", 3]
     (tmp_path / "tiny.yaml").write_text(
         tiny_cfg(["pictures"], [], 3, tmp_path / "out", opts, base=get_cfg()).dump()
     )
-    program = tmp_path / "killed_once.py"
-    program.write_text(KILLED_ONCE)
+    words = [
+        "--config-file", str(tmp_path / "tiny.yaml"),
+        "--dataset", "pictures", str(coco.json_file), str(coco.image_root),
+    ]  # fmt: skip
+    # As `torchrun --standalone`, but for the new interpreters, which would take most of the time.
+    flags = "--rdzv-backend c10d --rdzv-endpoint localhost:0 --nproc-per-node 2 --max-restarts 3"
+    args = parse_args([*flags.split(), "--start-method", START_METHOD, "no script"])
+    torchrun, *_ = config_from_args(args)
 
     def trained(folder, killed):
-        command = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-            "--max-restarts", "3", str(program), "train", "--config-file",
-            str(tmp_path / "tiny.yaml"), "--dataset", "pictures", str(coco.json_file),
-            str(coco.image_root), "OUTPUT_DIR", str(folder),
-        ]  # fmt: skip
-        path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-        environment = {"PYTHONPATH": path, "KILLED": killed, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        launch = elastic_launch(torchrun, train_unless_killed)
+        launch(killed, [*words, "OUTPUT_DIR", str(folder)])
         log = (folder / "log.txt").read_text()
         assert (folder / "log.txt.rank1").is_file() and "World size: 2" in log
         starts = re.findall(r"Starting training from iteration (\d)", log)
         return torch.load(folder / "model_final.pth")["model"], starts
 
-    whole, starts = trained(tmp_path / "whole", "none")
+    whole, starts = trained(tmp_path / "whole", None)
     assert starts == ["0"]
-    again, starts = trained(tmp_path / "again", "1")
+    again, starts = trained(tmp_path / "again", 1)
     assert starts == ["0", "2"]
     assert whole.keys() == again.keys()
     assert all(torch.equal(whole[key], again[key]) for key in whole)

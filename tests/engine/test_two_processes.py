@@ -13,7 +13,7 @@ import torch.distributed as dist
 from detectron2.utils import comm
 
 from relation_heads.engine import RelationTrainer
-from tests.helpers import registered, tiny_cfg, tiny_coco
+from tests.helpers import START_METHOD, registered, tiny_cfg, tiny_coco
 
 WORLD_SIZE, STEPS = 2, 2
 
@@ -61,8 +61,6 @@ def fingerprint(tensors) -> tuple[float, ...]:
 
 
 def test_both_end_with_the_same_gradients_and_parameters(tmp_path):
-    # Much faster than new interpreters, but autograd cannot be forked where there is a GPU.
-    method = "spawn" if torch.cuda.is_available() else "fork"
     torch.multiprocessing.start_processes(
-        train, args=(tmp_path,), nprocs=WORLD_SIZE, start_method=method
+        train, args=(tmp_path,), nprocs=WORLD_SIZE, start_method=START_METHOD
     )
