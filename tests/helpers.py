@@ -197,7 +197,7 @@ def tiny_cfg(
     *,
     base: Any = None,
 ) -> Any:
-    """A Faster R-CNN on a narrow R18-FPN that trains from scratch on the CPU, about 0.15 s a step.
+    """A Faster R-CNN on a narrow R50-FPN that trains from scratch on the CPU, about 0.1 s a step.
 
     Args:
         train: names of the training sets.
@@ -228,8 +228,11 @@ _TINY = {
     # Frozen statistics and layers would stay random: such a model diverges at once.
     "MODEL.BACKBONE.FREEZE_AT": 0,
     "MODEL.RESNETS.NORM": "BN",
-    "MODEL.RESNETS.DEPTH": 18,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+    # Narrow bottlenecks: half the time and a twentieth of the parameters of an R18.
+    "MODEL.RESNETS.DEPTH": 50,
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 16,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 8,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 32,
     "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
     "MODEL.FPN.IN_FEATURES": ["res2", "res3", "res4", "res5"],
     "MODEL.FPN.OUT_CHANNELS": 32,

@@ -113,14 +113,10 @@ def sample(seed: int = SEED) -> list[Cell]:
 
 # ---- a cell as keys and values ----
 
-# Narrow, with the stages and positions that configs/blocks name. Nothing scales the gradients of an
-# untrained model, so steps are small.
-NARROW = (
+# Nothing scales the gradients of an untrained model, so steps are small.
+SMALL = (
     "SOLVER.BASE_LR", 1e-5,
     "TEST.DETECTIONS_PER_IMAGE", 20,
-    "MODEL.RESNETS.DEPTH", 50,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS", 32,
-    "MODEL.RESNETS.WIDTH_PER_GROUP", 8,
 )  # fmt: skip
 
 
@@ -133,7 +129,7 @@ def _plugins(name: str) -> list[dict[str, Any]]:
 def stock_opts(form: str, task: str) -> tuple[Any, ...]:
     """Detectron2's own model."""
     heads = () if form == "C4" else ("MODEL.ROI_HEADS.NAME", f"{FORMS[form] or 'Standard'}ROIHeads")
-    return (*(common.C4 if form == "C4" else ()), *NARROW, *heads, *TASKS[task])
+    return (*(common.C4 if form == "C4" else ()), *SMALL, *heads, *TASKS[task])
 
 
 def heads_name(cell: Cell) -> str:

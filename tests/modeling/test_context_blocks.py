@@ -34,12 +34,12 @@ def plugins(*entries, name="build_context_resnet_fpn_backbone"):
     return ("MODEL.BACKBONE.NAME", name, BLOCKS, list(entries))
 
 
-R50 = ("MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES2_OUT_CHANNELS", 32,
-       "MODEL.RESNETS.WIDTH_PER_GROUP", 8)  # fmt: skip
-X101 = (*R50, "MODEL.RESNETS.DEPTH", 101, "MODEL.RESNETS.NUM_GROUPS", 4,
+R18 = ("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64)
+X101 = ("MODEL.RESNETS.DEPTH", 101, "MODEL.RESNETS.NUM_GROUPS", 4,
         "MODEL.RESNETS.WIDTH_PER_GROUP", 4)  # fmt: skip
+R34 = (*R18, "MODEL.RESNETS.DEPTH", 34)
 DC5 = (
-    *C4, *R50,
+    *C4,
     "MODEL.RESNETS.OUT_FEATURES", ["res5"],
     "MODEL.RESNETS.RES5_DILATION", 2,
     "MODEL.RPN.IN_FEATURES", ["res5"],
@@ -48,7 +48,7 @@ DC5 = (
     "MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead",
     "MODEL.ROI_BOX_HEAD.NUM_FC", 1,
 )  # fmt: skip
-DEFORM = (*R50, "MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, True, True, True])
+DEFORM = ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, True, True, True])
 RETINA = (
     "MODEL.META_ARCHITECTURE", "RetinaNet",
     "MODEL.RETINANET.NUM_CLASSES", 5,
@@ -84,9 +84,9 @@ def regnet_config(block):
 
 # name -> (stock keys, builder of the changed backbone, position of GC)
 FAMILIES = {
-    "R18-FPN": ((), "build_context_resnet_fpn_backbone", "after_conv2"),
-    "R34-FPN": (("MODEL.RESNETS.DEPTH", 34), "build_context_resnet_fpn_backbone", "after_conv2"),
-    "R50-FPN": (R50, "build_context_resnet_fpn_backbone", "after_conv3"),
+    "R18-FPN": (R18, "build_context_resnet_fpn_backbone", "after_conv2"),
+    "R34-FPN": (R34, "build_context_resnet_fpn_backbone", "after_conv2"),
+    "R50-FPN": ((), "build_context_resnet_fpn_backbone", "after_conv3"),
     "X101-FPN": (X101, "build_context_resnet_fpn_backbone", "after_conv3"),
     "R50-C4": (C4, "build_context_resnet_backbone", "after_conv3"),
     "R50-DC5": (DC5, "build_context_resnet_backbone", "after_conv3"),
@@ -96,7 +96,7 @@ FAMILIES = {
         "build_context_resnet_fpn_backbone",
         "after_conv3",
     ),
-    "RetinaNet": (RETINA, "build_context_backbone", "after_conv2"),
+    "RetinaNet": ((*R18, *RETINA), "build_context_backbone", "after_conv2"),
 }
 families = pytest.mark.parametrize(
     ("stock", "builder", "position"), FAMILIES.values(), ids=FAMILIES.keys()
@@ -203,7 +203,7 @@ def test_regnet(block):
 def test_a_backbone_checkpoint_with_suffix_names_loads_completely(tmp_path):
     """As ImageNet checkpoints do: matched by the ends of the names, 265 tensors of a ResNet-50."""
     torch.manual_seed(1)
-    stock = build_backbone(config(*R50))
+    stock = build_backbone(config())
     weights = {
         name.removeprefix("bottom_up."): torch.randn_like(value.float())
         for name, value in stock.state_dict().items()
@@ -215,7 +215,7 @@ def test_a_backbone_checkpoint_with_suffix_names_loads_completely(tmp_path):
         pickle.dump({**content, "matching_heuristics": True}, file)
     torch.manual_seed(2)
     ours = nn.ModuleDict(
-        {"backbone": build_backbone(config(*changed(R50, *FAMILIES["R50-FPN"][1:])))}
+        {"backbone": build_backbone(config(*changed((), *FAMILIES["R50-FPN"][1:])))}
     )
     DetectionCheckpointer(ours).load(str(tmp_path / "R-50.pkl"))
     loaded = ours.state_dict()
@@ -231,7 +231,7 @@ def test_without_plugins_it_is_the_stock_backbone():
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of sizes, which stay as they are
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_copies_pickles_and_traces():
-    model = stir(build_backbone(config(*changed(R50, *FAMILIES["R50-FPN"][1:])))).eval()
+    model = stir(build_backbone(config(*changed((), *FAMILIES["R50-FPN"][1:])))).eval()
     x = torch.rand(1, 3, 64, 64)
     expected = model(x)["p4"]
     again = pickle.loads(pickle.dumps(model))
@@ -254,7 +254,7 @@ def seen_by(module):
     return calls
 
 
-def one_block(*entries, stock=R50):
+def one_block(*entries, stock=()):
     """The second block of res4, in evaluation mode, and its input and output."""
     backbone = stir(build_backbone(config(*stock, *plugins(*entries)))).eval()
     block = residual_stages(backbone)["res4"][1]
@@ -308,9 +308,7 @@ def test_plugins_at_one_place_follow_one_another():
 
 
 def test_stages_and_blocks_are_those_asked_for():
-    backbone = build_backbone(
-        config(*R50, *plugins({**GC, "stages": {"res3": [0, 2], "res5": [1]}}))
-    )
+    backbone = build_backbone(config(*plugins({**GC, "stages": {"res3": [0, 2], "res5": [1]}})))
     found = {name.split(".after_")[0] for name, _ in backbone.named_parameters() if is_new(name)}
     assert found == {f"bottom_up.{b}" for b in ("res3.0", "res3.2", "res5.1")}
 
@@ -337,7 +335,7 @@ def test_options_and_norm_reach_the_layer():
 
 
 def test_local_relation_starts_as_the_identity_and_trains():
-    stock, ours = build(*R50, settle=False), build(*R50, *plugins(LR), settle=False)
+    stock, ours = build(settle=False), build(*plugins(LR), settle=False)
     new = {n.split("res5.")[1] for n, _ in ours.named_parameters() if is_new(n)}
     assert {n.split(".", 1)[0] for n in new} == {"0", "1", "2"}
     assert all(n[2:].startswith("after_conv2.lr.relation.") for n in new)
@@ -347,7 +345,7 @@ def test_local_relation_starts_as_the_identity_and_trains():
     sum(after.values()).backward()
     for name, parameter in ours.named_parameters():
         assert not is_new(name) or parameter.grad.any() or ".prior." in name, name
-    ours = build(*R50, *plugins(LR), settle=False)
+    ours = build(*plugins(LR), settle=False)
     ours.load_state_dict(stock.state_dict(), strict=False)
     assert {k: float(v) for k, v in losses(ours).items()} == {
         k: float(v) for k, v in before.items()
@@ -356,7 +354,7 @@ def test_local_relation_starts_as_the_identity_and_trains():
 
 def test_in_place_of_conv2_the_other_layers_keep_names_and_weights(tmp_path):
     """As ImageNet checkpoints do, matched by the ends of the names."""
-    stock, changed = (build_backbone(config(*R50, *keys)) for keys in ((), plugins(IN_PLACE)))
+    stock, changed = (build_backbone(config(*keys)) for keys in ((), plugins(IN_PLACE)))
     weights = {
         name.removeprefix("bottom_up."): torch.randn_like(value.float())
         for name, value in stock.state_dict().items()
@@ -379,7 +377,7 @@ def test_in_place_of_conv2_the_other_layers_keep_names_and_weights(tmp_path):
 
 @pytest.mark.parametrize("in_1x1", [True, False])
 def test_in_place_of_conv2_it_has_its_stride_and_trains(in_1x1):
-    keys = (*R50, "MODEL.RESNETS.STRIDE_IN_1X1", in_1x1)
+    keys = ("MODEL.RESNETS.STRIDE_IN_1X1", in_1x1)
     se = {"name": "SE", "stages": ["res3"], "position": "after_conv2"}
     model = build(*keys, *plugins(IN_PLACE, se))
     blocks = residual_stages(model.backbone)["res3"]
@@ -400,7 +398,7 @@ def test_the_norm_in_place_of_conv2():
         assert parse_plugins([entry])[0].norm == norm
 
 
-@pytest.mark.parametrize("stock", [(), DEFORM])
+@pytest.mark.parametrize("stock", [R18, DEFORM])
 def test_what_has_no_conv2_to_replace_is_refused(stock):
     with pytest.raises(ValueError, match=r"PLUGINS\[0\]: .* bottleneck, and res3.0, a .* has none"):
         build_backbone(config(*stock, *plugins(IN_PLACE)))
@@ -410,13 +408,13 @@ def test_a_convolution_is_replaced_once():
     with pytest.raises(
         ValueError, match=r"PLUGINS\[1\]: .* and res5.0, a BottleneckBlock, has none"
     ):
-        build_backbone(config(*R50, *plugins(IN_PLACE, {**LR, "position": "conv2"})))
+        build_backbone(config(*plugins(IN_PLACE, {**LR, "position": "conv2"})))
 
 
 def test_widths_without_groups_are_refused():
     entry = {**IN_PLACE, "channels_per_group": 3}
     with pytest.raises(ValueError, match=r"\(LR, 16 channels\): .* channels_per_group 3, got 16"):
-        build_backbone(config(*R50, *plugins(entry)))
+        build_backbone(config(*plugins(entry)))
 
 
 # ---- res5 of C4 models ----
@@ -491,18 +489,18 @@ def test_wrong_entries_are_refused(entry, message):
 )
 def test_what_does_not_fit_the_backbone_is_refused(entry, message):
     with pytest.raises(ValueError, match=message):
-        build_backbone(config(*R50, *plugins(entry)))
+        build_backbone(config(*plugins(entry)))
 
 
 def test_basic_blocks_have_no_conv3():
     with pytest.raises(ValueError, match=r"res3.0 has no conv3, .* got after_conv3"):
-        build_backbone(config(*plugins(GC)))
+        build_backbone(config(*R18, *plugins(GC)))
 
 
 def test_a_frozen_stage_is_refused():
     with pytest.raises(ValueError, match=r"res2.0 is frozen \(MODEL.BACKBONE.FREEZE_AT\)"):
         entry = {"name": "GC", "stages": ["res4", "res2"]}
-        build_backbone(config(*R50, "MODEL.BACKBONE.FREEZE_AT", 2, *plugins(entry)))
+        build_backbone(config("MODEL.BACKBONE.FREEZE_AT", 2, *plugins(entry)))
 
 
 def test_other_backbones_are_refused():
