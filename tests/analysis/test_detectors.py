@@ -107,7 +107,7 @@ def test_new_blocks_are_what_the_twin_lacks(ours, stock):
 
 def test_glore_by_hand():
     costs = cost(*GLORE, twin=())
-    c, n, s, places = 256, 64, 128, (SIZE[0] // 16) * (SIZE[1] // 16)
+    c, n, s, places = 128, 32, 64, (SIZE[0] // 16) * (SIZE[1] // 16)
     over_places = places * (c * n + n * c + n * c)  # B, X B^T, and Z B after W_e
     assert costs[NEW].multiply_adds == over_places + n * (c * s + n * s + s * s + s * c)
     group_norm = 2 * c

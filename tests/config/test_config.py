@@ -68,7 +68,8 @@ def test_the_rest_is_detectron2s_default():
     others = ("DUPLICATE_REMOVAL", "EFFICIENTNET_LITE", "TORCHVISION", "LR_NET", "TRAIN_ONLY")
     for name in (*ours_alone, *others):
         del ours.MODEL[name]
-    del ours.DATALOADER["MAX_BROKEN"]
+    for name in ("MAX_BROKEN", "CACHE_MAPS"):
+        del ours.DATALOADER[name]
     assert ours != stock
     add_deeplab_config(stock)
     assert ours == stock
