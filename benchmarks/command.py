@@ -10,6 +10,7 @@ from multiprocessing import get_context
 import torch
 
 from .cases import find_cases
+from .measure import require_device
 from .report import as_json, environment, table
 from .run import Result, run
 
@@ -56,8 +57,7 @@ def measure_and_print(args: argparse.Namespace) -> int:
     Raises:
         ValueError: there is no such case or device.
     """
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch finds no CUDA device here.")
+    require_device(args.device)
     torch.set_num_threads(args.threads)
     cases, left_out = find_cases()
     for module in left_out:

@@ -18,6 +18,16 @@ from torch.profiler import ProfilerActivity, profile
 Function = Callable[[], object]
 
 
+def require_device(device: str) -> None:
+    """Refuses "cuda" where there is none.
+
+    Raises:
+        ValueError: says so.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch finds no CUDA device here.")
+
+
 def seconds_in_turns(
     functions: Mapping[str, Function],
     rounds: int = 7,

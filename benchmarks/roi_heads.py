@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 from detectron2.modeling import build_backbone, build_roi_heads
-from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 
 from relation_heads.config import get_cfg, merge_file
 
 from .measure import median_seconds, peak_bytes
 from .run import MIB
-from .whole import OBJECTS, SIZE, random_boxes
+from .whole import SIZE, random_objects, random_proposals
 
 
 def build(name: str, device: str, opts: list[str]) -> tuple[Any, dict[str, torch.Tensor], Any]:
@@ -43,19 +42,9 @@ def steps(
     """A training step, an inference pass, and the number of parameters."""
     heads, features, cfg = build(name, device, opts)
     generator = torch.Generator().manual_seed(1)
-    targets = Instances(SIZE)
-    targets.gt_boxes = random_boxes(OBJECTS, generator)
-    targets.gt_classes = torch.randint(
-        cfg.MODEL.ROI_HEADS.NUM_CLASSES, (OBJECTS,), generator=generator
-    )
-
-    def proposals(count: int) -> Instances:
-        instances = Instances(SIZE)
-        instances.proposal_boxes = random_boxes(count, generator)
-        instances.objectness_logits = torch.zeros(count)
-        return instances.to(device)
-
-    seen, asked, targets = proposals(train_regions), proposals(test_regions), targets.to(device)
+    targets = random_objects(cfg.MODEL.ROI_HEADS.NUM_CLASSES, generator).to(device)
+    seen = random_proposals(train_regions, generator).to(device)
+    asked = random_proposals(test_regions, generator).to(device)
 
     def train() -> None:
         with EventStorage():

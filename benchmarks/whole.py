@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from relation_heads.analysis.provenance import provenance
 from relation_heads.config import get_cfg, merge_file
+from relation_heads.engine.model_config import merge_overrides
 
-from .measure import peak_bytes, seconds_in_turns
+from .measure import peak_bytes, require_device, seconds_in_turns
 from .run import MIB, Cost
 
 DETECTORS = (
@@ -48,6 +49,22 @@ def random_boxes(count: int, generator: torch.Generator) -> Boxes:
     return Boxes(torch.cat([corners.amin(1), corners.amax(1) + SIDE], dim=1))
 
 
+def random_proposals(count: int, generator: torch.Generator) -> Instances:
+    """Boxes as of an RPN."""
+    proposals = Instances(SIZE)
+    proposals.proposal_boxes = random_boxes(count, generator)
+    proposals.objectness_logits = torch.zeros(count)
+    return proposals
+
+
+def random_objects(num_classes: int, generator: torch.Generator) -> Instances:
+    """`OBJECTS` boxes with classes, as of an annotated image."""
+    objects = Instances(SIZE)
+    objects.gt_boxes = random_boxes(OBJECTS, generator)
+    objects.gt_classes = torch.randint(num_classes, (OBJECTS,), generator=generator)
+    return objects
+
+
 class GivenProposals(nn.Module):
     """An RPN whose proposals are replaced, as many in an image as its config allows."""
 
@@ -65,12 +82,8 @@ class GivenProposals(nn.Module):
         """As of the RPN: proposals by image, and its losses."""
         _, losses = self.rpn(images, features, objects)
         generator = torch.Generator().manual_seed(1)
-        given = []
-        for size in images.image_sizes:
-            boxes = Instances(size)
-            boxes.proposal_boxes = random_boxes(self.count[self.training], generator)
-            boxes.objectness_logits = torch.zeros(len(boxes))
-            given.append(boxes.to(images.device))
+        count = self.count[self.training]
+        given = [random_proposals(count, generator).to(images.device) for _ in range(len(images))]
         return given, losses
 
 
@@ -82,7 +95,7 @@ class Detector:
         name: of its config.
         parameters: how many.
         costs: by pass.
-        stages: pass -> stage -> seconds in each round, forward only.
+        stages: pass -> stage -> seconds of one call, forward only.
     """
 
     name: str
@@ -105,17 +118,14 @@ def build(name: str, batch: int, opts: list[str]) -> tuple[nn.Module, list[dict[
     config, *own = shlex.split(name)
     cfg = get_cfg()
     merge_file(cfg, config)
-    cfg.merge_from_list([*own, *opts])
+    merge_overrides(cfg, [*own, *opts])
     torch.manual_seed(0)
     model = build_model(cfg)
     model.proposal_generator = GivenProposals(model.proposal_generator, cfg)
     generator = torch.Generator().manual_seed(0)
     images = []
     for _ in range(batch):
-        objects = Instances(SIZE)
-        objects.gt_boxes = random_boxes(OBJECTS, generator)
-        classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-        objects.gt_classes = torch.randint(classes, (OBJECTS,), generator=generator)
+        objects = random_objects(cfg.MODEL.ROI_HEADS.NUM_CLASSES, generator)
         pixels = torch.randint(0, 256, (3, *SIZE), generator=generator, dtype=torch.uint8)
         images.append({"image": pixels, "instances": objects, "height": SIZE[0], "width": SIZE[1]})
     return model, images
@@ -242,7 +252,12 @@ def as_json(detectors: list[Detector], args: argparse.Namespace) -> dict[str, An
 
 
 def measure_and_print(args: argparse.Namespace) -> None:
-    """What `tools/benchmark.py --whole` does with its arguments."""
+    """What `tools/benchmark.py --whole` does with its arguments.
+
+    Raises:
+        FileNotFoundError, ValueError: a config, a key or the device does not fit.
+    """
+    require_device(args.device)
     torch.set_num_threads(args.threads)
     detectors = measure(args)
     print(table(detectors, args.batch))

@@ -31,7 +31,6 @@ from .publish import page
 from .stable_lr import table
 
 ROOT = Path(__file__).resolve().parents[2]
-GROUPS = "AP50 by group of "
 NESTED = re.compile(r"class ([A-Z]+)\(Keys\):")
 CONFIGS = """# Configs
 
@@ -45,7 +44,7 @@ and which one is its stock twin.
 def pages() -> dict[Path, str]:
     """Path -> what it should hold."""
     docs = {}
-    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for path in (ROOT / "docs").glob("*.md"):
         text = path.read_text(encoding="utf-8")
         for name in marked(text):
             text = put_between_marks(text, name, part(name))
@@ -82,9 +81,6 @@ def part(name: str) -> str:
         return growth_table.table(folder)
     if name.startswith("docs/trainings/"):
         return trainings.table(trainings_files.read_all(folder))
-    if name.startswith(GROUPS):
-        trained = trainings_files.read_all(ROOT / name.removeprefix(GROUPS))
-        return trainings.last_table(trained, only="AP50/")
     if name.startswith("docs/stable_lr/"):
         outcomes = stable_lr.read_all(folder)
         return table(outcomes, mode(outcome.lr for outcome in outcomes))

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import detectron2
 import torch
+
+Result = TypeVar("Result")
+
+
+def read_result(path: Path, kind: type[Result], of: str = "this program") -> Result:
+    """A dataclass from its JSON.
+
+    Args:
+        path: the file.
+        kind: the dataclass.
+        of: the program that wrote it, for the error.
+
+    Raises:
+        ValueError: the file is not one.
+    """
+    try:
+        return kind(**json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a result of {of}: {error}.") from error
+
+
+def made_by() -> dict[str, str]:
+    """Of which code, on which machine, with which torch."""
+    return {"commit": commit(), "machine": machine(), "torch": torch.__version__}
 
 
 def commit() -> str:

@@ -13,10 +13,8 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
-
 from ..data.files import write_whole
-from .provenance import commit, machine
+from .provenance import made_by, read_result
 from .report import load
 from .stable_lr import (
     Outcome,
@@ -87,9 +85,9 @@ def train_once(recipe: Recipe, training: Training) -> Outcome:
     """
     path = recipe.path(training, "json")
     if path.is_file():
-        return read(path)
+        return read_result(path, Outcome)
     path.parent.mkdir(parents=True, exist_ok=True)
-    made_by = {"commit": commit(), "machine": machine(), "torch": torch.__version__}
+    origin = made_by()
     log_file = recipe.path(training, "log")
     with TemporaryDirectory() as folder:
         command = [sys.executable, "-W", "ignore", "-m", "relation_heads.analysis.stable_lr_run"]
@@ -105,27 +103,15 @@ def train_once(recipe: Recipe, training: Training) -> Outcome:
     outcome = Outcome(
         **asdict(training), diverged=diverged, iterations=measured["iterations"], reason=reason,
         loss=loss, seconds=measured["seconds"], setting=recipe.setting(training.head),
-        made_by=made_by,
+        made_by=origin,
     )  # fmt: skip
     write_whole(path, json.dumps(asdict(outcome), indent=1))
     return outcome
 
 
-def read(path: Path) -> Outcome:
-    """A result.
-
-    Raises:
-        ValueError: the file is not one.
-    """
-    try:
-        return Outcome(**json.loads(path.read_text()))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a result of this program: {error}.") from error
-
-
 def read_all(output: Path) -> list[Outcome]:
     """All results of a folder."""
-    return [read(path) for path in sorted(output.glob("*/lr_*_seed_*.json"))]
+    return [read_result(path, Outcome) for path in sorted(output.glob("*/lr_*_seed_*.json"))]
 
 
 def check_settings(recipe: Recipe, outcomes: Iterable[Outcome]) -> None:

@@ -11,7 +11,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
+
+from .given_boxes.table import accuracy_cell
 
 PREFIX = "bbox/"  # of the metrics that are kept
 REACHED = 90.0
@@ -80,10 +81,11 @@ def reached(trained: Trained, metric: str) -> int | None:
 
 def table(all_trained: Sequence[Trained]) -> str:
     """Markdown: the last evaluations, when a metric reached 90 %, and how it was made."""
-    lines = [last_table(all_trained)]
     columns = _columns(all_trained)
-    when = []
+    lines, when = _titles(columns), []
     for metric in _metrics(all_trained):
+        cells = [spread([t.final.get(metric) for t in runs]) for runs in columns.values()]
+        lines.append("| " + " | ".join([metric, *cells]) + " |")
         times = [[reached(t, metric) for t in runs] for runs in columns.values()]
         if any(any(row) for row in times):
             when.append("| " + " | ".join([metric, *map(first_times, times)]) + " |")
@@ -91,22 +93,6 @@ def table(all_trained: Sequence[Trained]) -> str:
         lines += ["", f"Iterations of the first evaluation with {REACHED:g} % and more, by seed:"]
         lines += ["", *_titles(columns), *when]
     return "\n".join([*lines, "", *(f"- {note}" for note in _notes(columns))])
-
-
-def last_table(all_trained: Sequence[Trained], only: str = "") -> str:
-    """Markdown: the last evaluations.
-
-    Args:
-        all_trained: trainings.
-        only: metrics whose names begin so, which is left out of the names; "": all metrics.
-    """
-    columns = _columns(all_trained)
-    lines = _titles(columns)
-    for metric in _metrics(all_trained):
-        if metric.startswith(only):
-            cells = [spread([t.final.get(metric) for t in runs]) for runs in columns.values()]
-            lines.append("| " + " | ".join([metric.removeprefix(only), *cells]) + " |")
-    return "\n".join(lines)
 
 
 def _columns(all_trained: Sequence[Trained]) -> dict[str, list[Trained]]:
@@ -134,11 +120,7 @@ def _titles(columns: Iterable[str]) -> list[str]:
 
 def spread(values: Sequence[float | None]) -> str:
     """Mean (lowest–highest) of those that are numbers."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    text = f"{mean(known):.1f}"
-    return text if len(known) == 1 else f"{text} ({min(known):.1f}–{max(known):.1f})"
+    return accuracy_cell([value for value in values if value is not None])
 
 
 def first_times(iterations: Sequence[int | None]) -> str:

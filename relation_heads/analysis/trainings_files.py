@@ -12,11 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
 from ..data.files import write_whole
 from ..engine.checkpoint import saved_in
-from .provenance import commit, machine
+from .provenance import made_by, read_result
 from .report import load
 from .trainings import Trained, evaluations, table
 
@@ -45,28 +43,17 @@ def read_all(results: Path) -> list[Trained]:
     Raises:
         ValueError: a file is not a result of a training.
     """
-    found = [read(path) for path in results.glob("*/seed_*.json")]
+    found = [read_result(path, Trained) for path in results.glob("*/seed_*.json")]
     return sorted(found, key=lambda trained: (trained.name != FIRST, trained.name, trained.seed))
 
 
-def read(path: Path) -> Trained:
-    """One result.
-
-    Raises:
-        ValueError: the file is not one.
-    """
-    try:
-        return Trained(**json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a result of this program: {error}.") from error
-
-
-def train(run: Run, seed: int, results: Path, output: Path) -> None:
+def train(run: Run, seed: int, iterations: int, results: Path, output: Path) -> None:
     """Trains one detector, or goes on with it; nothing is done if its result is there.
 
     Args:
         run: the detector.
         seed: of the training.
+        iterations: of the training.
         results: gets `NAME/seed_N.json`.
         output: gets `NAME/seed_N`, the folder of the training.
 
@@ -76,7 +63,7 @@ def train(run: Run, seed: int, results: Path, output: Path) -> None:
     path = results / run.name / f"seed_{seed}.json"
     overrides = shlex.join(run.overrides)
     if path.is_file():
-        there = read(path)
+        there = read_result(path, Trained)
         if (there.config, there.overrides) != (run.config, overrides):
             raise ValueError(
                 f"{path} was trained with {there.config} {there.overrides}, not with {run.config} "
@@ -85,15 +72,14 @@ def train(run: Run, seed: int, results: Path, output: Path) -> None:
         return
     folder = output / run.name / f"seed_{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    made_by = {"commit": commit(), "machine": machine(), "torch": torch.__version__}
+    origin = made_by()
     command = [sys.executable, "-W", "ignore", "-m", "relation_heads", "train"]
     command += ["--config-file", run.config, *(["--resume"] if saved_in(str(folder)) else [])]
     command += [*run.opts(seed), "SEED", str(seed), "OUTPUT_DIR", str(folder)]
     if code := run_process(command, folder / LOG):
         raise ValueError(f"{run.name}, seed {seed}: exit code {code}; see {folder / LOG}.")
-    iterations = load(run.config, run.opts(seed)).SOLVER.MAX_ITER
     found = evaluations(folder / "metrics.json", iterations)
-    trained = Trained(run.name, seed, run.config, overrides, found, made_by)
+    trained = Trained(run.name, seed, run.config, overrides, found, origin)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(asdict(trained), indent=1))
 
@@ -132,11 +118,10 @@ def compare_trainings(args: argparse.Namespace) -> None:
         ValueError: a run does not fit, was trained otherwise, or failed.
     """
     runs = runs_of(args.run, args.opts)
-    for run in runs:
-        load(run.config, run.opts(0))
+    iterations = {run.name: load(run.config, run.opts(0)).SOLVER.MAX_ITER for run in runs}
     for seed in args.seeds:
         for run in runs:
-            train(run, seed, args.results, args.output)
+            train(run, seed, iterations[run.name], args.results, args.output)
             print(f"{run.name}, seed {seed}: done", flush=True)
     done = read_all(args.results)
     if not done:

@@ -38,13 +38,12 @@ class MapCache:
         """(N, C, H, W) images -> maps by name, each (N, c, h, w), without gradients."""
         keys = [digest(image) for image in images]
         found = {key: self.kept[key] for key in keys if key in self.kept}
-        missing = [i for i, key in enumerate(keys) if key not in found]
+        missing = {key: i for i, key in enumerate(keys) if key not in found}
         if missing:
-            made = self.make(images[missing])
-            for j, i in enumerate(missing):
-                maps = {name: x[j].clone() for name, x in made.items()}
-                found[keys[i]] = maps
-                self._keep(keys[i], maps)
+            made = self.make(images[[*missing.values()]])
+            for j, key in enumerate(missing):
+                found[key] = {name: x[j].clone() for name, x in made.items()}
+                self._keep(key, found[key])
         first = found[keys[0]]
         return {name: torch.stack([found[key][name] for key in keys]) for name in first}
 

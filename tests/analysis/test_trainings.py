@@ -9,7 +9,6 @@ from relation_heads.analysis import trainings_files
 from relation_heads.analysis.trainings import (
     Trained,
     evaluations,
-    last_table,
     reached,
     spread,
     table,
@@ -71,15 +70,6 @@ def test_table():
     ]
     assert "| AP50 | never | 200, never |" in text
     assert "- sgrn: `sgrn.yaml`, seeds 0, 1, 200 iterations" in text
-
-
-def test_last_table_of_some_metrics():
-    of = Trained("sgrn", 0, "a.yaml", "", {"10": {"AP50": 1.0, "AP50/rare": 2.0}}, MADE_BY)
-    assert last_table([of], only="AP50/").splitlines() == [
-        "|  | sgrn |",
-        "|:--|--:|",
-        "| rare | 2.0 |",
-    ]
 
 
 def test_without_90_percent_there_is_no_second_table():

@@ -40,6 +40,20 @@ def test_it_trains_and_infers_with_the_given_boxes(tmp_path, capsys):
     assert f"| {OURS} | " in said and "| ROI heads: box_head | " in said
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([STOCK, "--opts", "MODEL.ROI_HEADS.NUM_CLASS", "3"], "NUM_CLASS"),
+        ([f"{STOCK} SOLVER.BASE_LR"], "BASE_LR"),
+        (["none.yaml"], "none.yaml"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_a_sentence(words, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        load_tool("benchmark").main(["--whole", *words])
+    assert stop.value.code == 2 and said in capsys.readouterr().err
+
+
 def test_the_number_of_regions_is_the_configs():
     name = f"{STOCK} MODEL.RPN.POST_NMS_TOPK_TEST 7"
     model, images = build(name, 2, ["MODEL.DEVICE", "cpu"])

@@ -40,6 +40,15 @@ def test_each_image_is_made_once_and_in_its_place():
     assert torch.equal(cache(a[None])["p2"][0], a * 2)
 
 
+def test_an_image_twice_in_a_batch_is_kept_once():
+    made, image = Made(), torch.rand(3, 8, 8)
+    cache = MapCache(made, gib=1.0)
+    maps = cache(torch.stack([image, image]))
+    assert made.images == 1 and torch.equal(maps["p2"][0], maps["p2"][1])
+    kept = sum(x.nbytes for maps in cache.kept.values() for x in maps.values())
+    assert len(cache.kept) == 1 and cache.room == GIB - kept
+
+
 def test_pixels_in_another_shape_are_another_image():
     made = Made()
     cache = MapCache(made, gib=1.0)

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("detectron2")
 
 from relation_heads import get_cfg
-from relation_heads.analysis import stable_lr_files
+from relation_heads.analysis import provenance, stable_lr_files
 from tests.helpers import tiny_cfg, tiny_coco
 from tests.tools.test_train_net import load_tool
 
@@ -56,7 +56,7 @@ class FakeProcess:
 @pytest.fixture
 def process(monkeypatch):
     process = FakeProcess()
-    monkeypatch.setattr(stable_lr_files, "commit", lambda: "abc")
+    monkeypatch.setattr(provenance, "commit", lambda: "abc")
     monkeypatch.setattr(stable_lr_files, "run_process", process)
     return process
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ...data.files import write_whole
-from ..provenance import provenance
+from ..provenance import provenance, read_result
 from .classifiers import METHODS
 from .data import BoxFeatures, check_alike, joined
 from .feature_files import feature_cfg, load_or_extract
@@ -54,13 +54,8 @@ def read_all(output: Path) -> list[Result]:
     Raises:
         ValueError: a file is not one.
     """
-    found = []
-    for path in sorted(output.glob("*/images_*_seed_*.json")):
-        try:
-            found.append(Result(**json.loads(path.read_text())))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not a result of {TOOL}: {error}.") from error
-    return found
+    paths = sorted(output.glob("*/images_*_seed_*.json"))
+    return [read_result(path, Result, TOOL) for path in paths]
 
 
 def check_settings(output: Path, asked: dict[str, str], results: Iterable[Result]) -> None:
