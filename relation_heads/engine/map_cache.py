@@ -79,7 +79,7 @@ def cache_maps(model: nn.Module, gib: float) -> None:
     for name, parameter in backbone.named_parameters():
         if parameter.requires_grad:
             raise ValueError(
-                f"DATALOADER.CACHE_MAPS {gib:g} is for a frozen backbone, and backbone.{name} is "
-                "trained: set MODEL.TRAIN_ONLY \"['roi_heads.*']\", or CACHE_MAPS 0."
+                f"DATALOADER.CACHE_MAPS {gib} is for a frozen backbone, and backbone.{name} is "
+                "trained: set MODEL.TRAIN_ONLY \"['roi_heads.*']\", or CACHE_MAPS 0.0."
             )
     backbone.forward = MapCache(backbone.forward, gib)
