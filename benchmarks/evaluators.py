@@ -82,15 +82,15 @@ def random_files(folder: Path, classes: int, args: argparse.Namespace) -> tuple[
 
 
 def ours(truth_file: str, results_file: str) -> Arrays:
-    """`sparse_coco.evaluate_boxes`."""
+    """`sparse_coco.evaluate_detections`."""
     from relation_heads.data.coco_format import read_coco
     from relation_heads.evaluation.coco_arrays import ground_truth, read_results
-    from relation_heads.evaluation.sparse_coco import evaluate_boxes
+    from relation_heads.evaluation.sparse_coco import evaluate_detections
 
     truth = ground_truth(read_coco(truth_file), truth_file)
     detections = read_results(results_file, truth)
     assert truth.objects is not None
-    return evaluate_boxes(truth.objects, detections, len(truth.image_ids), len(truth.category_ids))
+    return evaluate_detections(truth.objects, detections, len(truth.image_ids), len(truth.category_ids))
 
 
 def _like_pycocotools(coco: Any, evaluation: Any, truth_file: str, results_file: str) -> Arrays:

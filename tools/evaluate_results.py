@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""COCO box evaluation of saved predictions: no model, no GPU.
+"""COCO's evaluation of saved boxes and masks: no model, no GPU.
 
     tools/evaluate_results.py vg3000_test output/inference/coco_instances_results.json
     tools/evaluate_results.py my/val.json results.json --train my/train.json --output tables
@@ -7,7 +7,7 @@
 The first argument is a registered data set or a file in COCO format, the second what any evaluator
 of Detectron2 wrote. With thousands of classes it takes seconds and about a gigabyte. --output gets
 a table of all classes; with --train results also come by frequency in the training set (rare 1-10
-images, common 11-100, frequent more).
+images, common 11-100, frequent more). --masks evaluates masks as well.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> None:
         args.output,
         max_dets_per_image=args.max_detections,
         counts=counts,
+        masks=args.masks,
     )
     print(json.dumps(results))
 
@@ -53,6 +54,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("results", type=Path, help="coco_instances_results.json")
     add("--output", type=Path, help="folder for the table of all classes")
     add("--train", nargs="+", default=[], metavar="DATASET", help="training sets, to count classes")
+    add("--masks", action="store_true", help="evaluate masks as well as boxes")
     add("--max-detections", type=int, default=100, help="per image and class (%(default)s)")
     args = parser.parse_args(argv)
     if args.max_detections <= 10:

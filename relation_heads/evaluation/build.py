@@ -3,8 +3,8 @@
 Four things differ. Region classification (ROI heads that classify given boxes) has an evaluator of
 its own for any data set. Data sets whose metadata has `class_groups` also get results by group. And
 `TEST.DETECTIONS_PER_IMAGE` above COCO's limit of 100 (LVIS: 300) is given to the evaluator, which
-would drop the detections beyond its limit silently. Boxes of more than MANY_CLASSES classes are
-evaluated without the (class, image) pairs that are empty.
+would drop the detections beyond its limit silently. Boxes and masks of more than MANY_CLASSES
+classes are evaluated without the (class, image) pairs that are empty.
 """
 
 from __future__ import annotations
@@ -93,11 +93,15 @@ def _coco_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEval
     metadata, limit = MetadataCatalog.get(dataset_name), _limit(cfg, MAX_DETS[-1])
     if metadata.get("class_groups"):
         return GroupedCOCOEvaluator(dataset_name, output_dir=folder, max_dets_per_image=limit)
-    only_boxes = not (cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON)
-    if only_boxes and len(metadata.get("thing_classes", ())) > MANY_CLASSES:
-        counts = training_counts(cfg.DATASETS.TRAIN)
-        limit = limit or MAX_DETS[-1]
-        return SparseCOCOEvaluator(dataset_name, folder, max_dets_per_image=limit, counts=counts)
+    many = len(metadata.get("thing_classes", ())) > MANY_CLASSES
+    if many and not cfg.MODEL.KEYPOINT_ON:
+        return SparseCOCOEvaluator(
+            dataset_name,
+            folder,
+            max_dets_per_image=limit or MAX_DETS[-1],
+            counts=training_counts(cfg.DATASETS.TRAIN),
+            masks=cfg.MODEL.MASK_ON,
+        )
     # Above 100, Detectron2 counts with `COCOevalMaxDets`, which is pycocotools' slow evaluation.
     return COCOEvaluator(dataset_name, output_dir=folder, max_dets_per_image=limit)
 

@@ -1,7 +1,8 @@
 """Ground truth and results files in COCO format, as arrays for `sparse_coco` and back.
 
-A results file is a list of {"image_id", "category_id", "bbox": [x, y, width, height], "score"}. A
-large one is read without ever holding its detections as Python objects, and written in pieces.
+A results file is a list of {"image_id", "category_id", "bbox": [x, y, width, height], "score"}, for
+masks with "segmentation": {"size": [height, width], "counts"}, COCO's run lengths as text. A large
+one is read without ever holding its detections as Python objects, and written in pieces.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 import numpy as np
+from pycocotools import mask as mask_util
 
+from ..data.checks.annotations import image_sizes
 from ..data.checks.format import type_findings
+from ..data.checks.masks import inspect_mask
 from ..data.files import read_json
 from .sparse_matching import Detections, Objects
 
@@ -38,12 +42,13 @@ class GroundTruth:
 
     source: str  # the name of the file, for messages
     image_ids: list[Any]  # I
+    image_sizes: np.ndarray  # (I, 2) float64, width and height; NaN if they are not known
     category_ids: list[Any]  # K
     names: list[str]  # K
     objects: Objects | None
 
 
-def ground_truth(dataset: Mapping[str, Any], source: str) -> GroundTruth:
+def ground_truth(dataset: Mapping[str, Any], source: str, masks: bool = False) -> GroundTruth:
     """The content of a JSON file in COCO format as arrays.
 
     As in pycocotools, annotations of images or categories that are not in the file do not count; a
@@ -52,38 +57,48 @@ def ground_truth(dataset: Mapping[str, Any], source: str) -> GroundTruth:
     Args:
         dataset: what the file says; its category ids are unique.
         source: the name of the file.
+        masks: whether `objects` gets the masks, which every annotation must have.
 
     Raises:
         ValueError: ids are of several types, an image or an annotation lacks a key, an annotation
-            has a number that is not finite, or has the id of another one; names the file and the
-            annotation.
+            has a number that is not finite, a broken mask, or the id of another one; names the file
+            and the annotation.
     """
     for finding in type_findings(dataset):
         raise ValueError(f"{source}: {finding}")
     categories = sorted(dataset["categories"], key=lambda category: category["id"])
     for image in dataset["images"]:
         _require(image, ("id",), f"{source}: an image")
-    image_ids = sorted({image["id"] for image in dataset["images"]})
-    category_ids = [category["id"] for category in categories]
-    objects = None
-    if "annotations" in dataset:
-        images, classes = positions(image_ids), positions(category_ids)
-        objects = _objects(dataset["annotations"], images, classes, source)
-    return GroundTruth(source, image_ids, category_ids, [c["name"] for c in categories], objects)
+    images = sorted({image["id"]: image for image in dataset["images"]}.items())
+    truth = GroundTruth(
+        source,
+        [image_id for image_id, _ in images],
+        image_sizes([image for _, image in images]),
+        [category["id"] for category in categories],
+        [category["name"] for category in categories],
+        None,
+    )
+    if "annotations" not in dataset:
+        return truth
+    return replace(truth, objects=_objects(dataset["annotations"], truth, masks))
 
 
-def read_results(path: str | os.PathLike[str], truth: GroundTruth) -> Detections:
-    """Reads a results file. Of entries with more keys, such as masks, it takes the box only.
+def read_results(
+    path: str | os.PathLike[str], truth: GroundTruth, masks: bool = False
+) -> Detections:
+    """Reads a results file. Of entries with more keys it takes what is asked for.
 
     Args:
         path: the file.
         truth: the data set of the results; images without a detection are allowed.
+        masks: whether to read the masks, which every entry must have.
 
     Raises:
         ValueError: it is not a results file, or one of another data set; names the first offenders.
     """
     images, classes = positions(truth.image_ids), positions(truth.category_ids)
     table, numbers = array("q"), array("d")  # two and five columns
+    found: list[Any] = []  # masks
     unknown: dict[str, list[Any]] = {"image_id": [], "category_id": []}
 
     def collect(item: dict[str, Any]) -> dict[str, Any] | None:
@@ -97,6 +112,9 @@ def read_results(path: str | os.PathLike[str], truth: GroundTruth) -> Detections
                 unknown[key].append(item[key])
             table.append(position)
         numbers.extend(_box_and(item, "score", where))
+        image = table[-2]
+        known_image = masks and image >= 0
+        found.append(_found_mask(item, truth.image_sizes[image], where) if known_image else None)
         return None  # so that nothing of it stays in memory
 
     entries = read_json(path, collect)
@@ -110,7 +128,8 @@ def read_results(path: str | os.PathLike[str], truth: GroundTruth) -> Detections
                 f"unknown {key}, which {truth.source} does not list, among the first {first}."
             )
     indices, values = np.array(table).reshape(-1, 2), np.array(numbers).reshape(-1, 5)
-    return Detections(indices[:, 0], indices[:, 1], values[:, :4], values[:, 4])
+    masked = np.array(found, dtype=object)
+    return Detections(indices[:, 0], indices[:, 1], values[:, :4], values[:, 4], masked)
 
 
 def write_results(file: TextIO, detections: Detections, truth: GroundTruth) -> None:
@@ -124,8 +143,9 @@ def write_results(file: TextIO, detections: Detections, truth: GroundTruth) -> N
                 "category_id": truth.category_ids[k],
                 "bbox": box,
                 "score": score,
+                **({} if mask is None else {"segmentation": mask}),
             }
-            for image, k, box, score in zip(*piece, strict=True)
+            for image, k, box, score, mask in zip(*piece, strict=True)
         ]
         file.write((", " if start else "") + json.dumps(rows)[1:-1])
     file.write("]")
@@ -136,15 +156,12 @@ def positions(ids: Sequence[Any]) -> dict[Any, int]:
     return {i: position for position, i in enumerate(ids)}
 
 
-def _objects(
-    annotations: Sequence[Mapping[str, Any]],
-    images: Mapping[Any, int],
-    classes: Mapping[Any, int],
-    source: str,
-) -> Objects:
+def _objects(annotations: Sequence[Mapping[str, Any]], truth: GroundTruth, masks: bool) -> Objects:
+    images, classes = positions(truth.image_ids), positions(truth.category_ids)
     indices, numbers, crowds, ids = array("q"), array("d"), [], []
+    found: list[Any] = []  # masks
     for annotation in annotations:
-        where = f"{source}: the annotation with id {annotation.get('id')!r}"
+        where = f"{truth.source}: the annotation with id {annotation.get('id')!r}"
         _require(annotation, _ANNOTATION_KEYS, where)
         image, k = images.get(annotation["image_id"]), classes.get(annotation["category_id"])
         if image is None or k is None:
@@ -153,11 +170,13 @@ def _objects(
         numbers.extend(_box_and(annotation, "area", where))
         crowds.append(bool(annotation["iscrowd"]))
         ids.append(annotation["id"])
-    _check_ids(ids, len(annotations), source)
+        found.append(_object_mask(annotation, truth.image_sizes[image], where) if masks else None)
+    _check_ids(ids, len(annotations), truth.source)
     table, values = np.array(indices).reshape(-1, 2), np.array(numbers).reshape(-1, 5)
     zero_ids = np.array([i == 0 for i in ids], dtype=bool)
     boxes, areas = values[:, :4], values[:, 4]
-    return Objects(table[:, 0], table[:, 1], boxes, areas, np.array(crowds, dtype=bool), zero_ids)
+    crowd, masked = np.array(crowds, dtype=bool), np.array(found, dtype=object)
+    return Objects(table[:, 0], table[:, 1], boxes, areas, crowd, zero_ids, masked)
 
 
 def _check_ids(ids: Sequence[Any], num_annotations: int, source: str) -> None:
@@ -195,3 +214,36 @@ def _box_and(item: Mapping[str, Any], key: str, where: str) -> list[float]:
             f"{item['bbox']!r} and {item[key]!r}."
         )
     return numbers
+
+
+def _object_mask(item: Mapping[str, Any], image_size: np.ndarray, where: str) -> Any:
+    """Run lengths of the "segmentation", as pycocotools' `annToRLE` makes them of polygons."""
+    _require(item, ("segmentation",), where)
+    mask, (width, height) = item["segmentation"], image_size.tolist()
+    kind, _ = inspect_mask(mask, width, height)
+    try:
+        if math.isnan(width + height) or kind in ("bad", "size", "broken"):
+            raise ValueError(kind)
+        if isinstance(mask, Mapping) and isinstance(mask["counts"], str):
+            return mask
+        runs = mask_util.frPyObjects(mask, int(height), int(width))
+        return mask_util.merge(runs) if isinstance(mask, list) else runs
+    except Exception as error:  # what `frPyObjects` raises for polygons of less than three points
+        raise ValueError(
+            f"{where} must have a segmentation of polygons, or of run lengths {{'size', 'counts'}} "
+            f"that fill the image of {width:g} x {height:g} pixels."
+        ) from error
+
+
+def _found_mask(item: Mapping[str, Any], image_size: np.ndarray, where: str) -> Any:
+    """The "segmentation" of a detection. With runs that do not fill the image, `iou` of pycocotools
+    would go on forever."""
+    _require(item, ("segmentation",), where)
+    mask, (width, height) = item["segmentation"], image_size.tolist()
+    kind, _ = inspect_mask(mask, width, height)
+    if kind not in ("rle", "nothing") or not isinstance(mask["counts"], str):
+        raise ValueError(
+            f"{where} must have a segmentation {{'size': [{height:g}, {width:g}], 'counts': text}} "
+            "that fills the image."
+        )
+    return mask

@@ -27,7 +27,7 @@ from pycocotools import mask as mask_util
 from torchvision.ops import batched_nms
 
 from ..layers import soft_nms
-from .sparse_coco import AREA_RANGES, class_scores, evaluate_boxes
+from .sparse_coco import AREA_RANGES, class_scores, evaluate_detections
 from .sparse_matching import Detections, Objects, match
 
 IOU = 0.5  # of a detection with its object, and of duplicates
@@ -144,7 +144,7 @@ def compare(
     table: dict[str, dict[str, Row]] = {}
     for name, remove in removals.items():
         left = remove()
-        scores = class_scores(evaluate_boxes(objects, left, num_images, num_classes))
+        scores = class_scores(evaluate_detections(objects, left, num_images, num_classes))
         table[name] = {
             group: Row(
                 *np.nanmean(scores[classes], axis=0).tolist(),

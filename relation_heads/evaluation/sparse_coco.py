@@ -1,6 +1,6 @@
-"""COCO's average precision and recall of boxes for thousands of classes.
+"""COCO's average precision and recall of boxes or masks for thousands of classes.
 
-The arrays are those of pycocotools' `COCOeval` with iouType "bbox", to the last bit:
+The arrays are those of pycocotools' `COCOeval` with iouType "bbox" or "segm", to the last bit:
 
     precision  (T, R, K, A, M)  envelope of the precision at R = 101 recalls; -1 without an object
     recall     (T, K, A, M)     share of the objects that are found; -1 without an object
@@ -37,12 +37,13 @@ class CocoArrays(NamedTuple):
     recall: np.ndarray  # (T, K, A, M) float64
 
 
-def evaluate_boxes(
+def evaluate_detections(
     objects: Objects,
     detections: Detections,
     num_images: int,
     num_classes: int,
     max_dets: Sequence[int] = MAX_DETS,
+    iou_type: str = "bbox",
 ) -> CocoArrays:
     """The arrays of COCOeval for all images and all classes.
 
@@ -52,6 +53,7 @@ def evaluate_boxes(
         num_images: I; images without objects or detections need nothing else.
         num_classes: K.
         max_dets: M limits on detections per image and class, increasing.
+        iou_type: "bbox" or "segm", see `sparse_matching`.
 
     Returns:
         see the module.
@@ -63,6 +65,11 @@ def evaluate_boxes(
         raise ValueError(
             f"The limits on detections must be positive and increase, not {list(max_dets)}."
         )
+    if iou_type == "segm":
+        for what, masks in (("object", objects.masks), ("detection", detections.masks)):
+            missing = [number for number, mask in enumerate(masks) if mask is None]
+            if missing:
+                raise ValueError(f"{what.capitalize()} {missing[0]} has no mask.")
     _check("object", objects.images, objects.classes, objects.boxes, num_images, num_classes)
     _check(
         "detection",
@@ -72,7 +79,8 @@ def evaluate_boxes(
         num_images,
         num_classes,
     )
-    matches = match(objects, detections, num_images, IOU_THRESHOLDS, AREA_RANGES, int(max_dets[-1]))
+    limits = IOU_THRESHOLDS, AREA_RANGES, int(max_dets[-1])
+    matches = match(objects, detections, num_images, *limits, iou_type)
     return _accumulate(matches, object_counts(objects, num_classes), max_dets)
 
 
@@ -88,7 +96,7 @@ def class_scores(arrays: CocoArrays) -> np.ndarray:
     """AP, AP50 and AR of every class.
 
     Args:
-        arrays: of `evaluate_boxes`, or those of any `COCOeval` at its own thresholds.
+        arrays: of `evaluate_detections`, or those of any `COCOeval` at its own thresholds.
 
     Returns:
         `(K, 3)` fractions at all areas and the largest limit on detections; NaN for a class

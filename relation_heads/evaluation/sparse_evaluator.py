@@ -1,8 +1,8 @@
-"""COCO's box evaluation of data sets with thousands of classes.
+"""COCO's evaluation of boxes and masks of data sets with thousands of classes.
 
 The numbers are those of Detectron2's `COCOEvaluator` with pycocotools; memory and time are not, see
 `sparse_coco`. Results by class go to a file instead of the returned results, which a training puts
-into its log and its event files. Masks and keypoints are not evaluated.
+into its log and its event files. Keypoints are not evaluated.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
+from pycocotools import mask as mask_util
 
 from ..data.coco_format import read_coco
 from .class_tables import ClassCounts, bucket_means, count_classes, write_class_table
 from .coco_arrays import GroundTruth, ground_truth, positions, read_results, write_results
-from .sparse_coco import MAX_DETS, class_scores, evaluate_boxes, summarize
-from .sparse_matching import Detections
+from .sparse_coco import MAX_DETS, class_scores, evaluate_detections, summarize
+from .sparse_matching import Detections, Objects
 
 logger = logging.getLogger(__name__)
 
-TASK = "bbox"
+TASKS = ("bbox", "segm")
 RESULTS_FILE = "coco_instances_results.json"  # the name that Detectron2 gives it
 
 
 class SparseCOCOEvaluator(DatasetEvaluator):
-    """Percentages under "bbox", see `evaluate`, and files in `output_dir`.
+    """Percentages under "bbox" and "segm", see `evaluate`, and files in `output_dir`.
 
     The files are coco_instances_results.json, as Detectron2 writes it, and
-    `<dataset>_bbox_per_class.csv`, see `class_tables`.
+    `<dataset>_bbox_per_class.csv`, see `class_tables`, likewise for "segm".
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class SparseCOCOEvaluator(DatasetEvaluator):
         distributed: bool = True,
         max_dets_per_image: int = MAX_DETS[-1],
         counts: ClassCounts | None = None,
+        masks: bool = False,
     ) -> None:
         """
         Args:
@@ -59,6 +61,7 @@ class SparseCOCOEvaluator(DatasetEvaluator):
             distributed: whether the predictions of all processes are put together.
             max_dets_per_image: how many detections of an image and class count at most, over 10.
             counts: of the training set, for results by frequency; see `training_counts`.
+            masks: whether masks are evaluated, too; all objects of the data set must have one.
 
         Raises:
             ValueError: `max_dets_per_image` or something in the data set does not fit.
@@ -70,7 +73,8 @@ class SparseCOCOEvaluator(DatasetEvaluator):
         self._dataset_name, self._counts = dataset_name, counts
         self._output_dir = None if output_dir is None else os.fspath(output_dir)
         self._distributed, self._max_dets = distributed, max_dets_per_image
-        self._truth = _registered_truth(dataset_name, self._output_dir)
+        self._masks = masks
+        self._truth = _registered_truth(dataset_name, self._output_dir, masks)
         if counts is not None:
             counts.of(self._truth)  # fails here rather than after the inference
         self._images = positions(self._truth.image_ids)
@@ -88,7 +92,8 @@ class SparseCOCOEvaluator(DatasetEvaluator):
         """
         Args:
             inputs: images, as given to the model, with `image_id`.
-            outputs: with "instances": pred_boxes, scores and pred_classes.
+            outputs: with "instances": pred_boxes, scores, pred_classes, with `masks` also
+                pred_masks (N, H, W) of the size of the image.
 
         Raises:
             ValueError: the image is not in the data set, or its predictions do not fit; names it.
@@ -109,9 +114,10 @@ class SparseCOCOEvaluator(DatasetEvaluator):
         Returns:
             {"bbox": AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100 (the number is the limit on
             detections), ARs, ARm, ARl, with `counts` also APr, APc and APf, and classes_evaluated,
-            the number of classes with an object that is not a crowd}. All but the last are
-            percentages; NaN where there is no object, and everywhere without a detection. Empty in
-            all processes but the main one, and for a data set without annotations.
+            the number of classes with an object that is not a crowd}, with `masks` the same
+            under "segm". All but the last are percentages; NaN where there is no object, and
+            everywhere without a detection. Empty in all processes but the main one, and for a data
+            set without annotations.
 
         Raises:
             ValueError: an image was given twice.
@@ -139,6 +145,7 @@ class SparseCOCOEvaluator(DatasetEvaluator):
             self._output_dir,
             self._max_dets,
             self._counts,
+            self._masks,
         )
 
     def _detections(self, image: int, instances: Instances) -> Detections:
@@ -156,8 +163,27 @@ class SparseCOCOEvaluator(DatasetEvaluator):
             )
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise ValueError(f"Image {image_id!r} has a detection that is not finite.")
+        masks = np.empty(len(scores), dtype=object)
+        if self._masks:
+            masks[:] = self._run_lengths(image, instances)
         images = np.full(len(scores), image, dtype=np.int64)
-        return Detections(images, self._class_indices[classes], boxes, scores)
+        return Detections(images, self._class_indices[classes], boxes, scores, masks)
+
+    def _run_lengths(self, image: int, instances: Instances) -> list[dict[str, Any]]:
+        """Of N masks, as Detectron2 encodes them for the results file."""
+        image_id, (width, height) = self._truth.image_ids[image], self._truth.image_sizes[image]
+        if not instances.has("pred_masks"):
+            raise ValueError(f"Image {image_id!r}: the output of the model has no pred_masks.")
+        runs = []
+        for mask in instances.pred_masks:
+            if tuple(mask.shape) != (height, width):
+                raise ValueError(
+                    f"Image {image_id!r} is {width:g} x {height:g} pixels in {self._truth.source}, "
+                    f"but has a mask of {mask.shape[1]} x {mask.shape[0]}."
+                )
+            encoded = mask_util.encode(np.asfortranarray(mask.numpy(), dtype=np.uint8))
+            runs.append({"size": encoded["size"], "counts": encoded["counts"].decode("utf-8")})
+        return runs
 
     def _check_seen(self, seen: np.ndarray) -> None:
         counts = np.bincount(seen, minlength=len(self._truth.image_ids))
@@ -180,6 +206,7 @@ def evaluate_results_file(
     *,
     max_dets_per_image: int = MAX_DETS[-1],
     counts: ClassCounts | None = None,
+    masks: bool = False,
 ) -> OrderedDict[str, dict[str, float]]:
     """Evaluates saved predictions again, without a model.
 
@@ -187,7 +214,7 @@ def evaluate_results_file(
         dataset: the name of a registered data set, or the path of its JSON file in COCO format.
         results_file: the coco_instances_results.json of any evaluator.
         output_dir: for the results by class; None writes none.
-        max_dets_per_image, counts: see `SparseCOCOEvaluator`.
+        max_dets_per_image, counts, masks: see `SparseCOCOEvaluator`.
 
     Returns:
         see `SparseCOCOEvaluator.evaluate`.
@@ -198,16 +225,16 @@ def evaluate_results_file(
     """
     output_dir = None if output_dir is None else os.fspath(output_dir)
     if dataset in DatasetCatalog:
-        name, truth = dataset, _registered_truth(dataset, output_dir)
+        name, truth = dataset, _registered_truth(dataset, output_dir, masks)
     elif os.path.isfile(dataset):
         name = os.path.splitext(os.path.basename(dataset))[0]
-        truth = ground_truth(read_coco(dataset), dataset)
+        truth = ground_truth(read_coco(dataset), dataset, masks)
     else:
         raise FileNotFoundError(f"There is neither a data set nor a file called {dataset!r}.")
-    detections = read_results(results_file, truth)
+    detections = read_results(results_file, truth, masks)
     if output_dir is not None:
         PathManager.mkdirs(output_dir)
-    return _evaluate(truth, detections, name, output_dir, max_dets_per_image, counts)
+    return _evaluate(truth, detections, name, output_dir, max_dets_per_image, counts, masks)
 
 
 def training_counts(dataset_names: Sequence[str]) -> ClassCounts | None:
@@ -235,7 +262,7 @@ def training_counts(dataset_names: Sequence[str]) -> ClassCounts | None:
 _counts_of = functools.lru_cache(maxsize=1)(count_classes)
 
 
-def _registered_truth(dataset_name: str, output_dir: str | None) -> GroundTruth:
+def _registered_truth(dataset_name: str, output_dir: str | None, masks: bool) -> GroundTruth:
     """The objects of a registered data set, found as `COCOEvaluator` finds them."""
     json_file = MetadataCatalog.get(dataset_name).get("json_file")
     if json_file is None:
@@ -247,7 +274,7 @@ def _registered_truth(dataset_name: str, output_dir: str | None) -> GroundTruth:
         json_file = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
         convert_to_coco_json(dataset_name, json_file)
     json_file = PathManager.get_local_path(json_file)
-    return ground_truth(read_coco(json_file), json_file)
+    return ground_truth(read_coco(json_file), json_file, masks)
 
 
 def _class_indices(dataset_name: str, truth: GroundTruth) -> np.ndarray:
@@ -269,7 +296,10 @@ def _class_indices(dataset_name: str, truth: GroundTruth) -> np.ndarray:
 
 def _concatenate(parts: Sequence[Detections]) -> Detections:
     empty = np.zeros(0, dtype=np.int64)
-    parts = [Detections(empty, empty, np.zeros((0, 4)), np.zeros(0)), *parts]
+    parts = [
+        Detections(empty, empty, np.zeros((0, 4)), np.zeros(0), np.empty(0, dtype=object)),
+        *parts,
+    ]
     return Detections(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
 
 
@@ -280,16 +310,41 @@ def _evaluate(
     output_dir: str | None,
     max_dets_per_image: int,
     counts: ClassCounts | None,
+    masks: bool,
 ) -> OrderedDict[str, dict[str, float]]:
     """See `SparseCOCOEvaluator.evaluate`."""
     if truth.objects is None:
         logger.info(f"{truth.source} has no annotations to evaluate with.")
         return OrderedDict()
+    if len(detections.scores) == 0:
+        logger.warning(
+            "There are no detections, so all results are NaN. With thousands of classes, scores "
+            "are small at first: lower MODEL.ROI_HEADS.SCORE_THRESH_TEST."
+        )
+    results: OrderedDict[str, dict[str, float]] = OrderedDict()
+    for task in TASKS if masks else TASKS[:1]:
+        table = os.path.join(output_dir, f"{name}_{task}_per_class.csv") if output_dir else None
+        results[task] = _task_results(
+            task, truth, truth.objects, detections, table, max_dets_per_image, counts
+        )
+    return results
+
+
+def _task_results(
+    task: str,
+    truth: GroundTruth,
+    objects: Objects,
+    detections: Detections,
+    table: str | None,
+    max_dets_per_image: int,
+    counts: ClassCounts | None,
+) -> dict[str, float]:
+    """One of the results of `SparseCOCOEvaluator.evaluate`; writes the file of all classes."""
     max_dets = (*MAX_DETS[:-1], max_dets_per_image)
     keys = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
     keys += [*(f"AR{limit}" for limit in max_dets), "ARs", "ARm", "ARl"]
     num_images, num_classes = len(truth.image_ids), len(truth.category_ids)
-    arrays = evaluate_boxes(truth.objects, detections, num_images, num_classes, max_dets)
+    arrays = evaluate_detections(objects, detections, num_images, num_classes, max_dets, task)
     scores = 100 * class_scores(arrays)
     stats = [100 * s if s >= 0 else np.nan for s in summarize(arrays).tolist()]
     train = None if counts is None else counts.of(truth)
@@ -297,15 +352,10 @@ def _evaluate(
     if train is not None:
         results.update(bucket_means(scores[:, 0], train[:, 0]))
     if len(detections.scores) == 0:
-        logger.warning(
-            "There are no detections, so all results are NaN. With thousands of classes, scores "
-            "are small at first: lower MODEL.ROI_HEADS.SCORE_THRESH_TEST."
-        )
         results = dict.fromkeys(results, float("nan"))
     results["classes_evaluated"] = int((~np.isnan(scores[:, 0])).sum())
-    logger.info(f"Evaluation results for {TASK}:\n{create_small_table(results)}")
-    if output_dir is not None:
-        path = os.path.join(output_dir, f"{name}_{TASK}_per_class.csv")
-        write_class_table(path, truth, scores, train)
-        logger.info(f"Results of the {num_classes} classes: {path}")
-    return OrderedDict({TASK: results})
+    logger.info(f"Evaluation results for {task}:\n{create_small_table(results)}")
+    if table is not None:
+        write_class_table(table, truth, scores, train)
+        logger.info(f"Results of the {num_classes} classes: {table}")
+    return results

@@ -11,16 +11,20 @@ range itself, is ignored.
 
 Many cells go through this at once: round r treats the detections of rank r of all of them, for all
 A area ranges and T thresholds. IoUs come from pycocotools, so they are the same to the last bit.
+They are those of boxes (`iou_type` "bbox") or of masks ("segm"). A mask is pycocotools' run lengths
+{"size": [height, width], "counts"}, or None where there is none, which "bbox" does not look at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as mask_util
+
+Shapes = np.ndarray | list[Any]  # (N, 4) boxes or N masks, as pycocotools takes them
 
 _BLOCK = 16384  # objects, with padding, of the cells that are matched together
 
@@ -38,6 +42,7 @@ class Objects(NamedTuple):
     areas: np.ndarray  # (G,) float64, the "area" of the annotation
     crowds: np.ndarray  # (G,) bool
     zero_ids: np.ndarray  # (G,) bool
+    masks: np.ndarray  # (G,) object
 
 
 class Detections(NamedTuple):
@@ -47,6 +52,7 @@ class Detections(NamedTuple):
     classes: np.ndarray  # (N,) int64
     boxes: np.ndarray  # (N, 4) float64
     scores: np.ndarray  # (N,) float64
+    masks: np.ndarray  # (N,) object
 
 
 class Matches(NamedTuple):
@@ -81,6 +87,7 @@ def match(
     thresholds: np.ndarray,
     area_ranges: np.ndarray,
     max_dets: int,
+    iou_type: str = "bbox",
 ) -> Matches:
     """Matches the detections of every cell.
 
@@ -91,6 +98,7 @@ def match(
         thresholds: (T,) IoUs, increasing.
         area_ranges: (A, 2) in square pixels.
         max_dets: how many detections of a cell are looked at, those of highest score.
+        iou_type: "bbox" or "segm", which needs a mask of every object and detection.
 
     Returns:
         see `Matches`.
@@ -100,12 +108,13 @@ def match(
     ranks = _ranks(dt_keys[order])
     order, ranks = order[ranks < max_dets], ranks[ranks < max_dets]
     dt_cells = _cells(dt_keys[order])
-    dt_boxes = detections.boxes[order]
+    dt_shapes = _shapes(Detections(*(field[order] for field in detections)), iou_type)
 
     gt_keys = objects.classes * num_images + objects.images
     gt_order = np.argsort(gt_keys, kind="stable")
     gt_cells = _cells(gt_keys[gt_order])
     objects = Objects(*(field[gt_order] for field in objects))
+    gt_shapes = _shapes(objects, iou_type)
     gt_ignored = objects.crowds[:, None] | out_of_range(objects.areas, area_ranges)  # (G, A)
 
     shape = (len(order), len(area_ranges), len(thresholds))
@@ -113,12 +122,25 @@ def match(
     limits = np.minimum(thresholds, 1 - 1e-10)
     for width, dt_rows, gt_rows in _blocks(dt_cells, gt_cells):
         block = _Block(width, dt_cells, dt_rows, gt_cells, gt_rows)
-        block.match(dt_boxes, objects, gt_ignored, limits, matched, ignored)
-    outside = out_of_range(dt_boxes[:, 2] * dt_boxes[:, 3], area_ranges)[:, :, None]
+        ious = block.ious(dt_shapes, gt_shapes, objects.crowds)
+        block.match(ious, objects, gt_ignored, limits, matched, ignored)
+    outside = out_of_range(_areas(dt_shapes), area_ranges)[:, :, None]
     np.logical_or(ignored, ~matched & outside, out=ignored)
     false = ~(matched | ignored)
     matched &= ~ignored
     return Matches(detections.classes[order], ranks, detections.scores[order], matched, false)
+
+
+def _shapes(table: Objects | Detections, iou_type: str) -> Shapes:
+    return table.boxes if iou_type == "bbox" else table.masks.tolist()
+
+
+def _areas(shapes: Shapes) -> np.ndarray:
+    """(N,) areas in square pixels."""
+    if isinstance(shapes, np.ndarray):
+        return shapes[:, 2] * shapes[:, 3]
+    # One by one: `area` of pycocotools fails for a list of more than 255.
+    return np.array([mask_util.area(mask) for mask in shapes], dtype=np.float64)
 
 
 def _ranks(keys: np.ndarray) -> np.ndarray:
@@ -171,7 +193,7 @@ class _Block:
 
     def match(
         self,
-        dt_boxes: np.ndarray,
+        ious: np.ndarray,
         objects: Objects,
         gt_ignored: np.ndarray,
         limits: np.ndarray,
@@ -179,7 +201,6 @@ class _Block:
         ignored: np.ndarray,
     ) -> None:
         """Sets the rows of this block in `matched` and `ignored`, both (N', A, T)."""
-        ious = self._ious(dt_boxes, objects)
         gt_ignored = gt_ignored[self._gt].transpose(0, 2, 1)[:, :, None]  # (n, A, 1, W)
         crowds, zero_ids = objects.crowds[self._gt], objects.zero_ids[self._gt]  # (n, W)
         free = np.ones((len(self._gt), gt_ignored.shape[1], len(limits), self._gt.shape[1]), bool)
@@ -197,15 +218,15 @@ class _Block:
             matched[row, area, threshold] = ~zero_ids[cell, taken]
             ignored[row, area, threshold] = gt_ignored[cell, area, 0, taken]
 
-    def _ious(self, dt_boxes: np.ndarray, objects: Objects) -> np.ndarray:
+    def ious(self, dt_shapes: Shapes, gt_shapes: Shapes, crowds: np.ndarray) -> np.ndarray:
         """(n, D, W), D the largest number of detections in a cell; -1 in the padding."""
         ious = np.full((len(self._gt), int(self._dt_sizes[0]), self._gt.shape[1]), -1.0)
-        crowds = objects.crowds.astype(np.uint8)
+        crowds = crowds.astype(np.uint8)
         sizes = (self._dt_starts, self._dt_sizes, self._gt_starts, self._gt_sizes)
         for cell, (dt, num_dt, gt, num_gt) in enumerate(np.stack(sizes, axis=1).tolist()):
             ious[cell, :num_dt, :num_gt] = mask_util.iou(
-                dt_boxes[dt : dt + num_dt],
-                objects.boxes[gt : gt + num_gt],
+                dt_shapes[dt : dt + num_dt],
+                gt_shapes[gt : gt + num_gt],
                 crowds[gt : gt + num_gt],
             )
         return ious

@@ -61,11 +61,12 @@ def displacement(
     Raises:
         ArgumentError: `normalize_by` is neither.
     """
-    # (x1_m - x1_n) + (x2_m - x2_n) rounds far less than a difference of rounded centres.
-    q, k = query_boxes[..., :, None, :], key_boxes[..., None, :, :]
-    doubled = (k[..., :2] - q[..., :2]) + (k[..., 2:] - q[..., 2:])  # (..., Nq, Nk, 2)
     require(one_of("normalize_by", normalize_by, NORMALIZE_BY))
-    return doubled / (2 * box_sizes(q if normalize_by == "query" else k, border))
+    # In float64 a difference of centres is exact; twice of it, as of the unit.
+    q, k = (boxes[..., :2].double() + boxes[..., 2:] for boxes in (query_boxes, key_boxes))
+    doubled = (k[..., None, :, :] - q[..., :, None, :]).to(query_boxes.dtype)  # (..., Nq, Nk, 2)
+    unit = query_boxes[..., :, None, :] if normalize_by == "query" else key_boxes[..., None, :, :]
+    return doubled / (2 * box_sizes(unit, border))
 
 
 def log_size_ratio(query_boxes: Tensor, key_boxes: Tensor, border: float = 1.0) -> Tensor:

@@ -59,7 +59,7 @@ def test_only_more_detections_than_coco_counts_change_the_limit(dataset, cfg, de
 
 
 @pytest.mark.parametrize(("detections", "limit"), [(100, 100), (300, 300)])
-def test_boxes_of_many_classes_are_evaluated_sparsely(dataset, cfg, monkeypatch, detections, limit):
+def test_many_classes_are_evaluated_sparsely(dataset, cfg, monkeypatch, detections, limit):
     monkeypatch.setattr(build, "MANY_CLASSES", 2)
     name = dataset("coco")
     cfg.DATASETS.TRAIN = (name,)
@@ -68,7 +68,11 @@ def test_boxes_of_many_classes_are_evaluated_sparsely(dataset, cfg, monkeypatch,
     assert type(evaluator) is SparseCOCOEvaluator
     assert evaluator._max_dets == limit
     assert evaluator._counts.images == {1: 4, 2: 4, 3: 4}
+    assert evaluator._truth.objects.masks.tolist() == [None] * 12
     cfg.MODEL.MASK_ON = True
+    with pytest.raises(ValueError, match="annotation with id 1 has no 'segmentation'"):
+        build_evaluator(cfg, name)
+    cfg.MODEL.KEYPOINT_ON = True
     assert type(build_evaluator(cfg, name)) is COCOEvaluator
 
 

@@ -10,6 +10,8 @@ import pytest
 
 pytest.importorskip("detectron2")
 
+from pycocotools import mask as mask_util
+
 from relation_heads.evaluation import coco_arrays
 from relation_heads.evaluation.coco_arrays import ground_truth, read_results, write_results
 from tests.helpers import write_json
@@ -119,11 +121,59 @@ def test_results_file_and_back(truth, tmp_path, monkeypatch):
     assert detections.classes.tolist() == [1, 0, 1]
 
 
-def test_other_keys_of_results_are_passed_over(truth, tmp_path):
-    mask = {"segmentation": {"size": [3, 4], "counts": "abc"}}
-    path = write_json(tmp_path / "results.json", [detection(**mask), detection()])
-    detections = read_results(path, truth)
-    assert np.array_equal(detections.boxes[0], detections.boxes[1])
+def test_masks_are_read_if_asked_for(tmp_path):
+    square = {"size": [3, 4], "counts": [3, 2, 1, 2, 4]}
+    polygon = [[1, 0, 3, 0, 3, 2, 1, 2]]
+    data = dataset(segmentation=square)
+    data["images"] = [{"id": i, "width": 4, "height": 3} for i in (17, 3, 5)]
+    with pytest.raises(ValueError, match=r"val\.json: the annotation with id 1 has no 'segmentat"):
+        ground_truth(data, "val.json", masks=True)
+    data["annotations"][0]["segmentation"] = polygon
+    assert ground_truth(data, "val.json").objects.masks.tolist() == [None, None]
+    truth = ground_truth(data, "val.json", masks=True)
+    for mask in truth.objects.masks:
+        assert mask_util.decode(mask).tolist() == [[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+
+    mask = {"size": [3, 4], "counts": mask_util.encode(np.ones((3, 4), "u1", order="F"))["counts"]}
+    mask["counts"] = mask["counts"].decode()
+    results = [detection(segmentation=mask, bbox=[1.0, 2.0, 3.0, 4.0])]
+    path = write_json(tmp_path / "results.json", results)
+    assert read_results(path, truth).masks.tolist() == [None]
+    detections = read_results(path, truth, masks=True)
+    assert detections.masks.tolist() == [mask]
+    with open(tmp_path / "again.json", "w") as file:
+        write_results(file, detections, truth)
+    assert (tmp_path / "again.json").read_text() == path.read_text()
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        *(5, "abc", None, [], [[]], [[1, 2]], [[1, 2, 3, 4]], [[1, 2, 3, 4, "x", 6]]),
+        {"size": [4, 3], "counts": [12]},
+        {"size": [3, 4], "counts": [13]},
+        {"size": [3, 4], "counts": "abc"},
+        {"size": [3, 4], "counts": "o01"},  # too short: pycocotools' `iou` would not end
+        {"size": [3, 4]},
+    ],
+)
+def test_broken_masks(segmentation, tmp_path):
+    data = dataset(segmentation=segmentation)
+    data["annotations"][0]["segmentation"] = {"size": [3, 4], "counts": [12]}
+    data["images"] = [{"id": i, "width": 4, "height": 3} for i in (17, 3, 5)]
+    with pytest.raises(ValueError, match=r"val\.json: the annotation with id 2 .* of 4 x 3 pixels"):
+        ground_truth(data, "val.json", masks=True)
+    path = write_json(tmp_path / "results.json", [detection(segmentation=segmentation)])
+    truth = ground_truth(data, "val.json")
+    with pytest.raises(ValueError, match=r"detection 1 must have .*'size': \[3, 4\]"):
+        read_results(path, truth, masks=True)
+
+
+def test_masks_need_the_size_of_their_image():
+    data = dataset(segmentation=[[1, 0, 3, 0, 3, 2]])
+    data["annotations"][0]["segmentation"] = [[1, 0, 3, 0, 3, 2]]
+    with pytest.raises(ValueError, match=r"annotation with id 1 .* of nan x nan pixels"):
+        ground_truth(data, "val.json", masks=True)
 
 
 @pytest.mark.parametrize(

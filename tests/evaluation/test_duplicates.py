@@ -29,7 +29,11 @@ def detections(rows):
     """(image, class, box, score) each."""
     image, label, boxes, scores = zip(*rows, strict=True)
     return Detections(
-        np.array(image), np.array(label), np.array(boxes, dtype=float), np.array(scores)
+        np.array(image),
+        np.array(label),
+        np.array(boxes, dtype=float),
+        np.array(scores),
+        np.full(len(rows), None),
     )
 
 
@@ -40,9 +44,8 @@ def objects(rows, crowds=()):
     is_crowd = np.isin(np.arange(count), crowds)
     boxes = np.array(boxes, dtype=float)
     areas = boxes[:, 2] * boxes[:, 3]
-    return Objects(
-        np.array(image), np.array(label), boxes, areas, is_crowd, np.zeros(count, dtype=bool)
-    )
+    zero_ids, masks = np.zeros(count, dtype=bool), np.full(count, None)
+    return Objects(np.array(image), np.array(label), boxes, areas, is_crowd, zero_ids, masks)
 
 
 def random_case(seed):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
 
 pytest.importorskip("detectron2")
 
+from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
@@ -17,7 +19,7 @@ from relation_heads.evaluation import sparse_coco, sparse_matching
 from relation_heads.evaluation.coco_arrays import ground_truth
 from relation_heads.evaluation.sparse_coco import (
     class_scores,
-    evaluate_boxes,
+    evaluate_detections,
     object_counts,
     summarize,
 )
@@ -80,7 +82,41 @@ def random_case(seed):
     return coco_dict(image_ids, category_ids, annotations), results
 
 
-def reference(dataset, results, max_dets=(1, 10, 100)):
+SIZE = 90, 110  # height and width of the images with masks, pixels
+
+
+def run_lengths(box):
+    """Of an ellipse in the box."""
+    y, x = np.indices(SIZE) + 0.5
+    left, top, width, height = np.maximum(box, 1e-9)
+    inside = ((x - left) * 2 / width - 1) ** 2 + ((y - top) * 2 / height - 1) ** 2 <= 1
+    runs = mask_util.encode(np.asfortranarray(inside, dtype=np.uint8))
+    return {"size": list(SIZE), "counts": runs["counts"].decode()}
+
+
+def random_masks(seed):
+    """`random_case` with masks in all forms; that of a detection may be far from its box."""
+    dataset, results = random_case(seed)
+    rng = np.random.default_rng(seed)
+    for image in dataset["images"]:
+        image.update(height=SIZE[0], width=SIZE[1])
+    for annotation in dataset["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        runs = run_lengths(annotation["bbox"])
+        pixels = mask_util.decode(runs).T.reshape(-1)
+        edges = np.flatnonzero(np.diff(pixels, prepend=0))
+        counts = np.diff([0, *edges.tolist(), len(pixels)]).tolist()
+        diamond = [x + w / 2, y, x + w, y + h / 2, x + w / 2, y + h, x, y + h / 2]
+        forms = [runs, {"size": list(SIZE), "counts": counts}, [diamond], [diamond, [x, y] * 3]]
+        annotation["segmentation"] = forms[rng.integers(len(forms))]
+    for result in results:
+        result["segmentation"] = run_lengths(result["bbox"])
+        if rng.random() < 0.1:
+            result["bbox"] = [0, 0, 5, 5]
+    return dataset, results
+
+
+def reference(dataset, results, max_dets=(1, 10, 100), iou_type="bbox"):
     truth = COCO()
     truth.dataset = {
         key: [dict(item) for item in items] for key, items in dataset.items()
@@ -88,12 +124,15 @@ def reference(dataset, results, max_dets=(1, 10, 100)):
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         if results:
-            detections = truth.loadRes([dict(result) for result in results])
+            masks = iou_type == "segm"  # then the area is that of the mask only without a box
+            detections = truth.loadRes(
+                [{k: v for k, v in r.items() if not masks or k != "bbox"} for r in results]
+            )
         else:  # which `loadRes` does not take
             detections = COCO()
             detections.dataset = {**truth.dataset, "annotations": []}
             detections.createIndex()
-        coco_eval = COCOeval(truth, detections, "bbox")
+        coco_eval = COCOeval(truth, detections, iou_type)
         coco_eval.params.maxDets = list(max_dets)
         coco_eval.evaluate()
         coco_eval.accumulate()
@@ -101,8 +140,8 @@ def reference(dataset, results, max_dets=(1, 10, 100)):
     return coco_eval
 
 
-def arrays_of(dataset, results, max_dets=(1, 10, 100)):
-    truth = ground_truth(dataset, "test.json")
+def arrays_of(dataset, results, max_dets=(1, 10, 100), iou_type="bbox"):
+    truth = ground_truth(dataset, "test.json", masks=iou_type == "segm")
     table = np.array(
         [
             (truth.image_ids.index(r["image_id"]), truth.category_ids.index(r["category_id"]))
@@ -112,14 +151,15 @@ def arrays_of(dataset, results, max_dets=(1, 10, 100)):
     ).reshape(-1, 2)
     boxes = np.array([r["bbox"] for r in results], dtype=np.float64).reshape(-1, 4)
     scores = np.array([r["score"] for r in results], dtype=np.float64)
-    detections = Detections(table[:, 0], table[:, 1], boxes, scores)
+    masks = np.array([r.get("segmentation") for r in results], dtype=object)
+    detections = Detections(table[:, 0], table[:, 1], boxes, scores, masks)
     sizes = len(truth.image_ids), len(truth.category_ids)
-    return evaluate_boxes(truth.objects, detections, *sizes, max_dets)
+    return evaluate_detections(truth.objects, detections, *sizes, max_dets, iou_type)
 
 
-def assert_equal(dataset, results, max_dets=(1, 10, 100)):
-    expected = reference(dataset, results, max_dets)
-    arrays = arrays_of(dataset, results, max_dets)
+def assert_equal(dataset, results, max_dets=(1, 10, 100), iou_type="bbox"):
+    expected = reference(dataset, results, max_dets, iou_type)
+    arrays = arrays_of(dataset, results, max_dets, iou_type)
     for key in ARRAYS:
         assert np.array_equal(expected.eval[key], getattr(arrays, key)), key
     if max_dets[-1] == 100:
@@ -135,6 +175,54 @@ def test_random_cases(max_dets):
         arrays = assert_equal(*random_case(seed), max_dets)
         some += bool((arrays.precision > 0).any())
     assert some > 35  # the cases are about something
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("max_dets", [(1, 10, 100), (1, 2, 3)])
+def test_random_masks(max_dets):
+    some = other = 0
+    for seed in range(40):
+        case = random_masks(seed)
+        arrays = assert_equal(*case, max_dets, "segm")
+        some += bool((arrays.precision > 0).any())
+        other += not np.array_equal(arrays.precision, arrays_of(*case, max_dets).precision)
+    assert some > 25 and other > 25  # the cases are about something, and not about boxes
+
+
+def test_memory_of_masks_does_not_grow_with_pairs():
+    """300 images and 1,500 classes are 450,000 pairs, of which a mask each would be gigabytes."""
+    image_ids, category_ids, mask = range(300), range(1500), run_lengths([10, 10, 30, 30])
+    annotations = [
+        {
+            **{"id": i + 1, "image_id": i, "category_id": 5 * i, "bbox": [10, 10, 30, 30]},
+            **{"area": 700, "iscrowd": 0, "segmentation": mask},
+        }
+        for i in image_ids
+    ]
+    dataset = coco_dict(image_ids, category_ids, annotations)
+    for image in dataset["images"]:
+        image.update(height=SIZE[0], width=SIZE[1])
+    results = [
+        {
+            **{"image_id": i, "category_id": k, "bbox": [10, 10, 30, 30]},
+            **{"score": 0.5, "segmentation": mask},
+        }
+        for i in image_ids
+        for k in (5 * i, 7, 8)
+    ]
+    tracemalloc.start()
+    arrays = arrays_of(dataset, results, iou_type="segm")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_allclose(class_scores(arrays)[::5], 1, rtol=1e-12)
+    assert peak < 3 * arrays.precision.nbytes
+
+
+def test_missing_masks():
+    dataset, results = random_masks(1)
+    results[2].pop("segmentation")
+    with pytest.raises(ValueError, match="Detection 2 has no mask"):
+        arrays_of(dataset, results, iou_type="segm")
 
 
 def test_in_blocks(monkeypatch):
@@ -251,7 +339,7 @@ def test_bad_limits(max_dets):
 )
 def test_bad_detections(changes, message):
     zeros = np.zeros(2, dtype=np.int64)
-    good = Detections(zeros, zeros, np.array([A, B], dtype=np.float64), np.array([0.5, 0.4]))
+    good = Detections(zeros, zeros, np.array([A, B], dtype=np.float64), np.array([0.5, 0.4]), zeros)
     truth = ground_truth(one_class([A], [])[0], "")
     with pytest.raises(ValueError, match=message):
-        evaluate_boxes(truth.objects, good._replace(**changes), 1, 1)
+        evaluate_detections(truth.objects, good._replace(**changes), 1, 1)

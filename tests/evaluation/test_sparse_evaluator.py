@@ -31,6 +31,11 @@ from tests.helpers import HEIGHT, WIDTH, registered, tiny_coco, unregister, writ
 
 IDS = (11, 3, 5, 12, 7)  # in no order; 12 images have three objects each of the first four
 RESULTS = "coco_instances_results.json"
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+def square(x, y, w, h):
+    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
 
 
 def make_data(folder):
@@ -38,7 +43,7 @@ def make_data(folder):
     for k, annotation in enumerate(coco.dataset["annotations"]):
         annotation["category_id"] = IDS[k % 4]
         box = [(1, 3, 7)[k % 3] * length for length in annotation["bbox"]]  # of all sizes
-        annotation.update(bbox=box, area=box[2] * box[3])
+        annotation.update(bbox=box, area=box[2] * box[3], segmentation=square(*box))
     write_json(coco.json_file, coco.dataset)
     return coco
 
@@ -61,7 +66,11 @@ def predictions(coco, image_id, number=40):
         boxes.append([x, y, x + w, y + h])
         right = order.index(annotation["category_id"])
         classes.append(right if rng.random() < 0.7 else rng.integers(5))
-    return instances(boxes, classes, rng.random(number).round(1))
+    found = instances(boxes, classes, rng.random(number).round(1))
+    y, x = torch.arange(HEIGHT)[:, None], torch.arange(WIDTH)
+    left, top, right, bottom = found.pred_boxes.tensor[..., None, None].unbind(1)
+    found.pred_masks = (left <= x) & (x < right) & (top <= y) & (y < bottom) & (x % 7 > 0)
+    return found
 
 
 def instances(boxes, classes, scores):
@@ -94,16 +103,10 @@ def test_the_numbers_of_detectron2(coco, tmp_path, max_dets, fast):
         results = run(sparse, coco)
         assert list(results) == ["bbox"]
         results = results["bbox"]
-        metrics = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
-        for metric in metrics:
-            assert 0 < results[metric] < 100
-            if fast:  # sums in another order
-                assert results[metric] == pytest.approx(expected[metric], rel=1e-12)
-            else:
-                assert results[metric] == expected[metric]
-        assert (tmp_path / "a" / RESULTS).read_bytes() == (tmp_path / "b" / RESULTS).read_bytes()
+        compare(results, expected, fast)
+        assert all(0 < results[metric] < 100 for metric in METRICS)
         ars = ["AR1", "AR10", f"AR{max_dets}", "ARs", "ARm", "ARl"]
-        assert list(results) == [*metrics, *ars, "classes_evaluated"]
+        assert list(results) == [*METRICS, *ars, "classes_evaluated"]
         assert 0 < results["AR1"] < results["AR10"] <= results[f"AR{max_dets}"] < 100
         assert results["classes_evaluated"] == 4
 
@@ -114,6 +117,61 @@ def test_the_numbers_of_detectron2(coco, tmp_path, max_dets, fast):
             ap = expected[f"AP-{row['name']}"]
             assert float(row["AP"] or "nan") == pytest.approx(ap, abs=5.1e-5, nan_ok=True)
         assert [rows[f"class{k}"]["test_instances"] for k in range(5)] == ["8", "9", "9", "9", "0"]
+
+
+def compare(results, expected, fast):
+    for metric in METRICS:
+        if fast:  # sums in another order
+            assert results[metric] == pytest.approx(expected[metric], rel=1e-12)
+        else:
+            assert results[metric] == expected[metric]
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # in Detectron2
+@pytest.mark.parametrize("fast", [True, False])
+def test_masks(coco, tmp_path, fast):
+    with registered(coco) as name:
+        DatasetCatalog.get(name)
+        stock = COCOEvaluator(name, output_dir=str(tmp_path / "a"), use_fast_impl=fast)
+        expected = run(stock, coco)
+        results = run(SparseCOCOEvaluator(name, tmp_path / "b", masks=True), coco)
+        assert list(results) == ["bbox", "segm"]
+        for task in results:
+            compare(results[task], expected[task], fast)
+            assert results[task]["classes_evaluated"] == 4
+        # Masks end at the border of these small images, so that none but small ones are found.
+        assert all(0 < results["segm"][metric] < 100 for metric in ("AP", "AP50", "AP75", "APs"))
+        assert results["segm"]["AP"] != results["bbox"]["AP"]
+        file = tmp_path / "b" / RESULTS
+        assert (tmp_path / "a" / RESULTS).read_bytes() == file.read_bytes()
+        assert evaluate_results_file(name, file, masks=True) == results
+        with open(tmp_path / "b" / f"{name}_segm_per_class.csv", newline="") as table:
+            for row in csv.DictReader(table):
+                ap = expected["segm"][f"AP-{row['name']}"]
+                assert float(row["AP"] or "nan") == pytest.approx(ap, abs=5.1e-5, nan_ok=True)
+
+
+def test_masks_that_do_not_fit(coco):
+    good = predictions(coco, 1)
+    other, none = (predictions(coco, 1) for _ in range(2))
+    other.pred_masks = other.pred_masks.transpose(1, 2)
+    none.remove("pred_masks")
+    with registered(coco) as name:
+        evaluator = SparseCOCOEvaluator(name, masks=True)
+        evaluator.reset()
+        evaluator.process([{"image_id": 1}], [{"instances": good}])
+        for found, message in (
+            (other, "Image 1 is 96 x 64 pixels in .* but has a mask of 64 x 96"),
+            (none, "Image 1: the output of the model has no pred_masks"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                evaluator.process([{"image_id": 1}], [{"instances": found}])
+    del coco.dataset["annotations"][4]["segmentation"]
+    write_json(coco.json_file, coco.dataset)
+    with registered(coco) as name:
+        SparseCOCOEvaluator(name)
+        with pytest.raises(ValueError, match="annotation with id 5 has no 'segmentation'"):
+            SparseCOCOEvaluator(name, masks=True)
 
 
 def test_evaluated_again(coco, tmp_path):

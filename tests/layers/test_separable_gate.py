@@ -59,6 +59,31 @@ def test_equals_the_linear_layer_on_the_embedding(geometry, normalize_by):
         torch.testing.assert_close(raw[g], expected.permute(2, 0, 1), rtol=1e-12, atol=1e-11)
 
 
+@pytest.mark.parametrize("std", [0.125, 0.01])  # as "xavier", about, and as released
+@forms
+def test_in_float32_only_gates_beside_the_floor_change_sides(geometry, normalize_by, std):
+    """Errors are in lengths of the rows of W_G. In both forms they are what is left of rounded
+    phases, whatever the boxes; sums of rounded differences of corners have some 50 times as much.
+    """
+    form = dict(geometry=geometry, normalize_by=normalize_by)
+    generator = torch.Generator().manual_seed(0)
+    centre = torch.rand(150, 2, generator=generator) * torch.tensor([1333.0, 800.0])
+    half = 2 * 200 ** torch.rand(150, 2, generator=generator)  # sides of 4 to 800 pixels
+    boxes = torch.cat([centre - half, centre + half], dim=1)
+    weight, bias = std * torch.randn(16, 64, generator=generator), torch.zeros(16)
+    length = weight.norm(dim=1)[:, None, None].double()
+
+    separable = raw_gate(boxes[None], boxes[None], weight, bias, **form)[0]
+    simple = (pair_embedding(boxes, boxes, **form) @ weight.T).permute(2, 0, 1)
+    wide = boxes.double()
+    true = (pair_embedding(wide, wide, **form) @ weight.double().T).permute(2, 0, 1)
+    for ours in (separable, simple):
+        assert ((ours - true).abs() / length).max() < 1e-4
+    differ = (separable > MIN_GATE) != (simple > MIN_GATE)  # (16, 150, 150)
+    assert differ.sum() <= 1e-5 * differ.numel()
+    assert ((true - MIN_GATE).abs() / length)[differ].lt(5e-5).all()
+
+
 @gates
 def test_log_gate_and_its_gradients(geometry, normalize_by):
     boxes, wanted = groups(2, 6), parameters()

@@ -33,12 +33,14 @@ def results(coco, tmp_path):
 
 def evaluate(capsys, *arguments):
     load_tool("evaluate_results").main([str(a) for a in arguments])
-    return json.loads(capsys.readouterr().out.splitlines()[-1])["bbox"]
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
 def test_by_file_with_counts_and_a_table(coco, results, tmp_path, capsys):
     out = tmp_path / "tables"
-    found = evaluate(capsys, coco.json_file, results, "--train", coco.json_file, "--output", out)
+    found = evaluate(capsys, coco.json_file, results, "--train", coco.json_file, "--output", out)[
+        "bbox"
+    ]
     assert found["AP"] == pytest.approx(200 / 3) and found["AR100"] == pytest.approx(200 / 3)
     assert found["APr"] == pytest.approx(200 / 3)  # all classes are in four images
     (table,) = out.iterdir()
@@ -47,8 +49,21 @@ def test_by_file_with_counts_and_a_table(coco, results, tmp_path, capsys):
 
 def test_by_name(coco, results, capsys):
     with registered(coco) as name:
-        found = evaluate(capsys, name, results, "--train", name)
+        found = evaluate(capsys, name, results, "--train", name)["bbox"]
     assert found["AP50"] == pytest.approx(200 / 3)
+
+
+def test_masks(coco, tmp_path, capsys):
+    runs = {"size": [64, 96], "counts": "0PP6"}  # the whole image
+    for annotation in coco.dataset["annotations"]:
+        annotation["segmentation"] = runs
+    write_json(coco.json_file, coco.dataset)
+    keys = ("image_id", "category_id", "bbox", "segmentation")
+    found = [{k: a[k] for k in keys} | {"score": 0.9} for a in coco.dataset["annotations"]]
+    path = str(write_json(tmp_path / "results.json", found))
+    assert list(evaluate(capsys, coco.json_file, path)) == ["bbox"]
+    results = evaluate(capsys, coco.json_file, path, "--masks")
+    assert results["segm"]["AP"] == pytest.approx(100)
 
 
 @pytest.mark.parametrize(
