@@ -90,7 +90,8 @@ def ours(truth_file: str, results_file: str) -> Arrays:
     truth = ground_truth(read_coco(truth_file), truth_file)
     detections = read_results(results_file, truth)
     assert truth.objects is not None
-    return evaluate_detections(truth.objects, detections, len(truth.image_ids), len(truth.category_ids))
+    sizes = len(truth.image_ids), len(truth.category_ids)
+    return evaluate_detections(truth.objects, detections, *sizes)
 
 
 def _like_pycocotools(coco: Any, evaluation: Any, truth_file: str, results_file: str) -> Arrays:
