@@ -13,6 +13,7 @@ phases reach 691 rad, where one bfloat16 step is larger than a period.
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -144,6 +145,23 @@ def pair_embedding(
         )
         wavelength = WAVELENGTH[geometry]
         return sinusoidal_embedding(deltas, dim // 8, scale=100.0, wavelength=wavelength)
+
+
+def aimed_gates(num_heads: int, dim: int = EMBED_DIM) -> Tensor:
+    """What is added to random weights of W_G for "signed": (H, dim).
+
+    Not in the paper. Every second head is aimed: of K = H // 2 such heads the k-th gets
+    `W_G E_G = cos(a) s(dx) + sin(a) s(dy)`, a = 2 pi k / K, with s the sum of the sines of the two
+    longest wavelengths, which grows up to 6.7 box sizes. So the first listens to the right, and of
+    four the second listens downwards. The other rows are 0: with all heads aimed, what does not
+    depend on a direction is learned later (docs/relational_scenes.md).
+    """
+    count = num_heads // 2
+    angles = torch.arange(count) * (2 * math.pi / max(count, 1))
+    weight = torch.zeros(num_heads, 4, 2, dim // 8)  # (dx, dy, dw, dh), (sin, cos), wavelengths
+    weight[1::2, 0, 0, -2:] = angles.cos()[:, None]
+    weight[1::2, 1, 0, -2:] = angles.sin()[:, None]
+    return weight.flatten(1)
 
 
 def log_gate(embedding: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from relation_heads.layers import (
     sinusoidal_embedding,
 )
 from relation_heads.layers.arguments import ArgumentError
-from relation_heads.layers.geometry import PAIR_GEOMETRIES, polar
+from relation_heads.layers.geometry import PAIR_GEOMETRIES, aimed_gates, polar
 
 # Three boxes worked out by hand, and the values the released formulas give for them.
 BOXES = torch.tensor([[10, 20, 109, 219], [50, 60, 149, 159], [300, 40, 331, 71.0]])
@@ -53,6 +53,22 @@ def test_embedding_layout_is_sines_then_cosines_of_each_value():
     z = 5 * values[0, :, None] / wavelengths
     expected = torch.cat([z[0].sin(), z[0].cos(), z[1].sin(), z[1].cos()])
     torch.testing.assert_close(sinusoidal_embedding(values, 3, scale=5.0)[0], expected)
+
+
+def test_every_second_head_is_aimed():
+    query, key = BOXES[:1].double(), BOXES[1:].double()
+    gates = pair_embedding(query, key, geometry="signed")[0] @ aimed_gates(9).double().T
+    for m, (x1, y1, x2, y2) in enumerate(key.tolist()):
+        width, height = 100, 200  # of the query, whose centre is (59.5, 119.5)
+        s = []
+        for t in (((x1 + x2) / 2 - 59.5) / width, ((y1 + y2) / 2 - 119.5) / height):
+            d = math.copysign(math.log(1 + 4 * abs(t)), t)
+            s.append(math.sin(100 * d / 1000**0.75) + math.sin(100 * d / 1000**0.875))
+        for head, angle in ((1, 0), (3, math.pi / 2), (5, math.pi), (7, 1.5 * math.pi)):
+            expected = math.cos(angle) * s[0] + math.sin(angle) * s[1]
+            assert gates[m, head].item() == pytest.approx(expected, abs=1e-5)
+    assert (gates[:, ::2] == 0).all()
+    assert (aimed_gates(1) == 0).all()  # a single head hears all sides
 
 
 def flipped(boxes, width=400.0):

@@ -322,6 +322,15 @@ def test_inits(norm):
     assert all(not layer.bias.any() for layer in normal.children())
 
 
+def test_a_signed_module_starts_with_aimed_heads():
+    weights = []
+    for geometry in ("signed", "relation"):
+        torch.manual_seed(0)
+        weights.append(ObjectRelation(DIM, num_heads=4, geometry=geometry).gate.weight.detach())
+    aimed = weights[0] - weights[1]
+    assert (aimed[1::2].abs().amax(1) > 0.9).all() and not aimed[::2].any()
+
+
 def test_relation_weights_of_large_logits_are_finite():
     query = torch.full((2, 1, 4), 1e4)
     weights = relation_weights(query, query, None)

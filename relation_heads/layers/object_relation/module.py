@@ -40,6 +40,7 @@ from ..geometry import (
     NORMALIZE_BY,
     PAIR_GEOMETRIES,
     NormalizeBy,
+    aimed_gates,
     box_embedding,
     log_gate,
     pair_embedding,
@@ -129,7 +130,9 @@ class ObjectRelation(nn.Module):
             init: "zero" (W_V = 0, the others xavier: the module starts as the identity, so it
                 disturbs neither a trained detector nor, on features that are not normalised, a
                 training from scratch), "xavier" (uniform; where it is stable it learns fastest in
-                short schedules) or "normal" (N(0, 0.01), as released). Biases are 0.
+                short schedules) or "normal" (N(0, 0.01), as released). Biases are 0. For "signed"
+                `geometry.aimed_gates` are added to W_G: without them a head finds its direction
+                late, since a gate has no gradient before values count.
             implementation: how `forward` computes the same function: "simple" (all pairs at once,
                 `relation_weights`), "fused" (blocks of queries, `fused_relation`), "triton" (the
                 gate of all pairs by a kernel, `triton_gate.triton_relation`, which "position" has
@@ -188,6 +191,9 @@ class ObjectRelation(nn.Module):
             nn.init.zeros_(layer.bias)
         if self.init == "zero":
             nn.init.zeros_(self.value.weight)
+        if self.geometry == "signed":
+            with torch.no_grad():
+                self.gate.weight += aimed_gates(self.num_heads).to(self.gate.weight)
 
     @property
     def has_gate(self) -> bool:
