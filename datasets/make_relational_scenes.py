@@ -23,9 +23,10 @@ def default_output(crowded: bool) -> Path:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+    from relation_heads.commands.model import at_least_0
+
+    parser = new_parser(__doc__)
     parser.add_argument(
         "--output",
         type=Path,
@@ -38,15 +39,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="scenes of the groups plain and crowd only, whose neighbours overlap by 0.55 to 0.85",
     )
-    parser.add_argument("--num-train", type=int, default=2000, help="training images (%(default)s)")
-    parser.add_argument("--num-val", type=int, default=300, help="validation images (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything (%(default)s)")
+    parser.add_argument(
+        "--num-train", type=at_least_0, default=2000, help="training images (%(default)s)"
+    )
+    parser.add_argument(
+        "--num-val", type=at_least_0, default=300, help="validation images (%(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=at_least_0, default=0, help="seed of everything (%(default)s)"
+    )
     parser.add_argument(
         "--preview", type=Path, metavar="FILE.png", help="write a labelled picture of it instead"
     )
     args = parser.parse_args(argv)
-    if min(args.num_train, args.num_val, args.seed) < 0:
-        parser.error("--num-train, --num-val and --seed must not be negative")
     return args
 
 

@@ -43,9 +43,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+    from relation_heads.commands.model import at_least_1
+
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--ade-root", type=Path, required=True, help="folder of the unpacked release")
     add("--output", type=Path, required=True, help="folder to write")
@@ -55,11 +56,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--names", type=Path, help="raw names, one per line, of --counts")
     add("--counts", type=Path, help="instances, one number per line (default: counted)")
     add("--vocabulary", type=Path, help="names or synsets, for sgrn (default: those of VG3000)")
-    add("--min-count", type=int, default=5, help="fewest instances of a class (%(default)s)")
+    add("--min-count", type=at_least_1, default=5, help="fewest instances of a class (%(default)s)")
     add("--val-lists", type=Path, nargs="+", default=[], metavar="LIST.txt",
         help="a further split of val each, named as the file")  # fmt: skip
     add("--amodal", action="store_true", help="boxes with occluded pixels (release of 2021)")
-    add("--workers", type=int, default=4, help="threads that read images (%(default)s)")
+    add("--workers", type=at_least_1, default=4, help="threads that read images (%(default)s)")
     args = parser.parse_args(argv)
     if (args.names is None) != (args.counts is None):
         parser.error("--names and --counts belong together")
@@ -67,8 +68,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--vocabulary is for --labels sgrn")
     if args.published and (args.names or args.val_lists):
         parser.error("--published stands for --names, --counts and --val-lists")
-    if min(args.min_count, args.workers) < 1:
-        parser.error("--min-count and --workers must be at least 1")
     stems = ["train", "val", *(path.stem for path in args.val_lists)]
     if len(set(stems)) < len(stems):
         parser.error("--val-lists must be called differently, and neither train nor val")

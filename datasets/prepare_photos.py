@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--voc", type=Path, nargs="+", metavar="FOLDER", default=[],
         help="folders with photographs of VOC2012; the first that has a name counts")  # fmt: skip

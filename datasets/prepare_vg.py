@@ -56,9 +56,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+    from relation_heads.commands.model import at_least_1
+
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--vg-root", type=Path, required=True, help="folder of objects.json and image_data.json")
     add("--output", type=Path, required=True, help="folder to write")
@@ -71,19 +72,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="%(default)s")  # fmt: skip
     add("--split-lists", type=Path, metavar="FOLDER", help="instead: has train.txt, val.txt, ...")
     add("--seed", type=int, help="of --split random (default: 0)")
-    add("--held-out", type=int, nargs="+", metavar="N",
+    add("--held-out", type=at_least_1, nargs="+", metavar="N",
         help="images of test, and of val (5000; vg3993: 4000 4077)")  # fmt: skip
     add("--coco-val", type=Path, metavar="JSON",
         help="COCO's annotations of val2017: its images become val (leak-free)")  # fmt: skip
     add("--check-images", type=Path, metavar="DIR", help="folder of VG_100K and VG_100K_2")
-    add("--workers", type=int, default=4, help="threads that decode images (%(default)s)")
+    add("--workers", type=at_least_1, default=4, help="threads that decode images (%(default)s)")
     args = parser.parse_args(argv)
     args.held_out = args.held_out or ([4000, 4077] if args.vocabulary == "vg3993" else [5000])
     if len(args.held_out) > 2:
         parser.error("--held-out has one number, or that of test and that of val")
     args.held_out = [args.held_out[0], args.held_out[-1]]
-    if min(*args.held_out, args.workers) < 1:
-        parser.error("--held-out and --workers must be at least 1")
     if args.coco_val and (args.split != "leak-free" or args.split_lists):
         parser.error("--coco-val is for --split leak-free")
     if args.split_lists and args.split != "leak-free":

@@ -33,17 +33,18 @@ def take_images(dataset: dict, ids: list[int]) -> dict:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+    from relation_heads.commands.model import at_least_1
+
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("json", type=Path, help="annotations in COCO format")
     add("output", type=Path, help="where the smaller JSON goes")
-    add("--num", type=int, default=4, help="the first so many images that have an annotation")
+    add(
+        "--num", type=at_least_1, default=4, help="the first so many images that have an annotation"
+    )
     add("--ids", type=int, nargs="+", help="these images instead")
     args = parser.parse_args(argv)
-    if args.num < 1:
-        parser.error("--num must be at least 1")
     return args
 
 

@@ -10,7 +10,6 @@ import argparse
 import dis
 import io
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -23,11 +22,24 @@ DETECTRON2_HELP = (
     "is not on the package index; after torch, install it with: pip install --no-build-isolation "
     "'git+https://github.com/facebookresearch/detectron2.git' (relation_heads.layers works alone)."
 )
-DEBUG = "RELATION_HEADS_DEBUG"
 KNOWN = (OSError, ValueError, KeyError, ImportError, FloatingPointError)  # if raised here
 MOST_SAID = 300  # characters of an error that was not expected
 _ROOT = Path(__file__).resolve().parents[1]
 _OURS = tuple(_ROOT / name for name in ("relation_heads", "benchmarks", "tools", "datasets"))
+
+
+def new_parser(doc: str | None) -> argparse.ArgumentParser:
+    """The parser of a program, which its docstring explains."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_debug(parser)
+    return parser
+
+
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    """`--debug`, see `run_or_explain`. Before config overrides, which take all that follows."""
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def run_or_explain(
@@ -38,8 +50,7 @@ def run_or_explain(
     2 is for a fault that is known: a file that cannot be opened, a package that is not installed,
     too little memory of a GPU, and what a `raise` in this project made: its message is for the
     user. Everything else may be a bug: 1, and a sentence that says where it was. The traceback goes
-    to the log file, if there is one, and with RELATION_HEADS_DEBUG=1 to the terminal. 130 is for
-    Ctrl-C.
+    to the log file, if there is one, and with `--debug` to the terminal. 130 is for Ctrl-C.
     """
     quiet()
     for stream in (sys.stdout, sys.stderr):  # what is only printed must not end a program
@@ -52,7 +63,7 @@ def run_or_explain(
         code, message = 130, "stopped."
     except Exception as error:
         _to_log_files(error)
-        if os.environ.get(DEBUG):
+        if getattr(args, "debug", False):
             raise
         known = explain(error)
         code, message = (1, unexpected(error)) if known is None else (2, known)
@@ -92,14 +103,16 @@ def _not_about_itself(record: logging.LogRecord) -> bool:
 
 def unexpected(error: Exception) -> str:
     """What is known about an error that nobody thought of."""
+    return f"{told(error)}. This was not expected; --debug shows the traceback."
+
+
+def told(error: Exception) -> str:
+    """The type of an error, what it says, and where it was raised."""
     trace = _origin(error.__traceback__)
     where = f"{trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}" if trace else "nowhere"
     said = " ".join(str(error).split())
     said = said if len(said) <= MOST_SAID else said[:MOST_SAID] + " ..."
-    return (
-        f"{type(error).__name__}{': ' if said else ''}{said} ({where}). This was not expected; "
-        f"{DEBUG}=1 in the environment shows the traceback."
-    )
+    return f"{type(error).__name__}{': ' if said else ''}{said} ({where})"
 
 
 def explain(error: Exception) -> str | None:
@@ -140,6 +153,12 @@ def _origin(trace: TracebackType | None) -> TracebackType | None:
     while trace and trace.tb_next:
         trace = trace.tb_next
     return trace
+
+
+def of_a_package(error: Exception) -> bool:
+    """Whether a package that is installed raised it, not this project nor a file of the user."""
+    trace = _origin(error.__traceback__)
+    return trace is not None and "site-packages" in trace.tb_frame.f_code.co_filename
 
 
 def _raised_here(trace: TracebackType | None) -> bool:

@@ -22,9 +22,9 @@ from pathlib import Path
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("config", nargs="?", help="a path, or a name below configs/ of this project or Detectron2")
     add("overrides", nargs="*", metavar="KEY VALUE", help="changes of the config and of its twin")

@@ -25,21 +25,24 @@ from pathlib import Path
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+    from relation_heads.commands.model import at_least_1
+
+    parser = new_parser(__doc__)
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="parts of names of cases, or configs"
     )
     parser.add_argument("--list", action="store_true", help="only print the names")
-    parser.add_argument("--rounds", type=int, default=5, help="at least; one to warm up more")
+    parser.add_argument(
+        "--rounds", type=at_least_1, default=5, help="at least; one to warm up more"
+    )
     parser.add_argument("--no-time", action="store_true", help="only memory and errors")
     parser.add_argument("--targets", action="store_true", help="fail if a target is missed")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU")
+    parser.add_argument("--threads", type=at_least_1, default=1, help="of torch on the CPU")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every number there")
     parser.add_argument("--whole", action="store_true", help="whole detectors of configs")
-    parser.add_argument("--batch", type=int, default=1, help="images, with --whole")
+    parser.add_argument("--batch", type=at_least_1, default=1, help="images, with --whole")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE",
         help="config overrides of all detectors, with --whole; comes last")  # fmt: skip
     args = parser.parse_args(argv)
@@ -47,11 +50,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--whole has neither --list nor --targets")
     if not args.whole and (args.opts or args.batch != 1):
         parser.error("--batch and --opts belong to --whole")
-    for name in ("rounds", "threads", "batch"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} must be at least 1, got {getattr(args, name)}.")
     if args.json is not None and not args.json.absolute().parent.is_dir():
-        parser.error(f"--json: there is no folder {args.json.absolute().parent}.")
+        parser.error(f"--json {args.json}: there is no folder {args.json.absolute().parent}.")
     return args
 
 

@@ -37,9 +37,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+    from relation_heads.commands.model import at_least_1
+
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME",
         help="data sets, the training split first (default: all of --dataset)")  # fmt: skip
@@ -48,7 +49,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "under $DETECTRON2_DATASETS")  # fmt: skip
     add("--no-images", dest="read_images", action="store_false",
         help="see that the image files are there, but do not read them")  # fmt: skip
-    add("--workers", type=int, default=8, help="threads that read images (%(default)s)")
+    add("--workers", type=at_least_1, default=8, help="threads that read images (%(default)s)")
     add("--json", type=Path, metavar="FILE", help="write the report there as well")
     args = parser.parse_args(argv)
     given = [name for name, _, _ in args.dataset]
@@ -59,10 +60,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("every data set must have a name of its own")
     if not set(given) <= set(args.names):
         parser.error("where names are given, those of --dataset must be among them")
-    if args.workers < 1:
-        parser.error("--workers must be at least 1")
     if args.json and not args.json.parent.is_dir():
-        parser.error(f"--json: there is no folder {args.json.parent}")
+        parser.error(f"--json {args.json}: there is no folder {args.json.parent}")
     return args
 
 

@@ -31,16 +31,17 @@ def run(args: argparse.Namespace) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+    from relation_heads.commands.model import above_0, share
+
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("dataset", help="name of a registered data set, or JSON file in COCO format")
     add("all_boxes", type=Path, help="coco_instances_results.json of an evaluation without NMS")
     add("--results", nargs=2, action="append", default=[], metavar=("NAME", "FILE"),
         help="those of another run as they are, for example of learned removal")  # fmt: skip
-    add("--nms", nargs="*", type=float, default=THRESHOLDS, help="thresholds (%(default)s)")
-    add("--sigma", nargs="*", type=float, default=SIGMAS, help="of Soft-NMS (%(default)s)")
+    add("--nms", nargs="*", type=share, default=THRESHOLDS, help="thresholds (%(default)s)")
+    add("--sigma", nargs="*", type=above_0, default=SIGMAS, help="of Soft-NMS (%(default)s)")
     return parser.parse_args(argv)
 
 

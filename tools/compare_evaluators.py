@@ -18,23 +18,19 @@ from pathlib import Path
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+    from relation_heads.commands.model import at_least_1
+
+    parser = new_parser(__doc__)
     add = parser.add_argument
-    add("--classes", type=int, nargs="+", default=[80, 3000], help="sizes (%(default)s)")
-    add("--images", type=int, default=100, help="of each size (%(default)s)")
-    add("--objects", type=int, default=20, help="in an image (%(default)s)")
-    add("--detections", type=int, default=100, help="in an image (%(default)s)")
-    add("--rounds", type=int, default=3, help="and one to warm up (%(default)s)")
+    add("--classes", type=at_least_1, nargs="+", default=[80, 3000], help="sizes (%(default)s)")
+    add("--images", type=at_least_1, default=100, help="of each size (%(default)s)")
+    add("--objects", type=at_least_1, default=20, help="in an image (%(default)s)")
+    add("--detections", type=at_least_1, default=100, help="in an image (%(default)s)")
+    add("--rounds", type=at_least_1, default=3, help="and one to warm up (%(default)s)")
     add("--seed", type=int, default=0)
     add("--json", type=Path, metavar="FILE", help="also write every number there")
     args = parser.parse_args(argv)
-    for name in ("images", "objects", "detections", "rounds"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} must be at least 1, got {getattr(args, name)}.")
-    if min(args.classes) < 1:
-        parser.error(f"--classes must be at least 1, got {min(args.classes)}.")
     return args
 
 

@@ -25,19 +25,20 @@ from pathlib import Path
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+    from relation_heads.commands.model import at_least_1
+
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--datasets", nargs="+", default=[], metavar="NAME", help="training images, or all")
     add("--test", nargs="+", default=[], metavar="NAME", help="test images")
-    add("--min-boxes", type=int, default=1, help="smallest number in an image (%(default)s)")
+    add("--min-boxes", type=at_least_1, default=1, help="smallest number in an image (%(default)s)")
     add("--methods", nargs="+", metavar="NAME", help="(all)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], metavar="SEED", help="(0 to 4)")
     add("--train-images", type=int, nargs="+", default=[], metavar="N", help="beside all")
-    add("--epochs", type=int, default=12, help="over all training images (%(default)s)")
-    add("--batch-size", type=int, default=32, help="images of a step (%(default)s)")
-    add("--threads", type=int, default=1, help="of torch (%(default)s)")
+    add("--epochs", type=at_least_1, default=12, help="over all training images (%(default)s)")
+    add("--batch-size", type=at_least_1, default=32, help="images of a step (%(default)s)")
+    add("--threads", type=at_least_1, default=1, help="of torch (%(default)s)")
     add("--output", type=Path, required=True, metavar="FOLDER", help="of the results")
     add("--features", type=Path, default=Path("output/given_boxes"), metavar="FOLDER",
         help="of the features, for all results (%(default)s)")  # fmt: skip
@@ -47,8 +48,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not (args.table or args.datasets):
         parser.error("--datasets is needed, or --table")
-    if min(args.epochs, args.batch_size, args.min_boxes, args.threads) < 1:
-        parser.error("--epochs, --batch-size, --min-boxes and --threads are at least 1")
     return args
 
 

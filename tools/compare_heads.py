@@ -25,14 +25,15 @@ def run(args: argparse.Namespace) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+    from relation_heads.commands.model import at_least_1
+
+    parser = new_parser(__doc__)
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="ratios are to the first")
-    parser.add_argument("--train-regions", type=int, default=512)
-    parser.add_argument("--test-regions", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--train-regions", type=at_least_1, default=512)
+    parser.add_argument("--test-regions", type=at_least_1, default=1000)
+    parser.add_argument("--rounds", type=at_least_1, default=5)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="for all configs"
     )

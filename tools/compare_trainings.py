@@ -23,9 +23,9 @@ from pathlib import Path
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--run", nargs="+", action="append", default=[], metavar=("NAME CONFIG", "KEY VALUE"),
         help="a detector; repeatable")  # fmt: skip

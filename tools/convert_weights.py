@@ -30,9 +30,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+
+    parser = new_parser(__doc__)
     parser.add_argument("source", choices=("mmdet-gcnet", "glore-3d"), help="what INPUT is")
     parser.add_argument("input", type=Path, metavar="INPUT", help="checkpoint of PyTorch")
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="new .pkl or .pth")

@@ -33,21 +33,20 @@ def run(args: argparse.Namespace) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+    from relation_heads.commands.model import at_least_1
+
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("datasets", nargs="+", metavar="NAME|FILE.json",
         help="a registered data set, or a file in COCO format")  # fmt: skip
     add("--output", type=Path, required=True, metavar="FILE.png", help="or .svg, .pdf")
-    add("--dpi", type=int, default=80, help="pixels per inch (%(default)s)")
+    add("--dpi", type=at_least_1, default=80, help="pixels per inch (%(default)s)")
     args = parser.parse_args(argv)
     if args.output.suffix not in (".png", ".svg", ".pdf"):
-        parser.error(f"--output must end in .png, .svg or .pdf, not {args.output.suffix!r}")
+        parser.error(f"--output must end in .png, .svg or .pdf, got {args.output}")
     if not args.output.resolve().parent.is_dir():
-        parser.error(f"--output: there is no folder {args.output.parent}")
-    if args.dpi < 1:
-        parser.error("--dpi must be at least 1")
+        parser.error(f"--output {args.output}: there is no folder {args.output.parent}")
     return args
 
 

@@ -162,12 +162,13 @@ def view(output: Path, page: Path) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+    from relation_heads.commands.model import at_least_1
+
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--output", type=Path, default=ROOT / "output" / "demo", help="folder to write")
-    add("--iterations", type=int, default=2000,
+    add("--iterations", type=at_least_1, default=2000,
         help="fewer for a quick look; the schedule shrinks with it (%(default)s)")  # fmt: skip
     return parser.parse_args(argv)
 

@@ -46,9 +46,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("dataset", help="name of a registered data set, or JSON file in COCO format")
     add("results", type=Path, help="coco_instances_results.json")
@@ -58,7 +58,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--max-detections", type=int, default=100, help="per image and class (%(default)s)")
     args = parser.parse_args(argv)
     if args.max_detections <= 10:
-        parser.error("--max-detections must be more than 10")
+        parser.error(f"--max-detections must be more than 10, got {args.max_detections}")
     return args
 
 

@@ -24,9 +24,9 @@ from pathlib import Path
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+
+    parser = new_parser(__doc__)
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--output", type=Path, required=True, help="a folder, or a file .npz")
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="repeatable")

@@ -23,9 +23,9 @@ TEXTS = ("what", "data", "licence", "not-for")
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("checkpoint", nargs="?", metavar="CHECKPOINT", help="a .pth file")
     add("--config-file", default="", metavar="FILE", help="of a checkpoint without a config")

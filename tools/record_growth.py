@@ -23,9 +23,9 @@ from pathlib import Path
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--config-file", metavar="FILE", help="what to train: a path, or a name below configs/ or "
         "Detectron2's own")  # fmt: skip

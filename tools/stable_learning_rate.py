@@ -27,20 +27,21 @@ from pathlib import Path
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+    from relation_heads.commands.model import above_0, at_least_0, at_least_1
+
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--config-file", metavar="FILE", help="the stock config: a path, or a name below configs/")
     add("--heads", nargs="+", metavar="NAME", help="of the table (all; beside --head: stock)")
     add("--head", nargs="+", action="append", default=[], metavar=("NAME", "KEY VALUE"),
         help="a head of your own; repeatable")  # fmt: skip
     add("--seeds", type=int, nargs="+", default=[0], metavar="SEED", help="(%(default)s)")
-    add("--start", type=float, default=0.02, metavar="RATE", help="SOLVER.BASE_LR (%(default)s)")
-    add("--at-most", type=int, default=1, metavar="STEPS",
+    add("--start", type=above_0, default=0.02, metavar="RATE", help="SOLVER.BASE_LR (%(default)s)")
+    add("--at-most", type=at_least_0, default=1, metavar="STEPS",
         help="doublings or halvings after the start; 0: none (%(default)s)")  # fmt: skip
-    add("--iterations", type=int, default=300, help="of a training (%(default)s)")
-    add("--parallel", type=int, default=1, help="trainings at a time (%(default)s)")
+    add("--iterations", type=at_least_1, default=300, help="of a training (%(default)s)")
+    add("--parallel", type=at_least_1, default=1, help="trainings at a time (%(default)s)")
     add("--import", dest="modules", nargs="+", default=[], metavar="MODULE",
         help="modules that register data sets, backbones or heads of yours")  # fmt: skip
     add("--output", type=Path, default=Path("output/stable_lr"), metavar="FOLDER",
@@ -50,8 +51,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not (args.table or args.config_file):
         parser.error("--config-file is needed, or --table")
-    if args.start <= 0 or args.at_most < 0 or args.iterations < 1 or args.parallel < 1:
-        parser.error("--start, --iterations and --parallel are positive, --at-most is not negative")
     return args
 
 

@@ -21,9 +21,9 @@ from pathlib import Path
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--configs", nargs="+", metavar="PART", help="only configs with one of these in the name")
     add("--heads", nargs="+", metavar="NAME", help="registered names (all of this package)")

@@ -22,11 +22,10 @@ from pathlib import Path
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Detectron2's arguments, and `--dataset`; see `relation_heads.commands.train`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
     from relation_heads.commands.train import add_arguments
 
+    parser = new_parser(__doc__)
     add_arguments(parser)
     parser.set_defaults(program="train_net.py")
     return parser.parse_args(argv)

@@ -18,9 +18,9 @@ from pathlib import Path
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from relation_heads.command_line import new_parser
+
+    parser = new_parser(__doc__)
     parser.add_argument("--detectors", nargs="+", metavar="NAME", help="some of the rows (all)")
     parser.add_argument("--output", type=Path, default=Path("output/exports.json"), metavar="JSON",
                         help="all cells, the commit and the machine (%(default)s)")  # fmt: skip

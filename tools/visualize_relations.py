@@ -18,11 +18,10 @@ from pathlib import Path
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
+    from relation_heads.command_line import new_parser
     from relation_heads.commands.explain import add_drawing
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--config-file", required=True, dest="model", metavar="FILE", help="or a checkpoint that "
         "has its config inside")  # fmt: skip

@@ -20,12 +20,14 @@ import json
 import math
 from collections import defaultdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from ..data.files import read_json
 from ..engine.growth import Growth
 from ..engine.setup import setup_cfg
 from ..layers import SGRN, ObjectRelation
@@ -153,6 +155,13 @@ def _row(iterations: list[int], values: dict[int, float]) -> list[Any]:
     return [written(i) for i in iterations]
 
 
+def _recording(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict) or "iterations" not in content:
+        raise ValueError(f"{path} is no recording of {TOOL}.")
+    return content
+
+
 def record_or_draw(args: argparse.Namespace) -> None:
     """What `tools/record_growth.py` does with its arguments.
 
@@ -162,9 +171,7 @@ def record_or_draw(args: argparse.Namespace) -> None:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     if args.draw:
         distinct = len({path.stem for path in args.draw}) == len(args.draw)
-        files = {
-            path.stem if distinct else str(path): json.loads(path.read_text()) for path in args.draw
-        }
+        files = {path.stem if distinct else str(path): _recording(path) for path in args.draw}
         args.output.write_text(draw(files, args.lines))
         print(f"Written to {args.output}.")
         return

@@ -22,7 +22,16 @@ from ..config.defaults import NODES
 from ..config.files import all_configs, merge_file
 from ..config.schema import described
 from ..zoo import entries
-from . import evaluators, export_files, growth_table, mutation, trainings, trainings_files
+from . import (
+    evaluators,
+    export_files,
+    growth_table,
+    mutation,
+    reliability,
+    scaling,
+    trainings,
+    trainings_files,
+)
 from . import stable_lr_files as stable_lr
 from .given_boxes import results as given_boxes
 from .given_boxes.table import tables
@@ -72,6 +81,12 @@ def part(name: str) -> str:
             return export_files.table_of(content)
         if "cases" in content:
             return evaluators.table(content)
+        if "audit" in content:
+            return reliability.matrix(content)
+        if "memory_mib" in content:
+            return reliability.soak(content)
+        if "gradients" in content:
+            return scaling.table(content)
         if "mutants" in content:
             return mutation.table(content)
         return table_of_experiments(content["experiments"])

@@ -55,10 +55,11 @@ def machine() -> str:
 
 
 def provenance(seed: int, tool: str) -> dict[str, Any]:
-    """What a reader needs to repeat the run of a tool, such as "tools/sweep_stock_configs.py"."""
+    """What a reader needs to repeat the run of a tool, such as "tools/sweep_stock_configs.py" or
+    "python -m tests.robustness.audit"."""
     return {
         "commit": commit(),
-        "command": shlex.join([tool, *sys.argv[1:]]),
+        "command": " ".join([tool, *map(shlex.quote, sys.argv[1:])]),
         "seed": seed,
         "machine": machine(),
         "versions": {

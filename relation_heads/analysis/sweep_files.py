@@ -13,7 +13,9 @@ from dataclasses import asdict
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.modeling import ROI_HEADS_REGISTRY
 
+from ..config.problems import did_you_mean
 from ..engine.checks import check_cfg
 from ..engine.form_checks import head_names
 from .provenance import provenance
@@ -37,6 +39,12 @@ def sweep_and_write(args: argparse.Namespace) -> int:
         importlib.import_module(module)
     heads = args.heads or registered_heads()
     configs = [c for c in stock_configs() if not args.configs or any(p in c for p in args.configs)]
+    unknown = [head for head in heads if head not in ROI_HEADS_REGISTRY]
+    if unknown:
+        hint = did_you_mean(unknown[0], registered_heads())
+        raise ValueError(f"--heads: {unknown[0]} is not registered{hint}")
+    if not configs:
+        raise ValueError(f"--configs: no config of Detectron2 has {' or '.join(args.configs)}.")
     content = provenance(args.seed, "tools/sweep_stock_configs.py")
     start, cells = time.perf_counter(), []
     for cell in sweep(configs, heads, check, tenth=args.tenth, seed=args.seed):

@@ -11,7 +11,7 @@ import argparse
 import sys
 from importlib import import_module
 
-from ..command_line import run_or_explain
+from ..command_line import add_debug, run_or_explain
 from .model import take_overrides
 
 # In the order in which a user meets them.
@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
             description=verb.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        add_debug(one)
         verb.add_arguments(one)
         one.set_defaults(program=f"relation-heads {name}")
     return parser

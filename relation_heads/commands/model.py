@@ -57,9 +57,26 @@ def share(text: str) -> float:
     return value
 
 
+def above_0(text: str) -> float:
+    """A finite number above 0, as the type of an argument."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
+
+
+def at_least_0(text: str) -> int:
+    """A whole number from 0 on, as the type of an argument."""
+    return _whole(text, 0)
+
+
 def at_least_1(text: str) -> int:
     """A whole number from 1 on, as the type of an argument."""
+    return _whole(text, 1)
+
+
+def _whole(text: str, least: int) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
     return value

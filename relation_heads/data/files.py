@@ -50,6 +50,19 @@ def write_whole(path: Path, text: str) -> None:
         file.write(text)
 
 
+def read_text(path: Path) -> str:
+    """The content of a text file in UTF-8.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is not UTF-8; names the file.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text in UTF-8: {error}.") from None
+
+
 def read_json(
     path: str | os.PathLike[str],
     hook: Callable[[dict[str, Any]], Any] | None = None,

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from ..layers.arguments import first_few
+from .files import read_text
 from .visual_genome.boxes import count_synsets, read_boxes, select
 from .visual_genome.images import Photo, Tally, decoded_size
 
@@ -118,9 +119,17 @@ def _voc(folders: Sequence[Path], boxes: Path) -> list[dict[str, Any]]:
 def read_voc_boxes(file: Path) -> Iterator[tuple[str, list[Object]]]:
     """Photographs and their objects, from a line `2007_000027.jpg 174 101 349 351 14` each: corners
     that count from 1, and the class, as often as there are objects."""
-    for line in file.read_text(encoding="utf-8").splitlines():
-        name, *numbers = line.split()
-        values = [float(number) for number in numbers]
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        name, *words = line.split() or [""]
+        try:
+            values = [float(word) for word in words]
+        except ValueError:
+            values = []
+        if not values or len(values) % 5:
+            raise ValueError(
+                f"{file}, line {number} must be the name of a photograph and five numbers for each "
+                f"object, but it is {line!r}."
+            )
         yield (
             name,
             [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -10,9 +11,32 @@ from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.data.transforms import Augmentation, RandomCrop_CategoryAreaConstraint
 
+from ..command_line import explain, of_a_package, told
 from ..data.mapper import FlipAwareMapper, mirror_classes
 from ..data.region_mapper import RegionClassificationMapper
 from ..modeling.registered import classifies_given_boxes
+
+
+@contextmanager
+def building(what: str) -> Iterator[None]:
+    """While open, what a package raises is said as a fault of the config. Detectron2 asserts what
+    does not fit, mostly without words.
+
+    Args:
+        what: is built, such as "model".
+
+    Raises:
+        ValueError: a package raised an error; says which, and where.
+    """
+    try:
+        yield
+    except Exception as error:
+        if explain(error) is not None or not of_a_package(error):
+            raise
+        raise ValueError(
+            f"The {what} of this config cannot be built: {told(error)}; --debug shows the "
+            "traceback."
+        ) from error
 
 
 def build_mapper(cfg: CfgNode, is_train: bool) -> Callable[[dict[str, Any]], dict] | None:

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import _filter_reused_missing_keys, _IncompatibleKeys
-from torch import nn
+from torch import Tensor, nn
 
 from ..data.array_pickle import read_plain
 from ..data.files import replacing
@@ -156,9 +157,18 @@ class ReportingCheckpointer(DetectionCheckpointer):
         if filename.endswith(".pth") and filename != self._whole:
             if reason := damage(Path(filename)):
                 raise ValueError(f"{filename} is damaged: {reason}.")
-        checkpoint: dict[str, Any] = (
-            _read_pickle(filename) if filename.endswith(".pkl") else super()._load_file(filename)
-        )
+        if filename.endswith(".pkl"):
+            checkpoint = _read_pickle(filename)
+        else:
+            try:
+                checkpoint = super()._load_file(filename)
+            except Exception as error:  # what no checkpoint is fails in many ways
+                if isinstance(error, OSError) and error.filename:
+                    raise
+                raise ValueError(
+                    f"{filename} is not a checkpoint that can be read safely: {_first_line(error)}"
+                ) from error
+        _check_weights(checkpoint["model"], filename)
         checkpoint["model"] = place_weights(self.model, checkpoint["model"], filename)
         return checkpoint
 
@@ -168,6 +178,21 @@ class ReportingCheckpointer(DetectionCheckpointer):
         if self._resuming:  # the optimizer comes next, and has no names
             _check_same_model(report, self._file)
         _check_loaded(self.model, report, self._file)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def _check_weights(weights: Any, path: str) -> None:
+    """They are tensors or arrays by name."""
+    if not isinstance(weights, Mapping):
+        raise ValueError(f"{path} has no weights by name: 'model' is a {type(weights).__name__}.")
+    for name, value in weights.items():
+        if not isinstance(name, str) or not isinstance(value, np.ndarray | Tensor):
+            raise ValueError(
+                f"{path} must have tensors by name, and has {name!r}: a {type(value).__name__}."
+            )
 
 
 def _read_pickle(path: str) -> dict[str, Any]:

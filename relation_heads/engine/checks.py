@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
@@ -23,7 +24,7 @@ from detectron2.modeling import (
     ROI_HEADS_REGISTRY,
     SEM_SEG_HEADS_REGISTRY,
 )
-from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY
+from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, StandardROIHeads
 
 from ..config.defaults import node, value_problems
 from ..config.problems import Problem, did_you_mean, log_and_raise
@@ -31,12 +32,14 @@ from ..modeling.context_backbone import build_context_backbone
 from ..modeling.context_plugins import parse_plugins
 from ..modeling.registered import roi_heads_class
 from ..modeling.torchvision_backbone import require_network
+from .backbone_checks import backbone_problems
 from .checkpoint import saved_in
 from .dataset_checks import NUM_CLASSES, dataset_problems
-from .form_checks import form_problems, unread_problems
-from .stock_checks import stock_problems
+from .form_checks import form_problems, is_relational, unread_problems
+from .stock_checks import stock_relations, stock_values
 
 logger = logging.getLogger(__name__)
+CANNOT = "The config cannot work:"
 SEMANTIC = ("SemanticSegmentor", "PanopticFPN")  # meta-architectures with a semantic head
 
 
@@ -59,10 +62,14 @@ def check_cfg(
     Raises:
         ValueError: one line per problem, with the key, its value and what is allowed.
     """
+    types = list(stock_values(cfg, eval_only))
+    if types:  # what follows reads these keys, and can take their types for granted
+        log_and_raise([*types, *value_problems(cfg)], CANNOT, logger)
     resumes = resume and bool(saved_in(cfg.OUTPUT_DIR))
-    values = [*value_problems(cfg), *stock_problems(cfg, eval_only)]
+    values = [*value_problems(cfg), *stock_relations(cfg, eval_only)]
     form = list(form_problems(cfg, earlier_heads))
-    problems = [*_names(cfg), *form, *values, *_device(cfg), *dataset_problems(cfg, eval_only)]
+    problems = [*_names(cfg), *form, *values, *_device(cfg), *_output(cfg)]
+    problems += dataset_problems(cfg, eval_only)
     problems += [] if resumes else _weights(cfg)
     # What relates several keys is asked where each is right alone; with other heads, the rest may
     # be right.
@@ -73,7 +80,9 @@ def check_cfg(
     if not (values or eval_only):
         problems += [*_amp(cfg), *_steps(cfg)]
         problems += [] if resumes else [*_from_scratch(cfg), *_frozen_base(cfg)]
-    log_and_raise(problems, "The config cannot work:", logger)
+    if not any(problem.fatal for problem in problems):
+        problems += backbone_problems(cfg)
+    log_and_raise(problems, CANNOT, logger)
 
 
 def _names(cfg: CfgNode) -> Iterator[Problem]:
@@ -89,6 +98,13 @@ def _names(cfg: CfgNode) -> Iterator[Problem]:
     box_head = cfg.MODEL.ROI_BOX_HEAD.NAME
     if box_head:  # Res5ROIHeads has none
         yield from _unknown("MODEL.ROI_BOX_HEAD.NAME", box_head, ROI_BOX_HEAD_REGISTRY)
+        return
+    heads = roi_heads_class(cfg)
+    if heads and issubclass(heads, StandardROIHeads) and not is_relational(heads):
+        yield Problem(
+            f"MODEL.ROI_BOX_HEAD.NAME is empty, and MODEL.ROI_HEADS.NAME "
+            f"{cfg.MODEL.ROI_HEADS.NAME} needs a box head, such as FastRCNNConvFCHead."
+        )
 
 
 def _unknown(key: str, name: str, registry: Iterable[tuple[str, Any]]) -> Iterator[Problem]:
@@ -166,6 +182,23 @@ def _device(cfg: CfgNode) -> Iterator[Problem]:
         return
     if kind == "cuda" and not torch.cuda.is_available():
         yield Problem(f"MODEL.DEVICE is {device}, but there is no GPU here: set MODEL.DEVICE cpu.")
+
+
+def _output(cfg: CfgNode) -> Iterator[Problem]:
+    """A folder that cannot be made or written to, by the nearest one that is there."""
+    folder = cfg.OUTPUT_DIR
+    try:
+        if not folder or "\0" in folder:
+            why = "it is no name of a folder"
+        else:
+            there = next(p for p in (Path(folder), *Path(folder).absolute().parents) if p.exists())
+            if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+                return
+            why = f"{there} {'cannot be written to' if there.is_dir() else 'is no folder'}"
+    except OSError as error:  # too long
+        why = str(error.strerror)
+    shown = folder if len(folder) <= 100 else f"{folder[:100]}..."
+    yield Problem(f"OUTPUT_DIR {shown!r} cannot be made: {why}.")
 
 
 def _amp(cfg: CfgNode) -> Iterator[Problem]:

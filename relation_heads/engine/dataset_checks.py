@@ -13,6 +13,7 @@ from ..config.problems import Problem, did_you_mean
 from ..data.checks.format import class_findings, coco_findings
 from ..data.coco_format import class_names, read_coco
 from ..evaluation.cityscapes import provide_cityscapes_scripts
+from ..modeling.registered import classifies_given_boxes
 
 # Meta-architecture -> where it reads its number of classes.
 NUM_CLASSES = {
@@ -36,7 +37,8 @@ def dataset_problems(cfg: CfgNode, eval_only: bool) -> Iterator[Problem]:
             known.append(name)
         else:
             hint = did_you_mean(name, DatasetCatalog)
-            yield Problem(f"The data set {name!r} is not registered{hint}")
+            key = f"DATASETS.{'TEST' if name in test else 'TRAIN'}"
+            yield Problem(f"{key}: the data set {name!r} is not registered{hint}")
     kind = "stuff" if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor" else "thing"
     classes = {name: names for name in known if (names := _classes(name, kind))}
     yield from _num_classes(cfg, classes)
@@ -44,6 +46,9 @@ def dataset_problems(cfg: CfgNode, eval_only: bool) -> Iterator[Problem]:
     for name in known:
         if name in test or not eval_only:
             yield from _json(name, is_test=name in test)
+    for name in known:
+        if not eval_only and name in cfg.DATASETS.TRAIN:
+            yield from _labels(cfg, name)
     yield from _cityscapes(name for name in known if name in test)
 
 
@@ -55,6 +60,32 @@ def _cityscapes(test: Iterable[str]) -> Iterator[Problem]:
                 provide_cityscapes_scripts()
             except ModuleNotFoundError as error:
                 yield Problem(f"{name}: {error}")
+
+
+def _labels(cfg: CfgNode, name: str) -> Iterator[Problem]:
+    """What a model learns beside boxes, and a training set in COCO format does not have."""
+    metadata, model = MetadataCatalog.get(name), cfg.MODEL
+    arch = model.META_ARCHITECTURE
+    if arch in ("PanopticFPN", "SemanticSegmentor") and metadata.get("evaluator_type") == "coco":
+        yield Problem(
+            f"MODEL.META_ARCHITECTURE {arch} learns MODEL.SEM_SEG_HEAD from labels of pixels, and "
+            f"{name} has boxes and masks of objects alone."
+        )
+    if arch not in ("GeneralizedRCNN", "PanopticFPN") or classifies_given_boxes(cfg):
+        return
+    if not _is_coco(metadata):
+        return
+    wanted = {"MASK_ON": "segmentation", "KEYPOINT_ON": "keypoints"}
+    wanted = {f"MODEL.{key}": field for key, field in wanted.items() if model[key]}
+    if not wanted or os.path.getsize(metadata.json_file) > _MAX_TRAIN_JSON_BYTES:
+        return
+    try:
+        annotations = read_coco(metadata.json_file).get("annotations", [])
+    except ValueError:  # said elsewhere
+        return
+    for key, field in wanted.items():
+        if not any(annotation.get(field) for annotation in annotations):
+            yield Problem(f"{key} is True, and no annotation of {name} has '{field}'.")
 
 
 def _classes(name: str, kind: str) -> list[str]:

@@ -30,13 +30,14 @@ from detectron2.modeling.roi_heads import (
     ROI_BOX_HEAD_REGISTRY,
     CascadeROIHeads,
     Res5ROIHeads,
+    RROIHeads,
     StandardROIHeads,
 )
 
 from ..config.defaults import NODES, node
 from ..config.problems import Problem
 from ..modeling import ContextRes5ROIHeads, RelationBoxHead
-from ..modeling.registered import roi_heads_class
+from ..modeling.registered import roi_heads_class, rpn_class
 from ..modeling.roi_heads.heads import Relational
 
 # Form -> the beginning of its names.
@@ -121,6 +122,9 @@ def form_problems(cfg: CfgNode, earlier_heads: Sequence[str] = ()) -> Iterator[P
         return  # said elsewhere
     heads = ROI_HEADS_REGISTRY.get(name)
     if not is_relational(heads):
+        if heads.__module__.startswith("detectron2.") and roi_heads_class(cfg) is not None:
+            yield from _wrong_form(cfg, form_of(heads)) if form_of(heads) else ()
+            yield from _half_rotated(cfg, heads)
         return
     if roi_heads_class(cfg) is None:
         yield Problem(
@@ -155,6 +159,21 @@ def _rotated(cfg: CfgNode) -> Iterator[Problem]:
                 f"{cfg.MODEL.ROI_HEADS.NAME} relates upright ones: set MODEL.{key}.NAME {upright}, "
                 "or MODEL.ROI_HEADS.NAME RROIHeads, which relates nothing."
             )
+
+
+def _half_rotated(cfg: CfgNode, heads: type) -> Iterator[Problem]:
+    """Detectron2's own heads: anchors, proposals and heads are rotated, or none of them."""
+    generator, anchors = cfg.MODEL.PROPOSAL_GENERATOR.NAME, cfg.MODEL.ANCHOR_GENERATOR.NAME
+    rpn = rpn_class(cfg)
+    if rpn is None or anchors not in ANCHOR_GENERATOR_REGISTRY:
+        return
+    rotated_anchors = issubclass(ANCHOR_GENERATOR_REGISTRY.get(anchors), RotatedAnchorGenerator)
+    if len({rotated_anchors, issubclass(rpn, RRPN), issubclass(heads, RROIHeads)}) > 1:
+        yield Problem(
+            f"MODEL.ANCHOR_GENERATOR.NAME {anchors}, MODEL.PROPOSAL_GENERATOR.NAME {generator} and "
+            f"MODEL.ROI_HEADS.NAME {cfg.MODEL.ROI_HEADS.NAME} must all be for rotated boxes "
+            "(RotatedAnchorGenerator, RRPN, RROIHeads), or none of them."
+        )
 
 
 def _wrong_form(cfg: CfgNode, form: str | None) -> Iterator[Problem]:

@@ -16,13 +16,14 @@ from .. import zoo
 from ..command_line import MOST_SAID
 from ..config import find_config, get_cfg, merge_file
 from ..config.problems import did_you_mean
+from ..config.schema import described
 
 # Keys of a checkpoint: the config as YAML, and the names of the classes.
 CONFIG, CLASS_NAMES = "config", "class_names"
 CHECKPOINTS = (".pth", ".pkl")
 # What yacs and its YAML reader raise for a file, a key or a value that is wrong.
 NOT_MERGED = (
-    AssertionError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError,
+    AssertionError, AttributeError, KeyError, RecursionError, TypeError, ValueError, yaml.YAMLError,
 )  # fmt: skip
 
 
@@ -34,6 +35,18 @@ def about_model(cfg: CfgNode) -> dict[str, Any]:
     if names:
         about[CLASS_NAMES] = list(names)
     return about
+
+
+# What yacs says of a value of another type than the default, and its types.
+_MISMATCH = re.compile(
+    r"Type mismatch \(<class '[\w.]*?(?P<of>\w+)'> vs. <class '[\w.]*?(?P<got>\w+)'>\) with "
+    r"values \(.* vs. (?P<value>.*)\) for config key: (?P<key>\S+)",
+    re.DOTALL,
+)
+_TYPES = {
+    **{kind.__name__: described(kind) for kind in (bool, str, int, float)},
+    "list": "a list", "tuple": "a list", "CfgNode": "a node of keys",
+}  # fmt: skip
 
 
 def config_of(source: str | os.PathLike[str]) -> CfgNode:
@@ -84,7 +97,15 @@ def merge_config(cfg: CfgNode, name: str) -> None:
     try:
         merge_file(cfg, path)
     except NOT_MERGED as error:
-        raise ValueError(f"{path} is not a config that can be read: {_said(error, cfg)}") from error
+        wrong = isinstance(error, AttributeError | TypeError)  # not what yacs looks into
+        said = "it must be keys with their values" if wrong else _said(error, cfg)
+        raise ValueError(f"{path} is not a config that can be read: {said}") from error
+    except OSError as error:
+        if error.filename in (None, path):
+            raise
+        raise ValueError(
+            f"{path} is based on {error.filename}, which cannot be read: {error.strerror}."
+        ) from error
 
 
 def merge_overrides(cfg: CfgNode, opts: Sequence[Any]) -> None:
@@ -96,7 +117,10 @@ def merge_overrides(cfg: CfgNode, opts: Sequence[Any]) -> None:
     try:
         cfg.merge_from_list(list(opts))
     except NOT_MERGED as error:
-        raise ValueError(f"{_said(error, cfg)} (config overrides)") from error
+        wrong = isinstance(error, AttributeError | TypeError)  # a key below a value
+        keys = ", ".join(map(str, opts[::2]))
+        said = f"one of these is no key: {keys}" if wrong else _said(error, cfg)
+        raise ValueError(f"{said} (config overrides)") from error
 
 
 def _said(error: Exception, cfg: CfgNode) -> str:
@@ -104,6 +128,13 @@ def _said(error: Exception, cfg: CfgNode) -> str:
     are cut."""
     # str() of a KeyError would quote it.
     said = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if isinstance(error, RecursionError):
+        said = "it is its own _BASE_, or part of itself, or nested too deep"
+    if mismatch := _MISMATCH.fullmatch(said):
+        of, got, value, key = mismatch.group("of", "got", "value", "key")
+        value = ", ".join(value.split("\n")) if got == "CfgNode" else value
+        value = {"str": repr(value), "CfgNode": f"{{{value}}}"}.get(got, value)
+        said = f"{key} must be {_TYPES.get(of, of)}, got {value}"
     unknown = re.fullmatch(r"Non-existent (?:config )?key: (\S+)", said)
     said += did_you_mean(unknown[1], _keys(cfg)).rstrip(".") if unknown else ""
     if len(said) > MOST_SAID:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
 from torch import nn
 
-from ..layers import SGRN
+from ..layers import SGRN, ObjectRelation
 from ..visualization import draw_kernels
 from ..visualization.detections import write_image
 from .image_files import find_images, names_in_one_folder
@@ -35,6 +35,18 @@ def write_kernels(model: nn.Module, folder: Path) -> None:
         print(write_image(folder / f"kernels_layer{k}.png", draw_kernels(conv.kernels)))
 
 
+def _check_module(
+    modules: Mapping[str, ObjectRelation | SGRN], name: str | None, head: int | None
+) -> None:
+    """`--module` and `--head`, before an image is read."""
+    if name is not None and name not in modules:
+        raise ValueError(f"--module {name} is none of: {', '.join(modules)}.")
+    asked = modules[name] if name is not None else list(modules.values())[-1]
+    heads = asked.num_heads if isinstance(asked, ObjectRelation) else 1
+    if head is not None and not 0 <= head < heads:
+        raise ValueError(f"--head must be in 0 to {heads - 1}, got {head}.")
+
+
 def write_pictures(args: argparse.Namespace) -> int:
     """What `relation-heads explain` and `tools/visualize_relations.py` do.
 
@@ -48,11 +60,13 @@ def write_pictures(args: argparse.Namespace) -> int:
     if videos:
         raise ValueError(f"{videos[0].source} is a video: pictures are of images.")
     predictor = load(args.model, device=args.device, half=args.half, opts=args.opts)
-    if not relation_modules(predictor.model):
+    modules = relation_modules(predictor.model)
+    if not modules:
         raise ValueError(
             f"{args.model} has no relation module and no SGRN graph: "
             f"MODEL.ROI_HEADS.NAME is {predictor.cfg.MODEL.ROI_HEADS.NAME}."
         )
+    _check_module(modules, args.module, args.head)
     names = predictor.class_names
     if args.class_name and args.class_name not in names:
         raise ValueError(f"--class {args.class_name} is none of: {', '.join(names)}.")

@@ -25,14 +25,18 @@ from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
+from ..config.defaults import value_problems
+from ..config.problems import raise_fatal
 from ..layers import SGRN, ObjectRelation
 from ..modeling import watch
 from ..modeling.roi_heads.heads import Relational
 from ..modeling.watch import Seen
 from ..visualization.detections import BACKGROUND, Detections, Relations
+from .build import building
 from .checkpoint import ReportingCheckpointer
 from .images import Image, to_bgr
 from .model_config import config_of, merge_overrides, names_of_classes
+from .stock_checks import stock_problems
 
 
 def load(
@@ -71,7 +75,9 @@ def load(
     cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS = False  # it needs the training set's counts
     if not cfg.MODEL.WEIGHTS:
         raise ValueError(f"{source} has no weights: its MODEL.WEIGHTS is empty.")
-    model = build_model(cfg).eval()
+    raise_fatal([*value_problems(cfg), *stock_problems(cfg, eval_only=True)])
+    with building("model"):
+        model = build_model(cfg).eval()
     ReportingCheckpointer(model, complete=True).load(cfg.MODEL.WEIGHTS)
     return Predictor(model, cfg, class_names or names_of_classes(cfg), half=half)
 
@@ -83,7 +89,7 @@ def checked_device(name: str) -> str:
         ValueError: it has none of this name.
     """
     try:
-        torch.zeros((), device=name)
+        torch.zeros((), device=name).item()
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         raise ValueError(
             f"The device {name!r} cannot be used: {str(error).splitlines()[0]}"
@@ -267,7 +273,13 @@ class Predictor:
         height, width = image.shape[:2]
         if self.cfg.INPUT.FORMAT == "RGB":
             image = image[:, :, ::-1]
-        resized = self._resize.get_transform(image).apply_image(image)
+        resize = self._resize.get_transform(image)
+        if min(getattr(resize, name, 1) for name in ("new_h", "new_w")) < 1:  # none: as it is
+            raise ValueError(
+                f"An image of {width} x {height} pixels is too narrow: INPUT.MAX_SIZE_TEST "
+                f"{self.cfg.INPUT.MAX_SIZE_TEST} leaves nothing of its shorter side."
+            )
+        resized = resize.apply_image(image)
         pixels = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         return {"image": pixels, "height": height, "width": width}
 

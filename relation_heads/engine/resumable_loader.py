@@ -31,6 +31,9 @@ from detectron2.data.build import (
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
+from ..layers.regions import FARTHEST
+from .dataset_checks import NUM_CLASSES
+
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
@@ -69,14 +72,19 @@ class Samples(Dataset):
     """
 
     def __init__(
-        self, records: Sequence[Record], mapper: Callable[[Record], Record | None]
+        self,
+        records: Sequence[Record],
+        mapper: Callable[[Record], Record | None],
+        num_classes: int | None = None,
     ) -> None:
         """
         Args:
             records: of Detectron2; an item must be a new object at each access.
-            mapper: None for a record that is to be left out; another one takes its place.
+            mapper: None for a record that is to be left out; another one takes its place. What it
+                makes of a record is checked, see `check_objects`.
+            num_classes: of the model; None if it has no objects.
         """
-        self.records, self.mapper = records, mapper
+        self.records, self.mapper, self.num_classes = records, mapper, num_classes
         self.seed, self.rank = 0, comm.get_rank()  # not known in a worker process
 
     def __len__(self) -> int:
@@ -90,6 +98,8 @@ class Samples(Dataset):
                 record = self.records[index]
                 try:
                     sample = self.mapper(_readable(record))
+                    if sample is not None:
+                        check_objects(sample, self.num_classes)
                 except Exception as error:  # what reads broken files raises whatever it likes
                     broken.append(f"{record.get('file_name')}: {type(error).__name__}: {error}")
                     sample = None
@@ -99,6 +109,32 @@ class Samples(Dataset):
         if not broken:
             broken = [f"the mapper of the training set left out {MAX_REFUSED} images in a row"]
         return {BROKEN: broken}  # an error of a worker would come with its traceback
+
+
+def check_objects(sample: Record, num_classes: int | None) -> None:
+    """Boxes that are not finite end the process in compiled code; a class that the model does not
+    have is background, or is left out, without a word.
+
+    Args:
+        sample: what a mapper made of a record.
+        num_classes: K; None where nothing is known of it.
+
+    Raises:
+        ValueError: a box or a class of its `instances` is such.
+    """
+    objects = sample.get("instances")
+    if objects is None or len(objects) == 0:
+        return
+    if objects.has("gt_boxes"):
+        boxes = objects.gt_boxes.tensor
+        wrong = ~(boxes.abs() <= FARTHEST).all(dim=1)  # NaN too
+        if wrong.any():
+            raise ValueError(f"the box {boxes[wrong][0].tolist()} is of no object")
+    if objects.has("gt_classes") and num_classes is not None:
+        classes = objects.gt_classes
+        wrong = (classes < 0) | (classes >= num_classes)
+        if wrong.any():
+            raise ValueError(f"the class {int(classes[wrong][0])} is not in 0 to {num_classes - 1}")
 
 
 def _readable(record: Record) -> Record:
@@ -183,7 +219,7 @@ class ResumableLoader:
             if len(broken) > self.max_broken or not all(batch):
                 title = (
                     f"{len(broken)} training images cannot be read; DATALOADER.MAX_BROKEN allows "
-                    f"{self.max_broken}. tools/check_dataset.py --check-images finds all of them."
+                    f"{self.max_broken}. tools/check_dataset.py finds all of them."
                 )
                 raise ValueError("\n- ".join([title, *broken]))
             yield batch
@@ -201,6 +237,45 @@ class ResumableLoader:
                 generator=torch.Generator(),  # else it draws a number from the training's own
             )
         )
+
+
+class NamedSamples:
+    """A mapper of a test set: a record that cannot be read comes back with its name and why."""
+
+    def __init__(self, mapper: Callable[[Record], Record]) -> None:
+        self.mapper = mapper
+
+    def __call__(self, record: Record) -> Record:
+        try:
+            return self.mapper(_readable(record))
+        except Exception as error:  # see `Samples`
+            return {BROKEN: [f"{record.get('file_name')}: {type(error).__name__}: {error}"]}
+
+
+class WithoutBroken:
+    """Batches of a test loader, whose samples come from `NamedSamples`."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[list[Record]]:
+        """
+        Raises:
+            ValueError: an image cannot be read: its results would be missing.
+        """
+        for batch in self.loader:
+            for sentence in chain.from_iterable(sample.get(BROKEN, ()) for sample in batch):
+                raise ValueError(f"An image of the test set cannot be read: {sentence}")
+            yield batch
+
+    def __getattr__(self, name: str) -> Any:
+        """`dataset`, `batch_sampler` and so on are those of the loader."""
+        if name == "loader":  # not set yet, while unpickling
+            raise AttributeError(name)
+        return getattr(self.loader, name)
 
 
 def build_train_loader(
@@ -232,7 +307,10 @@ def build_train_loader(
     wide = None
     if parts["aspect_ratio_grouping"]:
         wide = [record.get("width", 1) > record.get("height", 1) for record in records]
-    samples = Samples(DatasetFromList(records, copy=False), parts["mapper"])
+    node = NUM_CLASSES.get(cfg.MODEL.META_ARCHITECTURE)
+    has_objects = node and cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor"
+    num_classes = cfg.MODEL[node].NUM_CLASSES if has_objects else None
+    samples = Samples(DatasetFromList(records, copy=False), parts["mapper"], num_classes)
     return ResumableLoader(
         samples,
         parts["sampler"],

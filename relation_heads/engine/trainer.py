@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader
+from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine import defaults as detectron2_defaults
 from detectron2.evaluation import DatasetEvaluator
@@ -27,7 +27,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..evaluation import build_evaluator
-from .build import build_mapper
+from .build import build_mapper, building
 from .checkpoint import ReportingCheckpointer
 from .federated import provide_class_image_count
 from .freeze import train_only
@@ -36,7 +36,13 @@ from .map_cache import cache_maps
 from .model_config import about_model
 from .nan_report import RememberBatch, divergence_report
 from .optimizer import build_optimizer
-from .resumable_loader import ResumableLoader, build_train_loader, seed_everything
+from .resumable_loader import (
+    NamedSamples,
+    ResumableLoader,
+    WithoutBroken,
+    build_train_loader,
+    seed_everything,
+)
 from .signals import StopOnSignal
 
 logger = logging.getLogger(__name__)
@@ -61,7 +67,7 @@ class RelationTrainer(DefaultTrainer):
             cfg: the config.
         """
         self.seed: int = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-        with _ddp_on(cfg.MODEL.DEVICE):
+        with _ddp_on(cfg.MODEL.DEVICE), building("training"):
             super().__init__(cfg)
         self.data_loader = RememberBatch(self.data_loader)
         self.growth = Growth(self._trainer.model)
@@ -130,7 +136,8 @@ class RelationTrainer(DefaultTrainer):
         """The model, of which `MODEL.TRAIN_ONLY` is trained, with `DATALOADER.CACHE_MAPS`."""
         if cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS:
             provide_class_image_count(cfg.DATASETS.TRAIN)
-        model = super().build_model(cfg)
+        with building("model"):
+            model = super().build_model(cfg)
         train_only(model, cfg.MODEL.get("TRAIN_ONLY", []))
         cache_maps(model, cfg.DATALOADER.get("CACHE_MAPS", 0.0))
         return model
@@ -153,8 +160,9 @@ class RelationTrainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
         """The default loader, with the mapper that the config needs."""
-        return build_detection_test_loader(
-            cfg, dataset_name, mapper=build_mapper(cfg, is_train=False)
+        mapper = build_mapper(cfg, is_train=False) or DatasetMapper(cfg, is_train=False)
+        return WithoutBroken(
+            build_detection_test_loader(cfg, dataset_name, mapper=NamedSamples(mapper))
         )
 
     @classmethod

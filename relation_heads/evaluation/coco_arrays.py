@@ -21,7 +21,7 @@ import numpy as np
 from pycocotools import mask as mask_util
 
 from ..data.checks.annotations import image_sizes
-from ..data.checks.format import type_findings
+from ..data.checks.format import is_box, is_number, type_findings
 from ..data.checks.masks import inspect_mask
 from ..data.files import read_json
 from .sparse_matching import Detections, Objects
@@ -118,7 +118,8 @@ def read_results(
         return None  # so that nothing of it stays in memory
 
     entries = read_json(path, collect)
-    if not isinstance(entries, list) or any(entry is not None for entry in entries):
+    read = len(table) // 2  # a null in the file is no detection
+    if not isinstance(entries, list) or entries != [None] * read:
         raise ValueError(f"{path} must be a list of detections with {', '.join(_DETECTION_KEYS)}.")
     for key, ids in unknown.items():
         if ids:
@@ -203,17 +204,12 @@ def _require(item: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
 
 def _box_and(item: Mapping[str, Any], key: str, where: str) -> list[float]:
     """[x, y, width, height, value of `key`], all finite."""
-    try:
-        x, y, width, height = map(float, item["bbox"])
-        numbers = [x, y, width, height, float(item[key])]
-    except (TypeError, ValueError):
-        numbers = [math.nan]
-    if not all(map(math.isfinite, numbers)):
+    if not (is_box(item["bbox"]) and is_number(item[key])):
         raise ValueError(
             f"{where} must have a bbox of four finite numbers and a finite {key}, but has "
             f"{item['bbox']!r} and {item[key]!r}."
         )
-    return numbers
+    return [*map(float, item["bbox"]), float(item[key])]
 
 
 def _object_mask(item: Mapping[str, Any], image_size: np.ndarray, where: str) -> Any:

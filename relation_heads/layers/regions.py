@@ -24,6 +24,8 @@ def row_counts(splits: Sequence[int], device: torch.device | None = None) -> Ten
 
 
 MIN_FOREGROUND = 1e-6
+# Pixels. No image is so large, and squares of it and sums of them are far from the end of float32.
+FARTHEST = 2.0**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,14 +84,17 @@ class Regions:
         """Concatenates per-image boxes.
 
         Args:
-            boxes: B tensors (N_b, 4); N_b may be 0.
+            boxes: B tensors (N_b, 4); N_b may be 0. What is farther away than `FARTHEST`, as boxes
+                are before a training diverges, is taken to be there.
             image_sizes: B pairs (height, width).
             is_key: B bool tensors (N_b,), or None when every region is a key.
         """
         if len(boxes) == 0:
             raise ValueError("Regions.from_boxes needs the boxes of at least one image, got none.")
+        together = torch.cat(list(boxes)).detach()
+        farthest = min(FARTHEST, torch.finfo(together.dtype).max)
         return cls(
-            boxes=torch.cat(list(boxes)).detach(),
+            boxes=together.clamp(-farthest, farthest),
             splits=tuple(b.shape[0] for b in boxes),
             image_sizes=tuple(image_sizes),
             is_key=None if is_key is None else torch.cat(list(is_key)),

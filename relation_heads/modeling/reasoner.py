@@ -39,7 +39,6 @@ def class_graph(cfg: CfgNode) -> KnowledgeGraph | None:
             f"{path} has {len(graph.classes)} classes, MODEL.ROI_HEADS.NUM_CLASSES is "
             f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}: they must be equal."
         )
-    logger.info(graph.describe())
     return graph
 
 

@@ -10,6 +10,7 @@ from detectron2.modeling import (
     SemanticSegmentor,
 )
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
 from detectron2.modeling.roi_heads import ROIHeads
 
 # Detectron2's meta-architectures that never look at MODEL.ROI_HEADS (RetinaNet, FCOS are dense).
@@ -28,6 +29,21 @@ def roi_heads_class(cfg: CfgNode) -> type[ROIHeads] | None:
     if issubclass(META_ARCH_REGISTRY.get(arch), _WITHOUT_ROI_HEADS):
         return None
     return ROI_HEADS_REGISTRY.get(heads)
+
+
+def rpn_class(cfg: CfgNode) -> type[RPN] | None:
+    """The RPN that `MODEL.PROPOSAL_GENERATOR.NAME` names.
+
+    Returns:
+        None where the model has none, or another generator, or a name is not registered.
+    """
+    arch, name = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.PROPOSAL_GENERATOR.NAME
+    if arch not in META_ARCH_REGISTRY or name not in PROPOSAL_GENERATOR_REGISTRY:
+        return None
+    has_one = issubclass(META_ARCH_REGISTRY.get(arch), ProposalNetwork) or roi_heads_class(cfg)
+    generator = PROPOSAL_GENERATOR_REGISTRY.get(name)
+    is_rpn = isinstance(generator, type) and issubclass(generator, RPN)
+    return generator if has_one and is_rpn else None
 
 
 def classifies_given_boxes(cfg: CfgNode) -> bool:

@@ -50,8 +50,8 @@ def test_time_grows_with_the_file(tool):
     [
         ("a.json b.json --ids 9 8 9", "a.json: image ids [9] are given twice."),
         ("a.json b.json --ids 4 9", "a.json: image ids [4] are not among the 5 images."),
-        ("a.json b.json --num 0", "--num must be at least 1"),
-        ("a.json b.json --num -5", "--num must be at least 1"),
+        ("a.json b.json --num 0", "--num: must be at least 1"),
+        ("a.json b.json --num -5", "--num: must be at least 1"),
         ("none.json b.json", "none.json: No such file or directory."),
         ("list.json b.json", "list.json is not a JSON file in COCO format"),
         ("cut.json b.json", "cut.json is not a JSON file in COCO format"),

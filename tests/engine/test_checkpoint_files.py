@@ -11,7 +11,7 @@ pytest.importorskip("detectron2")
 import torch
 
 from relation_heads.data.files import PART, replacing
-from relation_heads.engine.checkpoint import damage
+from relation_heads.engine.checkpoint import ReportingCheckpointer, damage
 
 
 class Killed(BaseException):
@@ -113,3 +113,21 @@ def test_files_of_before_the_archive_are_passed(tmp_path):
     path = tmp_path / "old.pth"
     torch.save(CONTENT, path, _use_new_zipfile_serialization=False)
     assert damage(path) == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([torch.zeros(2)], "no weights by name.*list"),
+        (torch.zeros(2), "cannot be read safely|can be read safely"),
+        ({"model": None}, "no weights by name.*NoneType"),
+        ({"model": 3}, "no weights by name.*int"),
+        ({"model": {"bias": 0.5}}, "has 'bias': a float"),
+        ({"model": {3: torch.zeros(2)}}, "has 3: a Tensor"),
+    ],
+)
+def test_files_that_hold_something_else_are_named(tmp_path, content, said):
+    path = tmp_path / "other.pth"
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=rf"{path} .*({said})"):
+        ReportingCheckpointer(torch.nn.Linear(2, 3)).load(str(path))

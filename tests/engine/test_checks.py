@@ -27,6 +27,12 @@ from tests.helpers import (
 )
 from tests.modeling.common import SEM_SEG
 
+RETINANET = [
+    "MODEL.META_ARCHITECTURE", "RetinaNet",
+    "MODEL.BACKBONE.NAME", "build_retinanet_resnet_fpn_backbone",
+    "MODEL.FPN.IN_FEATURES", ["res3", "res4", "res5"],
+]  # fmt: skip
+
 
 @pytest.fixture
 def coco(tmp_path):
@@ -79,7 +85,7 @@ def test_num_classes(cfg, name):
 
 
 def test_num_classes_of_a_retinanet_is_another_key(cfg, name):
-    cfg.MODEL.META_ARCHITECTURE = "RetinaNet"  # ROI_HEADS is not read
+    cfg.merge_from_list(RETINANET)  # ROI_HEADS is not read
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 77
     assert_only_problem(cfg, "MODEL.RETINANET.NUM_CLASSES is 80", f"{name} has 3")
     cfg.MODEL.RETINANET.NUM_CLASSES = 3
@@ -217,8 +223,9 @@ def test_frozen_parts_without_weights(cfg, tmp_path, key, value, parts):
     # Neither with weights, nor with a backbone that does not read these keys.
     for other in (
         ["MODEL.WEIGHTS", "detectron2://ImageNetPretrained/MSRA/R-50.pkl"],
-        ["MODEL.BACKBONE.NAME", "build_shallow_backbone"],
-    ):
+        ["MODEL.BACKBONE.NAME", "build_shallow_backbone", "MODEL.ROI_HEADS.IN_FEATURES", ["p3"],
+         "MODEL.RPN.IN_FEATURES", ["p3"], "MODEL.ANCHOR_GENERATOR.SIZES", [[16]]],
+    ):  # fmt: skip
         changed = cfg.clone()
         changed.merge_from_list(other)
         assert problems(changed) == []
@@ -319,7 +326,7 @@ def test_a_model_that_stays_as_it_is_must_be_a_trained_one(cfg, patterns):
 
 
 def test_a_model_without_an_rpn_can_train_on_weights_of_imagenet(cfg):
-    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.RETINANET.NUM_CLASSES = "RetinaNet", 3
+    cfg.merge_from_list([*RETINANET, "MODEL.RETINANET.NUM_CLASSES", 3])
     cfg.MODEL.TRAIN_ONLY = ["head.*"]
     assert_only_problem(cfg, "MODEL.TRAIN_ONLY")
     cfg.MODEL.WEIGHTS = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"

@@ -96,7 +96,11 @@ def test_models_without_roi_heads(yaml, arch):
 @pytest.mark.parametrize("name", ["RRPN", "RotatedRPN"])
 def test_rotated_boxes(name, monkeypatch):
     key = "MODEL.PROPOSAL_GENERATOR.NAME"
-    assert tiny(key, "RRPN", HEADS, "RROIHeads") == []
+    anchors = "MODEL.ANCHOR_GENERATOR.NAME"
+    assert_only_problem(
+        tiny(key, "RRPN", HEADS, "RROIHeads"), f"{anchors} DefaultAnchorGenerator", "must all be"
+    )
+    assert tiny(key, "RRPN", HEADS, "RROIHeads", anchors, "RotatedAnchorGenerator") == []
     if name == "RotatedRPN":  # somebody's own
         from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, rrpn
 
@@ -106,7 +110,6 @@ def test_rotated_boxes(name, monkeypatch):
         tiny(*RELATION, key, name), f"{key} {name} gives rotated boxes",
         "RelationROIHeads", f"set {key} RPN, or {HEADS} RROIHeads",
     )  # fmt: skip
-    anchors = "MODEL.ANCHOR_GENERATOR.NAME"
     assert_only_problem(
         tiny(*SGRN, anchors, "RotatedAnchorGenerator"),
         f"set {anchors} DefaultAnchorGenerator",

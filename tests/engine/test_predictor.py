@@ -294,6 +294,7 @@ def test_other_things_that_are_no_model(tmp_path, trained):
         (np.zeros((3, 9, 9), np.uint8), r"\(3, 9, 9\) uint8"),
         (np.zeros((9, 9, 3)), "float64"),
         (np.zeros((0, 9, 3), np.uint8), r"\(0, 9, 3\)"),
+        (np.zeros((4000, 1, 3), np.uint8), "1 x 4000 pixels is too narrow.*MAX_SIZE_TEST"),
         (torch.zeros(9, 9, 3, dtype=torch.uint8), r"\(9, 9, 3\)"),
         (torch.full((3, 9, 9), 200.0), "got 200 to 200"),
         (torch.full((3, 9, 9), torch.nan), "nan"),

@@ -12,15 +12,20 @@ import pytest
 pytest.importorskip("detectron2")
 
 import torch
-from detectron2.data.common import AspectRatioGroupedDataset
+from detectron2.data.common import AspectRatioGroupedDataset, MapDataset
 from detectron2.data.samplers import TrainingSampler
+from detectron2.structures import Boxes, Instances
+from torch.utils.data import DataLoader
 
 from relation_heads.engine.resumable_loader import (
     BROKEN,
     MAX_REFUSED,
     Batches,
+    NamedSamples,
     ResumableLoader,
     Samples,
+    WithoutBroken,
+    check_objects,
     seed_everything,
     seeded,
 )
@@ -136,3 +141,63 @@ def test_a_pipe_is_no_image(tmp_path):
     made = ResumableLoader(Samples(records, augmented), TrainingSampler(1), 1, None, 0)
     with pytest.raises(ValueError, match=r"pipe\.jpg: OSError: it is no file"):
         next(iter(made))
+
+
+def sample(boxes=(), classes=(), **record):
+    """What a mapper makes of a record with these objects."""
+    objects = Instances((64, 96))
+    objects.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    objects.gt_classes = torch.tensor(classes, dtype=torch.int64)
+    return {**record, "instances": objects}
+
+
+GOOD = [1.0, 2.0, 30.0, 40.0]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "classes", "wrong"),
+    [
+        ([GOOD, [1.0, float("nan"), 3.0, 4.0]], [0, 1], r"the box \[1\.0, nan, 3\.0, 4\.0\]"),
+        ([[1.0, 2.0, float("inf"), 4.0]], [0], "the box .*inf"),
+        ([[-1e38, 2.0, 3.0, 4.0]], [0], "the box .*e\\+37|the box .*e\\+38"),
+        ([GOOD], [3], "the class 3 is not in 0 to 2"),
+        ([GOOD, GOOD], [0, -7], "the class -7 is not in 0 to 2"),
+    ],
+)
+def test_objects_that_are_none_are_named(boxes, classes, wrong):
+    """A box of NaN would end the process in compiled code."""
+    with pytest.raises(ValueError, match=wrong):
+        check_objects(sample(boxes, classes), 3)
+    made = ResumableLoader(
+        Samples(RECORDS, lambda record: sample(boxes, classes, file_name="a.jpg"), 3),
+        TrainingSampler(11, seed=5), 2, None, 0,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=wrong):
+        next(iter(made))
+
+
+def test_objects_that_are_right_pass():
+    check_objects(sample([GOOD, GOOD], [0, 2]), 3)
+    check_objects(sample(), 3)
+    check_objects(sample([GOOD], [99]), None)
+    check_objects({"image": 3}, 3)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_of_a_test_set_that_cannot_be_read_is_named_without_a_traceback(workers):
+    def read(record):
+        if record["number"] == 5:
+            raise OSError("it is cut")
+        return record
+
+    records = [{**r, "file_name": f"{r['number']}.jpg"} for r in RECORDS]
+    data = DataLoader(
+        MapDataset(records, NamedSamples(read)), batch_size=2, num_workers=workers, collate_fn=list
+    )
+    made = WithoutBroken(data)
+    assert len(made) == len(data) and made.batch_size == 2
+    got = []
+    with pytest.raises(ValueError, match=r"5\.jpg: OSError: it is cut$"):
+        for batch in made:
+            got += [r["number"] for r in batch]
+    assert got == [0, 1, 2, 3]

@@ -1,7 +1,10 @@
+from typing import get_args
+
 import pytest
 import torch
 
-from relation_heads.layers import Regions
+from relation_heads.layers import SGRN, ObjectRelation, Regions
+from relation_heads.layers.object_relation.module import Geometry
 
 SIZES = [(100, 200), (50, 60), (80, 80)]
 
@@ -48,3 +51,27 @@ def test_inconsistent_fields_are_refused(change, message):
 def test_no_image_is_refused():
     with pytest.raises(ValueError, match="at least one image"):
         Regions.from_boxes([], [])
+
+
+@pytest.mark.parametrize("farthest", [1e38, 3.3e38, torch.inf])
+def test_boxes_beyond_all_images_leave_results_and_gradients_finite(farthest):
+    """Without a bound their differences and squares are infinite."""
+    boxes = torch.rand(6, 4) * 90
+    boxes[1], boxes[2], boxes[3, 2:] = -farthest, farthest, farthest
+    regions = Regions.from_boxes([boxes], [(64, 96)])
+    near = (boxes.abs() < 100).all(dim=1)
+    assert torch.equal(regions.boxes[near], boxes[near])
+    layers = [
+        ObjectRelation(16, num_heads=2, geometry=g, init="xavier") for g in get_args(Geometry)
+    ]
+    for layer in (*layers, SGRN(16, 16, graph_dims=[8], num_kernels=2)):
+        rows = torch.randn(6, 16, requires_grad=True)
+        out = layer(rows, rows, regions) if isinstance(layer, SGRN) else layer(rows, regions)
+        out.sum().backward()
+        gradients = [p.grad for p in layer.parameters() if p.grad is not None]
+        assert out.isfinite().all() and all(g.isfinite().all() for g in [rows.grad, *gradients])
+
+
+def test_half_precision_boxes_stay_in_their_range():
+    boxes = torch.full((2, 4), torch.inf, dtype=torch.float16)
+    assert Regions.from_boxes([boxes], [(9, 9)]).boxes.isfinite().all()

@@ -157,7 +157,7 @@ READERS = {
         "MODEL.ROI_HEADS.NAME", "DuplicateRemovalROIHeads",
         "MODEL.DUPLICATE_REMOVAL.LEARN", True,
     ],
-    "MODEL.TORCHVISION": ["MODEL.BACKBONE.NAME", "build_torchvision_backbone"],
+    "MODEL.TORCHVISION": ["MODEL.BACKBONE.NAME", "build_torchvision_fpn_backbone"],
 }  # fmt: skip
 # Texts and lists that are right or wrong together with files, registries or other keys.
 NEED_MORE = [

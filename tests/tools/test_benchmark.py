@@ -72,8 +72,8 @@ def test_missed_targets_fail(tool, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rounds", "0"], "--rounds must be at least 1, got 0."),
-        (["--threads", "0"], "--threads must be at least 1, got 0."),
+        (["--rounds", "0"], "--rounds: must be at least 1, got 0"),
+        (["--threads", "0"], "--threads: must be at least 1, got 0"),
         (["--json", "/no/such/folder/x.json"], "there is no folder /no/such/folder"),
         (["--device", "tpu"], "invalid choice: 'tpu'"),
     ],

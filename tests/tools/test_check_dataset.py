@@ -102,7 +102,7 @@ def test_bad_arguments_are_one_sentence(check, coco, tmp_path):
         (["relational_scenes_train", *given], "must be among them"),
         ([*given, *given], "a name of its own"),
         (["mine", "mine", *given], "a name of its own"),
-        ([*given, "--workers", 0], "--workers must be at least 1"),
+        ([*given, "--workers", 0], "--workers: must be at least 1"),
         ([*given, "--json", tmp_path / "no" / "report.json"], "there is no folder"),
     ]:
         code, out, err = check(*arguments)

@@ -97,9 +97,9 @@ def test_the_tool(coco, tmp_path, capsys):
     [
         (["none.json", "--output", "a.png"], "none.json: No such file"),
         (["nothing", "--output", "a.png"], "The data set 'nothing' is not registered"),
-        (["x.json", "--output", "a.bmp"], "must end in .png, .svg or .pdf, not '.bmp'"),
+        (["x.json", "--output", "a.bmp"], "must end in .png, .svg or .pdf, got a.bmp"),
         (["x.json", "--output", "no/a.png"], "there is no folder no"),
-        (["x.json", "--output", "a.png", "--dpi", "0"], "--dpi must be at least 1"),
+        (["x.json", "--output", "a.png", "--dpi", "0"], "--dpi: must be at least 1"),
     ],
 )
 def test_bad_arguments_are_one_sentence(capsys, monkeypatch, tmp_path, arguments, sentence):

@@ -18,6 +18,7 @@ from .boxes import box_findings
 from .findings import Finding, found
 from .keypoints import keypoint_findings
 from .masks import mask_findings
+from .names import can_be_a_file
 
 # Detectron2 sorts and compares the ids, and the evaluation puts those of annotations into arrays.
 _NUMBERS = frozenset((int, float))
@@ -48,9 +49,12 @@ class _Rule(NamedTuple):
 
 # fmt: off
 _IMAGE_RULES = tuple(
-    _Rule(key, 1, lambda value: not _is_number(value) or value <= 0, "problem",
+    _Rule(key, 1, lambda value: not is_number(value) or value <= 0, "problem",
           f"with a {key} that is not > 0", "Detectron2 refuses the image")
     for key in ("width", "height")
+) + (
+    _Rule("file_name", "", lambda value: not can_be_a_file(value), "problem",
+          "with a 'file_name' that no file can have", "loading fails"),
 )
 _ANNOTATION_RULES = (
     _Rule("id", 1, lambda value: value == 0, "problem", "with id 0",
@@ -62,7 +66,7 @@ _ANNOTATION_RULES = (
     _Rule("bbox", None, lambda value: is_box(value) and min(value[2:]) <= 0, "warning",
           "with a box of width or height <= 0",
           "training leaves it out, and in the evaluation it is an object that cannot be found"),
-    _Rule("area", 0, lambda value: not _is_number(value) or value < 0, "problem",
+    _Rule("area", 0, lambda value: not is_number(value) or value < 0, "problem",
           "with an 'area' that is not a number >= 0",
           "the evaluation sorts objects by it: give width * height, or the area of the mask"),
     _Rule("ignore", 0, lambda value: value != 0, "problem", "with 'ignore' set",
@@ -223,10 +227,11 @@ def _repeated(values: Iterable[Any]) -> list[Any]:
     return [value for value, count in Counter(values).items() if count > 1 and value is not None]
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether it is a number, and finite."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 def is_box(box: Any) -> bool:
     """Whether it is a list of four finite numbers."""
-    return isinstance(box, list | tuple) and len(box) == 4 and all(map(_is_number, box))
+    return isinstance(box, list | tuple) and len(box) == 4 and all(map(is_number, box))

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ..exif import UPRIGHT, exif_orientation, upright_size
 from .findings import Finding, found
+from .names import can_be_a_file
 
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _ABOVE_8_BIT = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # modes of PIL
@@ -61,9 +62,9 @@ def read_image_file(path: str) -> ImageFile:
 
 
 def image_paths(images: Sequence[Mapping[str, Any]], image_root: str) -> list[str | None]:
-    """Where Detectron2 looks for the images; None for one without `file_name`."""
-    names = [image.get("file_name") for image in images]
-    return [None if name is None else os.path.join(image_root, name) for name in names]
+    """Where Detectron2 looks for the images; None for one without a `file_name` of a file."""
+    names = [image.get("file_name", "\0") for image in images]
+    return [os.path.join(image_root, name) if can_be_a_file(name) else None for name in names]
 
 
 def read_all(paths: Sequence[str], workers: int, what: str) -> list[ImageFile]:

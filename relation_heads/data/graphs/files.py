@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...layers.reasoning.knowledge_graph import KnowledgeGraph, check_suffix
-from ..files import read_json
+from ..files import read_json, read_text
 from . import sources as class_graphs
 from .wordnet import graph_from_wordnet
 
@@ -28,7 +28,7 @@ def read_classes(args: argparse.Namespace) -> list[str]:
     """The names of `--classes`, one per line, or of `--coco`, in the order of the category ids."""
     if args.coco is not None:
         return named(args.coco, class_graphs.coco_class_names, read_json(args.coco))
-    lines = args.classes.read_text(encoding="utf-8").splitlines()
+    lines = read_text(args.classes).splitlines()
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -38,7 +38,7 @@ from typing import Any, TypeAlias
 from PIL import Image
 
 from ..exif import exif_orientation, upright_size
-from ..files import Kept, stamp
+from ..files import Kept, read_text, stamp
 from ..json_records import read_records
 
 Watch: TypeAlias = Callable[[Iterable[Any]], Iterable[Any]]  # passes items on, may show progress
@@ -329,7 +329,7 @@ def read_split_lists(folder: Path, photos: Mapping[int, Photo]) -> dict[str, set
     splits: dict[str, set[int]] = {}
     for split in ("train", "val", "test"):
         path = folder / f"{split}.txt"
-        names = [line.split()[0] for line in path.read_text("utf-8").splitlines() if line.strip()]
+        names = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
         splits[split] = {ids[name] for name in names if name in ids}
         if not splits[split]:
             raise ValueError(f"{path}: none of its {len(names)} images is in image_data.json.")

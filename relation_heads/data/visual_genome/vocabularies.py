@@ -29,6 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..files import read_text
 from .boxes import Parts
 from .images import VOCABULARY_FILES, published_lines
 
@@ -129,7 +130,7 @@ def read_classes(path: Path) -> list[str]:
         ValueError: a line is repeated or has another count, or no class has `MIN_COUNT`.
     """
     classes = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         name, _, count = line.strip().partition(":")
         if not name or (count and not count.isdecimal()) or name in classes:
             raise ValueError(

@@ -22,7 +22,9 @@ Shapes: x (n, C, H, W), L = H W positions, p = int(C ratio) hidden channels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Literal, get_args
 
 import torch
@@ -60,7 +62,7 @@ def attention_pool(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _enough(channels: int, ratio: float, least: int, why: str = "") -> Wrong | None:
     """int(C ratio) hidden channels are at least `least`."""
-    if ratio > 0 and int(channels * ratio) >= least:
+    if isinstance(ratio, Real) and least <= channels * ratio < math.inf:
         return None
     return Wrong("ratio", f"at least {least} / channels = {least}/{channels}{why}", ratio)
 

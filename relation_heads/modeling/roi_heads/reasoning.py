@@ -14,7 +14,6 @@ where boxes are given.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -41,6 +40,15 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_FEATURE = "p4"
 EMBEDDING = {"embedding_channels": "MODEL.REASONING.GLOBAL.EMBEDDING_DIM"}  # argument -> key
+
+
+def _graph(cfg: CfgNode, key: str) -> Iterator[Problem]:
+    try:
+        class_graph(cfg)
+    except FileNotFoundError:
+        yield Problem(f"{key} does not exist.")
+    except (OSError, ValueError) as error:
+        yield Problem(f"{key}: {error}{'' if str(error).endswith('.') else '.'}")
 
 
 class ReasoningMechanism(Mechanism):
@@ -86,12 +94,14 @@ class ReasoningMechanism(Mechanism):
     def build(cls, cfg: CfgNode, shapes: Shapes) -> Mechanism:
         if not cls.is_on(cfg):
             return Mechanism()
-        keys = node(cfg, "REASONING")
+        keys, graph = node(cfg, "REASONING"), class_graph(cfg)
+        if graph:
+            logger.info(graph.describe())
         name = in_feature(keys.LOCAL.IN_FEATURE, shapes.in_features)
         return cls(
             reasoner=reasoner(
                 cfg,
-                class_graph(cfg),
+                graph,
                 mid_channels=shapes.maps[name].channels,
                 feature_channels=shapes.dim,
                 num_logits=shapes.num_logits,
@@ -126,8 +136,8 @@ class ReasoningMechanism(Mechanism):
             graph = partial(global_reasoning, cfg, None, feature_channels=8, num_logits=2, fed=2)
             yield from key_problems(graph, f"{key}.GLOBAL", EMBEDDING)
             file = keys.GLOBAL.GRAPH_FILE
-            if file and not os.path.isfile(file):
-                yield Problem(f"{key}.GLOBAL.GRAPH_FILE {file} does not exist.")
+            if file:
+                yield from _graph(cfg, f"{key}.GLOBAL.GRAPH_FILE {file}")
 
     def forward(
         self, base: Classified, maps: Maps, embed: Embed, targets: list[Instances] | None = None

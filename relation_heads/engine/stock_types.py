@@ -1,0 +1,190 @@
+"""What values of Detectron2's own keys may be, as types of `config/schema.py`. Detectron2 has no
+bounds for them: most values outside end in an assertion after the model was built, some train
+something else than was meant.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from ..config.schema import Natural, Probability, Some
+
+FromOne = Annotated[int, "[1, inf)"]
+Positive = Annotated[float, "(0, inf)"]
+NotNegative = Annotated[float, "[0, inf)"]
+Finite = Annotated[float, "(-inf, inf)"]
+Ratio = Annotated[float, "(0, 1]"]
+Width = Annotated[int, "[1, 65536]"]
+Layers = Annotated[int, "[0, 1000]"]
+BoxWeights = tuple[Positive, Positive, Positive, Positive]
+Thresholds = Some[Probability]
+Labels = Some[Annotated[int, "[-1, 1]"]]
+Sampler = Literal[
+    "TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler",
+    "WeightedTrainingSampler", "WeightedCategoryTrainingSampler",
+]  # fmt: skip
+Norm = Literal["", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN",
+               "naiveSyncBN_N"]  # fmt: skip
+BoxLoss = Literal["smooth_l1", "giou", "diou", "ciou"]
+Pooler = Literal["ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated"]
+ImageFormat = Literal["BGR", "RGB", "L", "YUV-BT.601", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"]
+ALWAYS: dict[str, Any] = {
+    "DATALOADER.NUM_WORKERS": Annotated[int, "[0, 1024]"],
+    "DATASETS.TEST": list[str],
+    "DATASETS.TRAIN": list[str],
+    "FLOAT32_PRECISION": Literal["", "highest", "high", "medium"],
+    "INPUT.FORMAT": ImageFormat,
+    "INPUT.MASK_FORMAT": Literal["polygon", "bitmask"],
+    "INPUT.MAX_SIZE_TEST": FromOne,
+    "INPUT.MIN_SIZE_TEST": Natural,  # 0: as they are
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": Some[Some[Positive]],
+    "MODEL.ANCHOR_GENERATOR.OFFSET": Annotated[float, "[0, 1)"],
+    "MODEL.ANCHOR_GENERATOR.SIZES": Some[Some[Positive]],
+    "MODEL.BACKBONE.FREEZE_AT": Natural,
+    "MODEL.BACKBONE.NAME": str,
+    "MODEL.DEVICE": str,
+    "MODEL.FPN.FUSE_TYPE": Literal["sum", "avg"],
+    "MODEL.FPN.IN_FEATURES": list[str],
+    "MODEL.FPN.NORM": Norm,
+    "MODEL.FPN.OUT_CHANNELS": Width,
+    "MODEL.KEYPOINT_ON": bool,
+    "MODEL.LOAD_PROPOSALS": bool,
+    "MODEL.MASK_ON": bool,
+    "MODEL.META_ARCHITECTURE": str,
+    "MODEL.PIXEL_MEAN": Some[Finite],
+    "MODEL.PIXEL_STD": Some[Positive],
+    "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": Natural,
+    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": tuple[bool, bool, bool, bool],  # res2 to res5
+    "MODEL.RESNETS.DEPTH": Literal[18, 34, 50, 101, 152],
+    "MODEL.RESNETS.NORM": Norm,
+    "MODEL.RESNETS.NUM_GROUPS": Width,
+    "MODEL.RESNETS.OUT_FEATURES": Some[str],
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": Width,
+    "MODEL.RESNETS.RES5_DILATION": Literal[1, 2, 4],  # 4: DeepLab
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": Width,
+    "MODEL.RESNETS.STRIDE_IN_1X1": bool,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": Width,
+    "MODEL.RETINANET.IN_FEATURES": list[str],
+    "MODEL.RETINANET.NMS_THRESH_TEST": Probability,
+    "MODEL.RETINANET.NUM_CLASSES": FromOne,
+    "MODEL.RETINANET.SCORE_THRESH_TEST": Probability,
+    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": FromOne,
+    "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS": Some[BoxWeights],
+    "MODEL.ROI_BOX_CASCADE_HEAD.IOUS": Thresholds,
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": Some[Positive],
+    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": bool,
+    "MODEL.ROI_BOX_HEAD.CONV_DIM": Width,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": Width,
+    "MODEL.ROI_BOX_HEAD.NAME": str,
+    "MODEL.ROI_BOX_HEAD.NORM": Norm,
+    "MODEL.ROI_BOX_HEAD.NUM_CONV": Layers,
+    "MODEL.ROI_BOX_HEAD.NUM_FC": Layers,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": Annotated[int, "[1, 1024]"],
+    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": Natural,
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": Pooler,
+    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": bool,
+    "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": bool,
+    "MODEL.ROI_HEADS.IN_FEATURES": list[str],
+    "MODEL.ROI_HEADS.NAME": str,
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST": Probability,
+    "MODEL.ROI_HEADS.NUM_CLASSES": FromOne,
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": Probability,
+    "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": FromOne,
+    "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION": FromOne,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": Width,
+    "MODEL.ROI_MASK_HEAD.NORM": Norm,
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": Layers,
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": FromOne,
+    "MODEL.ROI_MASK_HEAD.POOLER_TYPE": Pooler,
+    "MODEL.RPN.BBOX_REG_WEIGHTS": Some[Positive],
+    "MODEL.RPN.IN_FEATURES": list[str],
+    "MODEL.RPN.NMS_THRESH": Probability,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": FromOne,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": FromOne,
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": Width,
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES": list[str],
+    "MODEL.SEM_SEG_HEAD.NAME": str,
+    "MODEL.SEM_SEG_HEAD.NORM": Norm,
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": FromOne,
+    "MODEL.WEIGHTS": str,
+    "OUTPUT_DIR": str,
+    "SEED": Annotated[int, "[-1, 4294967295]"],
+    "TEST.AUG.ENABLED": bool,
+    "TEST.AUG.FLIP": bool,
+    "TEST.AUG.MAX_SIZE": FromOne,
+    "TEST.AUG.MIN_SIZES": Some[FromOne],
+    "TEST.DETECTIONS_PER_IMAGE": Annotated[int, "[-1, inf)"],  # -1: all
+    "TEST.EXPECTED_RESULTS": list[tuple[str, str, Finite, NotNegative]],
+    "TEST.KEYPOINT_OKS_SIGMAS": list[Positive],
+    "VERSION": Literal[2],
+    "VIS_PERIOD": Natural,
+}
+IN_TRAINING: dict[str, Any] = {
+    "DATALOADER.ASPECT_RATIO_GROUPING": bool,
+    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": bool,
+    "DATALOADER.REPEAT_SQRT": bool,
+    "DATALOADER.REPEAT_THRESHOLD": NotNegative,
+    "DATALOADER.SAMPLER_TRAIN": Sampler,
+    "INPUT.CROP.ENABLED": bool,
+    "INPUT.CROP.SIZE": tuple[Positive, Positive],
+    "INPUT.CROP.TYPE": Literal["relative_range", "relative", "absolute", "absolute_range"],
+    "INPUT.MAX_SIZE_TRAIN": FromOne,
+    "INPUT.MIN_SIZE_TRAIN": Some[Natural],
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": Literal["choice", "range"],
+    "INPUT.RANDOM_FLIP": Literal["horizontal", "vertical", "none"],
+    "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": BoxLoss,
+    "MODEL.RETINANET.IOU_LABELS": Labels,
+    "MODEL.RETINANET.IOU_THRESHOLDS": Thresholds,
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": BoxLoss,
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT": NotNegative,
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER": Finite,
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES": FromOne,
+    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": NotNegative,
+    "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": bool,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": FromOne,
+    "MODEL.ROI_HEADS.IOU_LABELS": Labels,
+    "MODEL.ROI_HEADS.IOU_THRESHOLDS": Thresholds,
+    "MODEL.ROI_HEADS.POSITIVE_FRACTION": Probability,
+    "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT": bool,
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": FromOne,
+    "MODEL.RPN.BBOX_REG_LOSS_TYPE": BoxLoss,
+    "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": NotNegative,
+    "MODEL.RPN.BOUNDARY_THRESH": Annotated[int, "[-1, inf)"],
+    "MODEL.RPN.IOU_LABELS": Labels,
+    "MODEL.RPN.IOU_THRESHOLDS": Thresholds,
+    "MODEL.RPN.LOSS_WEIGHT": NotNegative,
+    "MODEL.RPN.POSITIVE_FRACTION": Probability,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": FromOne,
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": FromOne,
+    "MODEL.RPN.SMOOTH_L1_BETA": NotNegative,
+    "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": NotNegative,
+    "SOLVER.AMP.ENABLED": bool,
+    "SOLVER.BASE_LR": Positive,
+    "SOLVER.BASE_LR_END": NotNegative,
+    "SOLVER.BIAS_LR_FACTOR": NotNegative,
+    "SOLVER.CHECKPOINT_PERIOD": FromOne,
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": Literal["value", "norm", "full_model"],
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": Positive,
+    "SOLVER.CLIP_GRADIENTS.ENABLED": bool,
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": Annotated[float, "(0, inf]"],
+    "SOLVER.GAMMA": Positive,
+    "SOLVER.IMS_PER_BATCH": FromOne,
+    "SOLVER.LR_SCHEDULER_NAME": Literal[
+        "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR", "WarmupPolyLR"
+    ],
+    "SOLVER.MAX_ITER": FromOne,
+    "SOLVER.MOMENTUM": Annotated[float, "[0, 1)"],
+    "SOLVER.NESTEROV": bool,
+    "SOLVER.NUM_DECAYS": Natural,
+    "SOLVER.REFERENCE_WORLD_SIZE": Natural,
+    "SOLVER.RESCALE_INTERVAL": bool,
+    "SOLVER.STEPS": list[FromOne],
+    "SOLVER.WARMUP_FACTOR": Probability,
+    "SOLVER.WARMUP_ITERS": Natural,
+    "SOLVER.WARMUP_METHOD": Literal["linear", "constant"],
+    "SOLVER.WEIGHT_DECAY": NotNegative,
+    "SOLVER.WEIGHT_DECAY_NORM": NotNegative,
+    "TEST.EVAL_PERIOD": Natural,
+    "TEST.PRECISE_BN.ENABLED": bool,
+    "TEST.PRECISE_BN.NUM_ITER": FromOne,
+}
