@@ -7,6 +7,8 @@ $TOOL wordnet --classes synsets.txt --dict /usr/share/wordnet --output is_a.npz
 $TOOL relationships relationships.json --classes synsets.txt --output vg.npz
 $TOOL cooccurrence --coco train.json --output together.npz
 $TOOL import new_COCO_graph_r.pkl --coco train.json --output coco.npz
+$TOOL scenes relational_scenes/class_graph.json --output scenes.json
+$TOOL shuffle scenes.json --output wrong.json
 $TOOL merge is_a.npz vg.npz --output graph.npz
 $TOOL show graph.npz
 
@@ -56,6 +58,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     sub.add_argument("--coco", type=Path, required=True, help="training set in COCO format")
     sub = command("import", "a pickle of Reasoning-RCNN or HKRM")
     sub.add_argument("pickle", type=Path)
+    sub = command("scenes", "what Relational Scenes are made by", classes=False)
+    sub.add_argument("json", type=Path, help="class_graph.json beside the scenes")
+    sub = command("shuffle", "the same edges between other classes, a control", classes=False)
+    sub.add_argument("graph", type=Path)
+    sub.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     sub = command("merge", "several files into one", classes=False)
     sub.add_argument("graphs", type=Path, nargs="+")
     commands.add_parser("show", help="what is in a file").add_argument("graph", type=Path)

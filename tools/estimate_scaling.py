@@ -2,7 +2,8 @@
 """What do more GPUs and machines cost? Measured with two processes of a CPU, simulated beyond.
 
     tools/estimate_scaling.py --dataset my/train.json my/images
-    tools/estimate_scaling.py --dataset ... --inside 50 --between 1.25 --step 0.4 --json here.json
+    tools/estimate_scaling.py --dataset my/val.json my/images \\
+        --inside 50 --between 1.25 --step 0.4 --json here.json
 
 The gradients of the R50-FPN detectors are counted. A small detector trains with one and with two
 processes. For up to 64 GPUs the time of a ring all-reduce follows from the bytes and from the links

@@ -10,6 +10,7 @@ from ..case import Case
 MODULES = (  # every file of cases, in the order of the table
     "object_relation",
     "sgrn",
+    "reasoning_rcnn",
     "glore",
     "non_local",
     "local_relation",

@@ -34,6 +34,7 @@ STOCK_CONFIGS = Path(detectron2.__file__).resolve().parent / "model_zoo" / "conf
 OFF: dict[str, list[Any]] = {
     "Relation": ["MODEL.RELATION.NUM_RELATIONS", [0, 0]],
     "SGRN": ["MODEL.SGRN.GRAPH_DIMS", []],
+    "ReasoningRCNN": ["MODEL.REASONING_RCNN.CHANNELS", 0],
     "Reasoning": ["MODEL.REASONING.MODULES", []],
     "DuplicateRemoval": [],
     "Context": [],

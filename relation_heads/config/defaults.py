@@ -17,6 +17,7 @@ from detectron2.projects.deeplab import add_deeplab_config
 
 from ..layers.duplicates import soft_suppression
 from ..layers.object_relation import module as relation
+from ..layers.out_norm import OutNorm
 from ..layers.reasoning import region_edges, spatial_memory
 from ..layers.sgrn import module as sgrn
 from .problems import Problem, raise_fatal
@@ -27,6 +28,7 @@ Share = Annotated[float, "[0, 1)"]
 Sampling = Literal["loss", "regions", "off"]
 TestEnsemble = Literal["last", "mean", "union_nms"]
 Module = Literal["local", "global"]
+EdgeNorm = Literal["rows", "none"]
 TestMethod = Literal["nms", "soft_nms", "learned"]
 Stage = Literal["res2", "res3", "res4", "res5"]
 
@@ -177,7 +179,7 @@ class SGRN(Keys):
     # Dropout between the graph layers.
     DROPOUT: Share = 0.5
     # "LN": LayerNorm of h. The paper has none (""), and h starts about 1e-3 times as large as f.
-    OUT_NORM: sgrn.OutNorm = "LN"
+    OUT_NORM: OutNorm = "LN"
     # Two stages (released code): the graph is on the boxes that the base predictor refined, which
     # are labelled and sampled anew at ROI_BOX_CASCADE_HEAD.IOUS[1].
     REFINE: bool = False
@@ -194,6 +196,31 @@ class SGRN(Keys):
     # As in MODEL.RELATION.
     SAMPLING: Sampling = "loss"
     GT_AS_KEYS: bool = False
+
+
+class REASONING_RCNN(Keys):
+    """Reasoning-RCNN (Xu et al. 2019), for ReasoningRCNNROIHeads, Res5ReasoningRCNNROIHeads and
+    CascadeReasoningRCNNROIHeads. configs/heads/reasoning_rcnn_official.yaml has the released code's
+    choices."""
+
+    # E: width of what the classes tell a region. 0 is the same head without it: with REFINE False
+    # the stock head, bit for bit.
+    CHANNELS: Annotated[int, "[0, 65536]"] = 256
+    # Channels to which the backbone's maps are squeezed before they are pooled.
+    SQUEEZE_CHANNELS: Size = 64
+    # Knowledge graph between classes (.npz or .json); empty: every class hears itself alone.
+    GRAPH_FILE: str = ""
+    # Weights of the edges: "rows", those that a class hears sum to 1, as much as it hears itself,
+    # and all relations count alike; "none", as in the file (published; made for its own files).
+    EDGE_NORM: EdgeNorm = "rows"
+    # "LN": LayerNorm of what a region is told, which starts about 1e-5 times as large as its
+    # features. The paper has none ("").
+    OUT_NORM: OutNorm = "LN"
+    # As in MODEL.SGRN; there is one box head for both stages.
+    REFINE: bool = False
+    TEST_ENSEMBLE: TestEnsemble = "last"
+    MEAN_GRADIENT: bool = True
+    LOSS_WEIGHTS: tuple[Weight, Weight] = (1.0, 1.0)
 
 
 class REASONING(Keys):
@@ -355,7 +382,7 @@ class LR_NET(Keys):
 NODES: dict[str, type[Keys]] = {
     keys.__name__: keys
     for keys in (
-        RELATION, SGRN, REASONING, CONTEXT_BLOCKS, DUPLICATE_REMOVAL, GLORE_HEAD,
+        RELATION, SGRN, REASONING_RCNN, REASONING, CONTEXT_BLOCKS, DUPLICATE_REMOVAL, GLORE_HEAD,
         EFFICIENTNET_LITE, TORCHVISION, LR_NET,
     )
 }  # fmt: skip

@@ -17,7 +17,6 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 from ..modeling.roi_heads.heads import Relational
-from ..modeling.roi_heads.reasoning import ReasoningMechanism
 from ..modeling.roi_heads.seam import Classified, ListensToRegions, regions_of
 
 
@@ -42,7 +41,7 @@ class BoxBranch(nn.Module):
             roi_heads: of an FPN, DC5 or C5 model, stock or relational.
 
         Raises:
-            ValueError: other heads, or SGRN that refines its boxes.
+            ValueError: other heads, or a mechanism that refines its boxes.
         """
         super().__init__()
         if not isinstance(roi_heads, StandardROIHeads) or isinstance(
@@ -57,19 +56,20 @@ class BoxBranch(nn.Module):
         self.mechanism = roi_heads.mechanism if isinstance(roi_heads, Relational) else None
         if getattr(self.mechanism, "resampler", None):
             raise ValueError(
-                "The box branch has given boxes: MODEL.SGRN.REFINE must be False, got True."
+                f"The box branch has given boxes: MODEL.{self.mechanism.key}.REFINE must be False, "
+                "got True."
             )
 
     def forward(
-        self, pooled: Tensor, boxes: Tensor, image_size: Tensor, feature_map: Tensor | None = None
+        self, pooled: Tensor, boxes: Tensor, image_size: Tensor, *feature_maps: Tensor
     ) -> tuple[Tensor, Tensor]:
         """
         Args:
             pooled: (R, C, h, w) features of the regions.
             boxes: (R, 4) x1, y1, x2, y2 in pixels.
             image_size: (2,) int64, height and width in pixels.
-            feature_map: (1, D, H, W) of the backbone, the one that iterative reasoning reads; None
-                for all others.
+            feature_maps: (1, D, H, W) of the backbone, those that the mechanism reads, see
+                `Mechanism.map_names`.
 
         Returns:
             probabilities (R, C + 1), background last, and boxes (R, 4) or (R, 4 C), not clipped.
@@ -80,7 +80,7 @@ class BoxBranch(nn.Module):
         x = self.box_head(pooled, regions_of(regions)) if listens else self.box_head(pooled)
         last = Classified(x, self.box_predictor, self.box_predictor(x), regions)
         if self.mechanism is not None:
-            maps = {} if feature_map is None else {self.mechanism.in_feature: feature_map}
+            maps = dict(zip(self.mechanism.map_names, feature_maps, strict=True))
             last, _ = self.mechanism(last, maps, _no_other_boxes)
         logits, deltas = last.predictions
         probabilities = (
@@ -99,7 +99,7 @@ Example = tuple[Tensor, ...]  # the arguments of `BoxBranch.forward`
 
 @torch.no_grad()
 def example_of(model: nn.Module, image: Tensor) -> Example:
-    """What the box branch gets in a detector: three tensors, with iterative reasoning four.
+    """What the box branch gets in a detector: three tensors, and the maps of its mechanism.
 
     Args:
         model: a `GeneralizedRCNN` in evaluation mode.
@@ -111,17 +111,17 @@ def example_of(model: nn.Module, image: Tensor) -> Example:
     heads, boxes = model.roi_heads, proposals.proposal_boxes
     pooled = heads.box_pooler([maps[name] for name in heads.box_in_features], [boxes])
     size = torch.tensor(images.image_sizes[0], device=boxes.device)
-    mechanism = getattr(heads, "mechanism", None)
-    if isinstance(mechanism, ReasoningMechanism):
-        return pooled, boxes.tensor, size, maps[mechanism.in_feature]
-    return pooled, boxes.tensor, size
+    names = heads.mechanism.map_names if isinstance(heads, Relational) else ()
+    return pooled, boxes.tensor, size, *(maps[name] for name in names)
 
 
 @torch.no_grad()
 def export_branch(branch: BoxBranch, example: Example) -> torch.export.ExportedProgram:
     """By `torch.export`, for every number of regions and every size of map."""
     dynamic = torch.export.Dim.DYNAMIC
-    shapes = ({0: dynamic}, {0: dynamic}, None, {2: dynamic, 3: dynamic})[: len(example)]
+    maps = ({2: dynamic, 3: dynamic},) * (len(example) - 3)
+    # An argument with a star that gets nothing has no entry.
+    shapes = ({0: dynamic}, {0: dynamic}, None, *([maps] if maps else ()))
     return torch.export.export(branch, example, dynamic_shapes=shapes)
 
 

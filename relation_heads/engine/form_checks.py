@@ -46,6 +46,7 @@ PREFIXES = {"FPN": "", "C4": "Res5", "Cascade": "Cascade"}
 MECHANISMS = {
     "RELATION": "Relation",
     "SGRN": "SGRN",
+    "REASONING_RCNN": "ReasoningRCNN",
     "REASONING": "Reasoning",
     "DUPLICATE_REMOVAL": "DuplicateRemoval",
 }

@@ -13,11 +13,13 @@ from .reasoning.global_module import GlobalReasoning
 from .reasoning.knowledge_graph import KnowledgeGraph
 from .reasoning.rollout import IterativeReasoning
 from .reasoning.spatial_memory import SpatialMemory
+from .reasoning_rcnn.adaptive_reasoning import AdaptiveReasoning, semantic_pool
 from .regions import Regions
 from .sgrn.module import SGRN, semantic_nodes
 
 __all__ = [
     "SGRN",
+    "AdaptiveReasoning",
     "DuplicateRemoval",
     "GloRe",
     "GlobalContext",
@@ -37,6 +39,7 @@ __all__ = [
     "pair_embedding",
     "relative_geometry",
     "semantic_nodes",
+    "semantic_pool",
     "sinusoidal_embedding",
     "soft_nms",
     "soft_nms_per_class",

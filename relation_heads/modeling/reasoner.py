@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
 from ..config.defaults import node
 from ..layers.reasoning.global_module import GlobalReasoning
 from ..layers.reasoning.knowledge_graph import KnowledgeGraph
 from ..layers.reasoning.rollout import IterativeReasoning
 from ..layers.reasoning.spatial_memory import SpatialMemory
+from .class_graphs import load_class_graph
 
 logger = logging.getLogger(__name__)
 
 
 def class_graph(cfg: CfgNode) -> KnowledgeGraph | None:
-    """The graph in `MODEL.REASONING.GLOBAL.GRAPH_FILE`, in the order of the data set's classes."""
+    """The graph in `MODEL.REASONING.GLOBAL.GRAPH_FILE`, if there is one and a module reads it."""
     keys = node(cfg, "REASONING")
     if "global" not in keys.MODULES:
         return None
@@ -28,18 +28,7 @@ def class_graph(cfg: CfgNode) -> KnowledgeGraph | None:
             "edges between regions only."
         )
         return None
-    graph = KnowledgeGraph.load(path)
-    names = None
-    if cfg.DATASETS.TRAIN:
-        names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
-    if names:
-        graph = graph.reordered(names)
-    if len(graph.classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-        raise ValueError(
-            f"{path} has {len(graph.classes)} classes, MODEL.ROI_HEADS.NUM_CLASSES is "
-            f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}: they must be equal."
-        )
-    return graph
+    return load_class_graph(cfg, path)
 
 
 def spatial_memory(cfg: CfgNode, *, mid_channels: int, num_logits: int, fed: int) -> SpatialMemory:

@@ -13,7 +13,7 @@ While `watch()` is open, heads write into the innermost `Seen`, in training too,
 have a field `region`: the row of the region that each of them came from. Outside it nothing is
 computed or kept. A mechanism of your own writes with `watched()`.
 
-Shapes: N regions of all images, R of one, D channels.
+Shapes: N regions of all B images, R of one, D channels, C classes.
 """
 
 from __future__ import annotations
@@ -68,12 +68,15 @@ class Seen:
     Attributes:
         listened: one entry for every call of a relation module or an SGRN graph, in their order.
         attention: of iterative reasoning, weights (N,) by the name of a prediction; their sum is 1.
+        class_attention: of Reasoning-RCNN, how much each image asks each class, (B, C + 1); rows
+            sum to 1.
         last: the classification that became the detections.
         gathered: one entry for every call of a GloRe unit of the model that `watch` was given.
     """
 
     listened: list[Listened] = field(default_factory=list)
     attention: dict[str, Tensor] = field(default_factory=dict)
+    class_attention: Tensor | None = None
     last: Classified | None = None
     gathered: list[Gathered] = field(default_factory=list)
 

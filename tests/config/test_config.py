@@ -3,6 +3,7 @@ import pytest
 pytest.importorskip("detectron2")
 
 import os
+import re
 from pathlib import Path
 
 import detectron2
@@ -64,9 +65,9 @@ def test_a_key_of_the_user_is_kept():
 
 def test_the_rest_is_detectron2s_default():
     ours, stock = get_cfg(), get_detectron2_cfg()
-    ours_alone = ("RELATION", "SGRN", "REASONING", "CONTEXT_BLOCKS", "GLORE_HEAD")
+    ours_alone = ("RELATION", "SGRN", "REASONING", "REASONING_RCNN", "CONTEXT_BLOCKS")
     others = ("DUPLICATE_REMOVAL", "EFFICIENTNET_LITE", "TORCHVISION", "LR_NET", "TRAIN_ONLY")
-    for name in (*ours_alone, *others):
+    for name in (*ours_alone, "GLORE_HEAD", *others):
         del ours.MODEL[name]
     for name in ("MAX_BROKEN", "CACHE_MAPS"):
         del ours.DATALOADER[name]
@@ -92,8 +93,9 @@ def test_every_relational_config_is_its_stock_twin_and_more(leaf):
     for name in ("cls_score.weight", "bbox_pred.weight"):
         stock.pop(f"roi_heads.mechanism.predictor.{name}", None)
     assert stock.items() <= ours.items()
-    where = {"sgrn": ".mechanism.", "reasoning": ".mechanism.", "learn-nms": ".end."}
-    parts = OURS.search(leaf)[1].replace("learn_nms", "learn-nms").split("_")
+    where = {"sgrn": ".mechanism.", "reasoning": ".mechanism.", "reasoning-rcnn": ".mechanism."}
+    where["learn-nms"] = ".end."
+    parts = re.sub("(learn|reasoning)_(nms|rcnn)", r"\1-\2", OURS.search(leaf)[1]).split("_")
     new = [where.get(part, f".{part}") for part in parts]
     assert all(any(n in name for n in new) for name in ours.keys() - stock.keys())
 

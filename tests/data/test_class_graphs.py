@@ -16,11 +16,14 @@ from relation_heads.data.graphs.sources import (
     graph_from_cooccurrence,
     graph_from_names,
     graph_from_relationships,
+    graph_from_scenes,
     import_pickle,
     merge,
     plurals,
+    shuffled,
     words,
 )
+from relation_heads.data.scenes import scenes
 
 
 def edges_by_name(graph):
@@ -78,6 +81,32 @@ def test_sense_suffixes_are_no_words():
     graph = graph_from_names(names)
     assert edges_by_name(graph) == {("alarm_clock.n.01", "is-kind-of", "clock.n.01"): 1}
     assert graph.meta["ambiguous"] == 2  # which of the two bags?
+
+
+# ---- Relational Scenes ----
+
+
+def test_scenes_are_what_they_are_made_by():
+    content = scenes.class_graph()
+    graph = graph_from_scenes(content)
+    assert list(graph.classes) == content["classes"] and all(graph.directed)
+    assert set(graph.relations) == set(content["relations"])
+    assert edges_by_name(graph) == {
+        (e["class"], e["relation"], e["partner"]): 1.0 for e in content["edges"]
+    }
+
+
+def test_the_same_edges_between_other_classes():
+    graph = graph_from_scenes(scenes.class_graph())
+    one, other = shuffled(graph, 0), shuffled(graph, 1)
+    edges = [set(edges_by_name(g)) for g in (graph, one, other)]
+    assert not edges[0] & edges[1] and edges[1] != edges[2]
+    assert one.classes == graph.classes and one.meta["shuffled"] == 0
+    assert torch.equal(one.edge_relation, graph.edge_relation)
+    for ends in ("edge_dst", "edge_src"):  # a class is renamed everywhere alike
+        renamed = dict(zip(getattr(graph, ends).tolist(), getattr(one, ends).tolist(), strict=True))
+        assert [renamed[k] for k in getattr(graph, ends).tolist()] == getattr(one, ends).tolist()
+    assert set(edges_by_name(shuffled(graph, 0))) == edges[1]
 
 
 # ---- relationships ----

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from relation_heads.data.graphs import sources as class_graphs
+from relation_heads.data.scenes import scenes
 from relation_heads.layers.reasoning.knowledge_graph import KnowledgeGraph
 
 SCRIPT = Path(__file__).parents[2] / "datasets" / "build_knowledge_graph.py"
@@ -85,6 +86,16 @@ def test_merge(tool):
     assert [meta["source"] for meta in graph.meta["merged"]] == ["names", "old_r.pkl"]
 
 
+def test_scenes_and_their_control(tool, capsys):
+    Path("class_graph.json").write_text(json.dumps(scenes.class_graph()))
+    tool("scenes class_graph.json --output scenes.json".split())
+    tool("shuffle scenes.json --seed 3 --output wrong.npz".split())
+    assert capsys.readouterr().out.splitlines()[-1] == "wrong.npz"
+    graph, wrong = KnowledgeGraph.load("scenes.json"), KnowledgeGraph.load("wrong.npz")
+    assert wrong.meta == {**graph.meta, "shuffled": 3}
+    assert wrong.edge_dst.tolist() == class_graphs.shuffled(graph, 3).edge_dst.tolist()
+
+
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
@@ -98,6 +109,8 @@ def test_merge(tool):
         ("cooccurrence --coco relationships.json --output graph.npz", "relationships.json: This"),
         ("relationships names.txt --classes names.txt --output graph.npz", "is not a JSON list"),
         ("import old_r.pkl --classes synsets.txt --output graph.npz", "old_r.pkl must hold"),
+        ("scenes train.json --output graph.npz", "train.json: it is not the class graph of Rela"),
+        ("shuffle names.txt --output graph.npz", "names.txt: the name of a"),
         ("merge names.txt --output graph.npz", "names.txt: the name of a"),
         ("merge boxes.npz boxes.npz --output graph.npz", "'relations' must be unique"),
         ("merge boxes.npz old.json --output graph.npz", "old.json: 'classes' must be those asked"),

@@ -65,7 +65,9 @@ def test_stock_configs_fit(yaml):
     assert stock(yaml) == []
 
 
-@pytest.mark.parametrize("heads", ["RelationROIHeads", "SGRNROIHeads", "ReasoningROIHeads"])
+@pytest.mark.parametrize("heads", [
+    "RelationROIHeads", "SGRNROIHeads", "ReasoningROIHeads", "ReasoningRCNNROIHeads",
+])  # fmt: skip
 def test_heads_in_their_own_form_fit(heads):
     for yaml in (FPN_YAML, DC5_YAML, PANOPTIC_YAML):
         assert stock(yaml, HEADS, heads) == []
@@ -116,7 +118,9 @@ def test_rotated_boxes(name, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("mechanism", ["Relation", "SGRN", "Reasoning", "DuplicateRemoval"])
+@pytest.mark.parametrize("mechanism", [
+    "Relation", "SGRN", "Reasoning", "ReasoningRCNN", "DuplicateRemoval",
+])  # fmt: skip
 def test_heads_in_another_form(mechanism):
     heads = f"{mechanism}ROIHeads"
     found = stock(C4_YAML, HEADS, heads)

@@ -94,6 +94,25 @@ def test_products_and_gradients_are_those_of_dense_matrices():
         assert low.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+def test_all_relations_in_one_matrix_both_ways(normalize):
+    graph = make()
+    expected = torch.zeros(4, 4, dtype=torch.float64)
+    if normalize:  # the mean of the relations that have a row
+        matrices = [torch.tensor(m) for m in slow_matrices(graph).values()]
+        count = sum((m.sum(1, keepdim=True) > 0).double() for m in matrices)
+        expected = sum(matrices) / count.clamp(min=1)
+    else:
+        for (_, dst, src), weight in edges_by_name(graph).items():
+            i, j = CLASSES.index(dst), CLASSES.index(src)
+            expected[i, j] += weight
+            expected[j, i] += weight
+    matrix = graph.adjacency(normalize=normalize)
+    assert matrix.is_coalesced() and matrix.dtype == torch.float32
+    torch.testing.assert_close(matrix.to_dense().double(), expected, rtol=1e-6, atol=1e-6)
+    assert matrix.to_dense()[0, 1] == (0.5 * (1 + 0.1 / 3.1) if normalize else 1.1)
+
+
 def test_weights_whose_sum_overflows_are_normalised_too():
     (_, near) = make([(0, 0, 1, 3e38), (0, 0, 2, 3e38)], directed=(False, False)).adjacencies()[0]
     assert near.to_dense()[0].tolist() == [0, 0.5, 0.5, 0]
@@ -103,6 +122,8 @@ def test_a_graph_without_edges():
     graph = make([])
     assert [m._nnz() for _, m in graph.adjacencies()] == [0, 0, 0]
     assert make([], relations=(), directed=()).adjacencies() == []
+    for normalize in (True, False):
+        assert make([], relations=(), directed=()).adjacency(normalize=normalize)._nnz() == 0
 
 
 def test_describe():

@@ -54,6 +54,7 @@ MECHANISMS = {
     "none": "DuplicateRemoval",  # Detectron2's head; its end can be chosen
     "relation": "Relation",
     "SGRN": "SGRN",
+    "Reasoning-RCNN": "ReasoningRCNN",
     "reasoning": "Reasoning",
     "relation + SGRN": "SGRN",
 }
@@ -152,6 +153,7 @@ def opts(cell: Cell) -> tuple[Any, ...]:
     return (
         *stock_opts(cell.form, cell.task),
         *(common.SMALL_SGRN if "SGRN" in cell.mechanism else ()),
+        *(common.SMALL_REASONING_RCNN if cell.mechanism == "Reasoning-RCNN" else ()),
         *(common.SMALL_REASONING if "reasoning" in cell.mechanism else ()),
         *ENDS[cell.end],
         *itertools.chain.from_iterable(keys.items()),

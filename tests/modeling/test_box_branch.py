@@ -17,7 +17,9 @@ from relation_heads.modeling import watch
 from tests.modeling.common import (
     C4,
     CASCADE,
+    RCNN_REFINE,
     REASONING,
+    REASONING_RCNN,
     REFINE,
     RELATION,
     SGRN,
@@ -27,8 +29,10 @@ from tests.modeling.common import (
 )
 
 # SGRN's heads give the same classification, since a mechanism of "mean" or "last" is in the branch.
-MODELS = {"relation": RELATION, "sgrn": SGRN, "reasoning": REASONING}
+MODELS = {"relation": RELATION, "sgrn": SGRN, "reasoning_rcnn": REASONING_RCNN,
+          "reasoning": REASONING}  # fmt: skip
 SIZES = ((64, 96), (96, 160))
+LARGE = ((128, 160), (160, 256))  # `torch.export` makes a constant of a side of one cell, as of p6
 
 
 def model_of(opts):
@@ -37,8 +41,8 @@ def model_of(opts):
     return model
 
 
-def pictures():
-    return [batch((size,))[0]["image"].float() for size in SIZES]
+def pictures(sizes=SIZES):
+    return [batch((size,))[0]["image"].float() for size in sizes]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -65,13 +69,14 @@ def test_of_stock_heads():
     )
 
 
-@pytest.mark.parametrize("name", ["relation", "sgrn"])
+@pytest.mark.parametrize("name", ["relation", "sgrn", "reasoning_rcnn"])
 @torch.no_grad()
 def test_exported_it_holds_for_other_numbers_of_regions(name):
     model = model_of(MODELS[name])
     branch = BoxBranch(model.roi_heads).eval()
-    first, second = (example_of(model, image) for image in pictures())
-    second = (second[0][:7], second[1][:7], second[2])
+    images = pictures(LARGE if name == "reasoning_rcnn" else SIZES)
+    first, second = (example_of(model, image) for image in images)
+    second = (second[0][:7], second[1][:7], *second[2:])
     program = export_branch(branch, first)
     for example in (first, second):
         assert not difference_of(program.module()(*example), branch(*example), 1e-5)
@@ -88,3 +93,5 @@ def test_other_heads_are_refused():
             BoxBranch(build(*opts, settle=False).roi_heads)
     with pytest.raises(ValueError, match=r"MODEL\.SGRN\.REFINE"):
         BoxBranch(build(*SGRN, *REFINE, settle=False).roi_heads)
+    with pytest.raises(ValueError, match=r"MODEL\.REASONING_RCNN\.REFINE"):
+        BoxBranch(build(*REASONING_RCNN, *RCNN_REFINE, settle=False).roi_heads)

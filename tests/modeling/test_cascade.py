@@ -15,6 +15,7 @@ from torch import nn
 from tests.modeling.common import (
     CASCADE,
     CASCADE_REASONING,
+    CASCADE_REASONING_RCNN,
     CASCADE_RELATION,
     CASCADE_SGRN,
     KEYPOINT,
@@ -54,6 +55,11 @@ HEADS = {
     "SGRN two stages": (
         (*CASCADE_SGRN, *REFINE),
         ("loss_cls_sgrn", "loss_box_reg_sgrn"),
+        ("mechanism.graph.", "mechanism.predictor."),
+    ),
+    "Reasoning-RCNN": (
+        CASCADE_REASONING_RCNN,
+        ("loss_cls_reasoning_rcnn", "loss_box_reg_reasoning_rcnn"),
         ("mechanism.graph.", "mechanism.predictor."),
     ),
     "reasoning": (

@@ -56,6 +56,7 @@ OFF = {
     "none": (),
     "relation": ("MODEL.RELATION.NUM_RELATIONS", [0, 0]),
     "SGRN": ("MODEL.SGRN.GRAPH_DIMS", []),
+    "Reasoning-RCNN": ("MODEL.REASONING_RCNN.CHANNELS", 0),
     "reasoning": ("MODEL.REASONING.MODULES", []),
     "relation + SGRN": ("MODEL.RELATION.NUM_RELATIONS", [0, 0], "MODEL.SGRN.GRAPH_DIMS", []),
 }
@@ -66,7 +67,12 @@ def cell(mechanism: str, form: str, end: str = "NMS") -> Cell:
     return Cell(mechanism, form, "box", "agnostic", end, "stock")
 
 
-PAIRS = list(itertools.product(MECHANISMS, FORMS))
+# The forms of Reasoning-RCNN are those of SGRN, see `second_look`: one of them is enough here.
+PAIRS = [
+    (mechanism, form)
+    for mechanism, form in itertools.product(MECHANISMS, FORMS)
+    if mechanism != "Reasoning-RCNN" or form == "FPN"
+]
 heads = pytest.mark.parametrize(("mechanism", "form"), PAIRS, ids=map(" ".join, PAIRS))
 ends = pytest.mark.parametrize("end", ENDS)
 

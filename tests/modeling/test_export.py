@@ -13,8 +13,10 @@ from detectron2.export import TracingAdapter
 
 from tests.modeling.common import (
     C4,
+    RCNN_REFINE,
     REFINE,
     SMALL_REASONING,
+    SMALL_REASONING_RCNN,
     SMALL_SGRN,
     STOCK,
     assert_same_detections,
@@ -35,6 +37,8 @@ MECHANISMS = {
     "Reasoning": SMALL_REASONING,
     "SGRN, relation": (*SMALL_SGRN, "MODEL.ROI_BOX_HEAD.NAME", "RelationBoxHead"),
 }
+# Its forms are those of SGRN, see `second_look`; maps that an image asks by are what is new.
+ONE_FORM = {"ReasoningRCNN, two stages": (*SMALL_REASONING_RCNN, *RCNN_REFINE)}
 CASES = {
     # Every form with every mechanism, and every end; the ends look at nothing but classified
     # regions, so that not every pair of a mechanism and an end is needed.
@@ -46,13 +50,15 @@ CASES = {
     },
     "SGRN learned": ("", "SGRN, two stages", "learned"),
     "Reasoning soft_nms": ("", "Reasoning", "soft_nms"),
+    "ReasoningRCNN": ("", "ReasoningRCNN, two stages", "nms"),
 }
 
 
 def model_of(case):
     form, name, end = CASES[case]
     heads = ("MODEL.ROI_HEADS.NAME", f"{form}{name.split(',')[0]}ROIHeads")
-    opts = (*FORMS[form], *MECHANISMS[name], *heads, END, end, *(LEARN if end == "learned" else ()))
+    mechanism = (MECHANISMS | ONE_FORM)[name]
+    opts = (*FORMS[form], *mechanism, *heads, END, end, *(LEARN if end == "learned" else ()))
     model = build(*opts).eval()
     without_threshold(model)
     return model

@@ -42,8 +42,8 @@ def test_the_sample_has_every_pair_of_levels(seed):
     chosen = sample(seed)
     works = [cell for cell in chosen if not must_name(cell)]
     assert pairs(chosen) == pairs(itertools.product(*map(set, zip(*CELLS, strict=True))))
-    # 5 mechanisms × 3 levels need 15; refused cells are cheap.
-    assert len(works) <= 20 and len(set(chosen)) == len(chosen) <= 45
+    # 6 mechanisms × 3 levels need 18; refused cells are cheap.
+    assert len(works) <= 23 and len(set(chosen)) == len(chosen) <= 52
     impossible = pairs(CELLS) - pairs(works)
     assert impossible == {
         ((1, "C4"), (2, "+ keypoint")),
@@ -54,7 +54,7 @@ def test_the_sample_has_every_pair_of_levels(seed):
 def test_pairs_that_no_cell_has_are_not_asked_for():
     cells = [Cell(a, b, "", "", "", "") for a, b in ("xx", "xy", "yx")]
     assert sorted(pairwise(cells)) == cells
-    assert len(CELLS) == 810 and sum(bool(must_name(cell)) for cell in CELLS) == 90 + 135
+    assert len(CELLS) == 972 and sum(bool(must_name(cell)) for cell in CELLS) == 108 + 162
 
 
 RECORD = {"commit": "0123abc", "seed": 0, "seconds": 1.0, "machine": "any", "command": "matrix"}

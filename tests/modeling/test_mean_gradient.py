@@ -1,5 +1,5 @@
-"""`MODEL.SGRN.MEAN_GRADIENT`: box features get the mean of the gradients of both predictors, and
-everything behind them gets its whole gradient."""
+"""`MEAN_GRADIENT` of SGRN and of Reasoning-RCNN: box features, and the maps that an image asks by,
+get the mean of the gradients of both predictors, and everything behind them its whole gradient."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ pytest.importorskip("detectron2")
 import torch
 
 from tests.modeling.common import (
+    C4_REASONING_RCNN,
     C4_SGRN,
     CASCADE_SGRN,
     KEYPOINT,
     MASK,
     NO_GRAPH,
+    REASONING_RCNN,
     REFINE,
     RELATION,
     SGRN,
@@ -25,7 +27,7 @@ from tests.modeling.common import (
     maps,
 )
 
-SUM = ("MODEL.SGRN.MEAN_GRADIENT", False)
+SUM = ("MODEL.SGRN.MEAN_GRADIENT", False, "MODEL.REASONING_RCNN.MEAN_GRADIENT", False)
 OWN_HEAD = ("MODEL.SGRN.SHARE_FC", False)
 NONE = "map "  # the maps alone
 WITH_RELATION = (*RELATION, *SGRN, "MODEL.ROI_BOX_HEAD.NAME", "RelationBoxHead")
@@ -40,6 +42,8 @@ FORMS = {
     "C4, two stages": ((*C4_SGRN, *REFINE), "res5."),
     "C4, masks": ((*C4_SGRN, *MASK), "res5."),
     "FPN, two box heads": ((*SGRN, *REFINE, *OWN_HEAD), NONE),
+    "Reasoning-RCNN": (REASONING_RCNN, "box_head."),
+    "Reasoning-RCNN, C4": (C4_REASONING_RCNN, "res5."),
     "Cascade": (CASCADE_SGRN, "box_head.2."),
     "Cascade, two box heads": ((*CASCADE_SGRN, *REFINE, *OWN_HEAD), NONE),
     "Cascade, two stages": ((*CASCADE_SGRN, *REFINE), "box_head.2."),
@@ -62,7 +66,7 @@ def grads(keys, *wanted):
 
 
 def is_second(name):
-    return name.endswith("_sgrn")
+    return name.endswith(("_sgrn", "_reasoning_rcnn"))
 
 
 def is_base(name):
@@ -108,7 +112,8 @@ def test_the_second_predictor_alone_trains_features_by_half_its_gradient(keys, s
 @pytest.mark.parametrize("weights", [[0.0, 1.0], [1.0, 0.0]], ids=str)
 @forms
 def test_one_classification_trains_features_whole(keys, shared, weights):
-    keys = (*keys, "MODEL.SGRN.LOSS_WEIGHTS", weights)
+    nodes = ("MODEL.SGRN", "MODEL.REASONING_RCNN")
+    keys = (*keys, *(x for node in nodes for x in (f"{node}.LOSS_WEIGHTS", weights)))
     mean, summed = grads(keys), grads((*keys, *SUM))
     assert any(g.any() for name, g in mean.items() if name.startswith(shared))
     for name, expected in summed.items():

@@ -32,6 +32,7 @@ OFF = {
     "DuplicateRemovalROIHeads": (),
     "RelationROIHeads": ("MODEL.RELATION.NUM_RELATIONS", [0, 0]),
     "SGRNROIHeads": ("MODEL.SGRN.GRAPH_DIMS", []),
+    "ReasoningRCNNROIHeads": ("MODEL.REASONING_RCNN.CHANNELS", 0),
     "ReasoningROIHeads": ("MODEL.REASONING.MODULES", []),
 }
 BRANCHES = {"box": (), "mask": MASK, "keypoint": KEYPOINT}  # C4 has no keypoints

@@ -225,7 +225,7 @@ def test_foreground_edges_prefer_what_the_base_classifier_takes_for_objects():
     assert bias.shape == (40,) and (bias < 0).all() and not bias.requires_grad
 
     base = classify(torch.zeros(3, 64), heads.box_predictor, scattered((3,))).with_logits(logits)
-    heads.mechanism._predict(base.x, base, heads.box_predictor)
+    heads.mechanism._predict(base.x, base, {})
     expected = torch.tensor([5 / 6, 1e-6, 1.0]).log()
     torch.testing.assert_close(graph[1][0][3], expected)
 

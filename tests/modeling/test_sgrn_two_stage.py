@@ -79,9 +79,9 @@ def test_rows_follow_the_refined_boxes(base, sampling):
     predictor, stage = calls(heads.box_predictor), results(heads.mechanism, "_predict")
     head_losses(heads, scattered((40, 50)))
     (_, proposals), (_, predictions) = first[0], predictor[0]
-    (x, base, predictor), _ = stage[0]
+    (x, base, _), _ = stage[0]
     logits, regions = base.logits, base.regions
-    assert predictor is heads.box_predictor
+    assert base.predictor is heads.box_predictor
 
     boxes, full = refined(heads, predictions, proposals)
     distance = (regions.boxes[:, None] - boxes[None]).abs().amax(-1)  # (second stage, first)

@@ -14,14 +14,18 @@ from relation_heads.layers import GloRe, ObjectRelation
 from relation_heads.modeling import watch, watched
 from tests.modeling.common import (
     C4_REASONING,
+    C4_REASONING_RCNN,
     C4_RELATION,
     C4_SGRN,
     CASCADE,
     CASCADE_REASONING,
+    CASCADE_REASONING_RCNN,
     CASCADE_RELATION,
     CASCADE_SGRN,
     NUM_CLASSES,
+    RCNN_REFINE,
     REASONING,
+    REASONING_RCNN,
     REFINE,
     RELATION,
     SGRN,
@@ -132,6 +136,22 @@ def test_attention_weighs_the_named_predictions(keys, modules):
     assert not torch.allclose(named["final"], named["plain"])
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [REASONING_RCNN, C4_REASONING_RCNN, CASCADE_REASONING_RCNN],
+    ids=["FPN", "C4", "Cascade"],
+)
+def test_what_an_image_asks_the_classes(keys):
+    heads = build_heads(*keys)
+    graph = calls(heads.mechanism.graph)
+    seen, _ = watched_detections(heads)
+    ((_, _, attention, _), _) = graph[0]
+    assert seen.class_attention.shape == (len(COUNTS), NUM_CLASSES + 1)
+    assert torch.equal(seen.class_attention, attention)
+    torch.testing.assert_close(attention.sum(1), torch.ones(len(COUNTS)))
+    assert not torch.equal(attention[0], attention[1])
+
+
 # ---- which region a detection came from ----
 
 METHOD = "MODEL.DUPLICATE_REMOVAL.TEST_METHOD"
@@ -149,6 +169,8 @@ HEADS = {
     "SGRN mean": (*SGRN, "MODEL.SGRN.TEST_ENSEMBLE", "mean"),
     "SGRN union": (*SGRN, *REFINE, "MODEL.SGRN.TEST_ENSEMBLE", "union_nms"),
     "C4 SGRN": C4_SGRN,
+    "Reasoning-RCNN": REASONING_RCNN,
+    "Reasoning-RCNN two stages": (*REASONING_RCNN, *RCNN_REFINE),
     "reasoning": REASONING,
     "Cascade": (*CASCADE, "MODEL.ROI_HEADS.NAME", "CascadeDuplicateRemovalROIHeads"),
     "Cascade SGRN": CASCADE_SGRN,

@@ -67,6 +67,17 @@ RULES = {
         "SAMPLING": SAMPLING,
         "GT_AS_KEYS": FLAG,
     },
+    "MODEL.REASONING_RCNN": {
+        "CHANNELS": ([0, 65536], [-1, 65537, 8.0]),
+        "SQUEEZE_CHANNELS": SIZE,
+        "GRAPH_FILE": ([""], ["nowhere.npz"]),
+        "EDGE_NORM": (["rows", "none"], ["row", ""]),
+        "OUT_NORM": (["LN", ""], ["BN"]),
+        "REFINE": FLAG,
+        "TEST_ENSEMBLE": (["last", "mean", "union_nms"], ["first", "union"]),
+        "MEAN_GRADIENT": FLAG,
+        "LOSS_WEIGHTS": ([[0, 1.0], (1e6, 0.0)], [[1.0], [1.0] * 3, [-1, -1], [1e30, 1], 1.0]),
+    },
     "MODEL.REASONING": {
         "MODULES": ([[], ["global"], ("global", "local")], [["local"] * 2, ["locl"], "local"]),
         "NUM_ITERS": TIMES,
@@ -151,6 +162,7 @@ READERS = {
         "MODEL.SGRN.LATENT_DIM", 8,
         "MODEL.SGRN.GRAPH_DIMS", [8, 8],
     ],
+    "MODEL.REASONING_RCNN": ["MODEL.ROI_HEADS.NAME", "ReasoningRCNNROIHeads"],
     "MODEL.REASONING": ["MODEL.ROI_HEADS.NAME", "ReasoningROIHeads"],
     "MODEL.CONTEXT_BLOCKS": ["MODEL.BACKBONE.NAME", "build_context_backbone"],
     "MODEL.DUPLICATE_REMOVAL": [
@@ -162,8 +174,8 @@ READERS = {
 # Texts and lists that are right or wrong together with files, registries or other keys.
 NEED_MORE = [
     "MODEL.REASONING.TEST_PREDICTION", "MODEL.REASONING.LOCAL.IN_FEATURE",
-    "MODEL.REASONING.GLOBAL.GRAPH_FILE", "MODEL.CONTEXT_BLOCKS.PLUGINS",
-    "MODEL.CONTEXT_BLOCKS.BUILDER", "MODEL.TORCHVISION.NAME",
+    "MODEL.REASONING.GLOBAL.GRAPH_FILE", "MODEL.REASONING_RCNN.GRAPH_FILE",
+    "MODEL.CONTEXT_BLOCKS.PLUGINS", "MODEL.CONTEXT_BLOCKS.BUILDER", "MODEL.TORCHVISION.NAME",
 ]  # fmt: skip
 KEYS = [(part, key) for part, keys in RULES.items() for key in keys]
 

@@ -43,6 +43,10 @@ def build(args: argparse.Namespace) -> KnowledgeGraph:
         for path, graph in zip(args.graphs, graphs, strict=True):
             named(path, graph.reordered, graphs[0].classes)
         return class_graphs.merge(graphs)
+    if args.command == "scenes":
+        return named(args.json, class_graphs.graph_from_scenes, read_json(args.json))
+    if args.command == "shuffle":
+        return class_graphs.shuffled(KnowledgeGraph.load(args.graph), args.seed)
     if args.command == "cooccurrence":
         return named(args.coco, class_graphs.graph_from_cooccurrence, read_json(args.coco))
     names = read_classes(args)
@@ -65,7 +69,7 @@ def make_graph(args: argparse.Namespace) -> None:
     graph = build(args)
     if not graph.relations:
         raise ValueError(f"No edge was found between the {len(graph.classes)} classes.")
-    if args.command != "merge":
+    if "coco" in args:
         dataset = args.coco or args.classes
         meta = {"dataset": dataset.name, "date": date.today().isoformat(), "normalised": False}
         graph = dataclasses.replace(graph, meta={**graph.meta, **meta})

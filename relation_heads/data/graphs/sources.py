@@ -12,6 +12,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,41 @@ def import_pickle(path: str | os.PathLike[str], class_names: Sequence[str]) -> K
     name = Path(path).stem
     edges = [(name, int(a), int(b), float(values[a, b])) for a, b in zip(dst, src, strict=True)]
     return build_graph(class_names, {name: directed}, edges, {"source": Path(path).name})
+
+
+def graph_from_scenes(content: Any) -> KnowledgeGraph:
+    """What Relational Scenes are made by: "square_with_sun present sun", directed.
+
+    Args:
+        content: of the `class_graph.json` beside the scenes.
+
+    Raises:
+        ValueError: it is not such a file.
+    """
+    try:
+        names, relations = list(content["classes"]), list(content["relations"])
+        rows = {name: k for k, name in enumerate(names)}
+        edges: list[Edge] = [
+            (edge["relation"], rows[edge["class"]], rows[edge["partner"]], 1.0)
+            for edge in content["edges"]
+        ]
+        directed = dict.fromkeys(relations, True)
+        return build_graph(names, directed, edges, {"source": "Relational Scenes"})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"it is not the class graph of Relational Scenes: {error!r}.") from None
+
+
+def shuffled(graph: KnowledgeGraph, seed: int) -> KnowledgeGraph:
+    """The same edges between other classes, as a control: each class gets the edges of a random
+    one. Embeddings stay with their classes."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(graph.classes), generator=generator)
+    return replace(
+        graph,
+        edge_dst=order[graph.edge_dst],
+        edge_src=order[graph.edge_src],
+        meta={**graph.meta, "shuffled": seed},
+    )
 
 
 def merge(graphs: Sequence[KnowledgeGraph]) -> KnowledgeGraph:

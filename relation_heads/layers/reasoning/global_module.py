@@ -16,18 +16,15 @@ kinds of edges.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import at_least, require
-from ..geometry import widen
 from ..regions import Regions
-
-# A_e between classes as what a sparse matrix holds: rows and columns (2, nnz), and values (nnz,).
-Edges = tuple[Tensor, Tensor]
+from .class_edges import ClassEdges
 
 
 class SpatialPath(nn.Module):
@@ -73,7 +70,7 @@ class SemanticPath(nn.Module):
         memory: Tensor,
         classes: Tensor,
         assignment: Tensor,
-        knowledge: Sequence[Edges],
+        knowledge: Iterable[ClassEdges],
         regions: Regions,
     ) -> Tensor:
         """
@@ -92,32 +89,10 @@ class SemanticPath(nn.Module):
         for p, m in zip(regions.split(assignment), regions.split(sent), strict=True):
             nodes = F.relu(p.to(m.dtype).T @ m + own)  # (C, D)
             values = self.edges(nodes).unflatten(1, (self.num_relations, -1))  # (C, E, D)
-            messages = _along(knowledge, values)  # (C, D)
+            sent_along = (a(v) for a, v in zip(knowledge, values.unbind(1), strict=True))
+            messages = sum(sent_along, values.new_zeros(()))  # (C, D), float32 or wider
             out.append(F.relu(self.to_regions(p.to(messages.dtype) @ messages)))  # (R, D)
         return torch.cat(out)
-
-
-def _along(knowledge: Sequence[Edges], values: Tensor) -> Tensor:
-    """sum_e A_e V_e: (C, E, D) to (C, D), in float32 or wider (sparse products need it)."""
-    with torch.autocast(values.device.type, enabled=False):
-        values = widen(values)
-        messages = torch.zeros_like(values[:, 0])
-        for e, (ends, weights) in enumerate(knowledge):
-            product = _product(ends, weights.to(values.dtype), values[:, e].contiguous())
-            messages = messages + product
-        return messages
-
-
-def _product(ends: Tensor, weights: Tensor, values: Tensor) -> Tensor:
-    """A V of `Edges` and (C, D)."""
-    size = (values.shape[0], values.shape[0])
-    if torch.jit.is_tracing():  # a trace has no sparse tensors
-        return weights.new_zeros(size).index_put((ends[0], ends[1]), weights) @ values
-    # Checked and coalesced where the module was made.
-    return (
-        torch.sparse_coo_tensor(ends, weights, size, is_coalesced=True, check_invariants=False)
-        @ values
-    )
 
 
 class GlobalReasoning(nn.Module):
@@ -170,11 +145,7 @@ class GlobalReasoning(nn.Module):
             SpatialPath(channels, num_relations) for _ in range(num_stacks if num_relations else 0)
         )
         self.num_stacks = num_stacks
-        self.num_knowledge = len(knowledge)
-        for e, adjacency in enumerate(knowledge):
-            edges = adjacency.to_sparse_coo().coalesce()
-            self.register_buffer(f"knowledge{e}_ends", edges.indices(), persistent=False)
-            self.register_buffer(f"knowledge{e}_weights", edges.values(), persistent=False)
+        self.knowledge = nn.ModuleList(ClassEdges(adjacency) for adjacency in knowledge)
         if knowledge:
             if embeddings is None:
                 embeddings = nn.Parameter(torch.randn(num_classes, embedding_channels) * 0.01)
@@ -193,12 +164,6 @@ class GlobalReasoning(nn.Module):
         for layer in (self.from_logits, self.classify, self.attend):
             nn.init.normal_(layer.weight, std=0.01)
         nn.init.zeros_(self.classify.bias)
-
-    @property
-    def knowledge(self) -> list[Edges]:
-        """The A_e between classes."""
-        names = [f"knowledge{e}" for e in range(self.num_knowledge)]
-        return [(self.get_buffer(f"{n}_ends"), self.get_buffer(f"{n}_weights")) for n in names]
 
     def initial(self, features: Tensor) -> Tensor:
         """The empty memory, (N, D) zeros."""
@@ -237,7 +202,7 @@ class GlobalReasoning(nn.Module):
             g = torch.zeros_like(memory)
             if len(self.spatial):
                 g = g + self.spatial[k](memory, adjacencies, regions)
-            if self.num_knowledge:
+            if len(self.knowledge):
                 g = g + self.semantic[k](
                     memory, self.embeddings, assignment, self.knowledge, regions
                 )

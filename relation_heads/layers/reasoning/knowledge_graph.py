@@ -177,13 +177,32 @@ class KnowledgeGraph:
                 found.append((name, self._matrix(*both, weight.repeat(2))))
         return found
 
+    def adjacency(self, *, normalize: bool = True) -> Tensor:
+        """All relations in one matrix, along each edge both ways.
+
+        Args:
+            normalize: the mean of `adjacencies` over the relations of a row, so that a row sums to
+                1, or is empty. False: the sums of the weights as they are in the file.
+
+        Returns:
+            (K, K) sparse COO float32.
+        """
+        if normalize and self.relations:
+            parts = [matrix for _, matrix in self.adjacencies()]
+            dst, src = torch.cat([part.indices() for part in parts], dim=1).unbind()
+            return self._matrix(dst, src, torch.cat([part.values() for part in parts]))
+        both = torch.cat([self.edge_dst, self.edge_src]), torch.cat([self.edge_src, self.edge_dst])
+        return self._sparse(*both, self.edge_weight.repeat(2))
+
     def _matrix(self, dst: Tensor, src: Tensor, weight: Tensor) -> Tensor:
-        k, weight = len(self.classes), weight.double()  # sums of large weights stay finite
-        sums = weight.new_zeros(k).index_add(0, dst, weight)
-        values = (weight / sums[dst]).float()
+        weight = weight.double()  # sums of large weights stay finite
+        sums = weight.new_zeros(len(self.classes)).index_add(0, dst, weight)
+        return self._sparse(dst, src, (weight / sums[dst]).float())
+
+    def _sparse(self, dst: Tensor, src: Tensor, values: Tensor) -> Tensor:
         # COO, not CSR: the products of CSR matrices have no bfloat16 on the CPU.
-        ends = torch.stack([dst, src])
-        return torch.sparse_coo_tensor(ends, values, (k, k), check_invariants=True).coalesce()
+        size, ends = (len(self.classes),) * 2, torch.stack([dst, src])
+        return torch.sparse_coo_tensor(ends, values, size, check_invariants=True).coalesce()
 
     def describe(self) -> str:
         """One line about the classes, then one per relation: its edges and its empty rows."""

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from ..arguments import Wrong, at_least, multiple_of, one_of, require, within
 from ..geometry import Angle, polar, widen
+from ..out_norm import OUT_NORMS, OutNorm, out_norm_layer
 from ..regions import Regions
 from .sparse_graph import SparseGraph, top_neighbors
 from .spatial_graph_conv import (
@@ -48,7 +49,6 @@ from .spatial_graph_conv import (
 Mapping = Literal["soft", "hard"]
 Similarity = Literal["dot", "cosine"]
 EdgeLayers = Literal["first", "all"]
-OutNorm = Literal["", "LN"]
 CHOICES: dict[str, tuple[str, ...]] = {
     "similarity": get_args(Similarity),
     "edge_norm": EDGE_NORMS,
@@ -56,7 +56,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "kernel_norm": KERNEL_NORMS,
     "covariance": COVARIANCES,
     "angle": ANGLES,
-    "out_norm": get_args(OutNorm),
+    "out_norm": OUT_NORMS,
 }
 MAPPINGS: tuple[str, ...] = get_args(Mapping)
 
@@ -128,15 +128,6 @@ class WeightNormLinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}"
-
-
-class WideLayerNorm(nn.LayerNorm):
-    """A LayerNorm of float32 or wider, also where its parameters are narrower."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, E) to (N, E)."""
-        weight, bias = widen(self.weight), widen(self.bias)
-        return F.layer_norm(widen(x), self.normalized_shape, weight, bias, self.eps)
 
 
 class RelationLearner(nn.Module):
@@ -252,8 +243,7 @@ class SGRN(nn.Module):
             for k in range(len(graph_dims))
         )
         self.dropout = nn.Dropout(dropout)
-        # h may be as small as 1e-4: a usual epsilon would not be small beside its variance.
-        self.norm = WideLayerNorm(self.out_dim, eps=1e-10) if out_norm == "LN" else nn.Identity()
+        self.norm = out_norm_layer(out_norm, self.out_dim)
 
     def graph(
         self, features: Tensor, regions: Regions, key_bias: Tensor | None = None

@@ -145,14 +145,8 @@ class Relational(RegionSampling):
     ) -> Tensor:
         """x (N, D) of a box head that the mechanism's classifications share, or have each."""
         if getattr(self.mechanism, "box_head", None) is None:
-            return self._shared(told(box_head, pooled, proposals))
-        return told(box_head, self._shared(pooled), proposals)
-
-    def _shared(self, x: Tensor) -> Tensor:
-        """x, which gets the mean of the gradients of all classifications that train it, as what the
-        stages of Detectron2's Cascade R-CNN share."""
-        n = self.mechanism.num_classifications
-        return _ScaleGradient.apply(x, 1.0 / n) if self.training and n > 1 else x
+            return self.mechanism.shared(told(box_head, pooled, proposals))
+        return told(box_head, self.mechanism.shared(pooled), proposals)
 
     def _base(
         self, maps: Maps, proposals: list[Instances], targets: list[Instances] | None
@@ -268,7 +262,8 @@ class Res5RelationalROIHeads(Relational, _BoxHeadAfterRes5):
     def _mean(self, res5: Tensor, proposals: list[Instances]) -> Tensor:
         """(N, D, h, w) to x (N, D)."""
         x = res5.mean(dim=[2, 3])
-        return self._shared(x if self.box_head is None else told(self.box_head, x, proposals))
+        x = x if self.box_head is None else told(self.box_head, x, proposals)
+        return self.mechanism.shared(x)
 
     def _embed(
         self, maps: Maps, proposals: list[Instances], box_head: nn.Module | None = None

@@ -8,6 +8,7 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 
 from .heads import CascadeRelationalROIHeads, RelationalROIHeads, Res5RelationalROIHeads
 from .reasoning import ReasoningMechanism
+from .reasoning_rcnn import ReasoningRCNNMechanism
 from .relation import WithRelations
 from .sgrn import SGRNMechanism
 
@@ -74,3 +75,20 @@ class Res5ReasoningROIHeads(Res5RelationalROIHeads):
 @ROI_HEADS_REGISTRY.register()
 class CascadeReasoningROIHeads(CascadeRelationalROIHeads):
     mechanism_class = ReasoningMechanism
+
+
+@ROI_HEADS_REGISTRY.register()
+class ReasoningRCNNROIHeads(RelationalROIHeads):
+    """Reasoning-RCNN, `MODEL.REASONING_RCNN`."""
+
+    mechanism_class = ReasoningRCNNMechanism
+
+
+@ROI_HEADS_REGISTRY.register()
+class Res5ReasoningRCNNROIHeads(Res5RelationalROIHeads):
+    mechanism_class = ReasoningRCNNMechanism
+
+
+@ROI_HEADS_REGISTRY.register()
+class CascadeReasoningRCNNROIHeads(CascadeRelationalROIHeads):
+    mechanism_class = ReasoningRCNNMechanism

@@ -13,7 +13,6 @@ where boxes are given.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -31,24 +30,14 @@ from ...layers.reasoning.losses import reasoning_losses
 from ...layers.reasoning.region_crops import boxes_in_cells
 from ...layers.reasoning.rollout import IterativeReasoning, ReasonedLogits
 from ...layers.regions import foreground_probability
+from ..class_graphs import file_problems
 from ..keys import key_problems
 from ..reasoner import class_graph, global_reasoning, reasoner, spatial_memory
 from ..watch import watched
 from .seam import Classified, Embed, Losses, Maps, Mechanism, Shapes
 
-logger = logging.getLogger(__name__)
-
 DEFAULT_FEATURE = "p4"
 EMBEDDING = {"embedding_channels": "MODEL.REASONING.GLOBAL.EMBEDDING_DIM"}  # argument -> key
-
-
-def _graph(cfg: CfgNode, key: str) -> Iterator[Problem]:
-    try:
-        class_graph(cfg)
-    except FileNotFoundError:
-        yield Problem(f"{key} does not exist.")
-    except (OSError, ValueError) as error:
-        yield Problem(f"{key}: {error}{'' if str(error).endswith('.') else '.'}")
 
 
 class ReasoningMechanism(Mechanism):
@@ -81,6 +70,7 @@ class ReasoningMechanism(Mechanism):
         super().__init__()
         self.reasoner = reasoner
         self.in_feature, self.stride = in_feature, stride
+        self.map_names = (in_feature,)
         self.half_pixel, self.foreground = half_pixel, foreground
         self.beta, self.loss_weights = beta, tuple(loss_weights)
         self.test_prediction = test_prediction
@@ -95,8 +85,6 @@ class ReasoningMechanism(Mechanism):
         if not cls.is_on(cfg):
             return Mechanism()
         keys, graph = node(cfg, "REASONING"), class_graph(cfg)
-        if graph:
-            logger.info(graph.describe())
         name = in_feature(keys.LOCAL.IN_FEATURE, shapes.in_features)
         return cls(
             reasoner=reasoner(
@@ -135,9 +123,7 @@ class ReasoningMechanism(Mechanism):
         if "global" in keys.MODULES:
             graph = partial(global_reasoning, cfg, None, feature_channels=8, num_logits=2, fed=2)
             yield from key_problems(graph, f"{key}.GLOBAL", EMBEDDING)
-            file = keys.GLOBAL.GRAPH_FILE
-            if file:
-                yield from _graph(cfg, f"{key}.GLOBAL.GRAPH_FILE {file}")
+            yield from file_problems(cfg, keys.GLOBAL.GRAPH_FILE, f"{key}.GLOBAL.GRAPH_FILE")
 
     def forward(
         self, base: Classified, maps: Maps, embed: Embed, targets: list[Instances] | None = None

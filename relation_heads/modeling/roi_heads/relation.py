@@ -68,7 +68,8 @@ def same_sampling(cfg: CfgNode, other: str) -> Iterator[Problem]:
         other: node of the mechanism, such as "SGRN".
     """
     for key in ("SAMPLING", "GT_AS_KEYS"):
-        ours, theirs = node(cfg, "RELATION")[key], node(cfg, other)[key]
+        ours = node(cfg, "RELATION")[key]
+        theirs = node(cfg, other).get(key, ours)  # or the mechanism looks at single regions only
         if ours != theirs:
             yield Problem(
                 f"MODEL.RELATION.{key} is {ours} and MODEL.{other}.{key} is {theirs}: both see the "

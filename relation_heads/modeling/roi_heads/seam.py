@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
+from detectron2.modeling.roi_heads.cascade_rcnn import _ScaleGradient
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
@@ -206,6 +207,13 @@ class Mechanism(ListensToRegions, nn.Module):
     # not the sum, so that box head and backbone train as fast as under the stock head. With a
     # `box_head` of its own a mechanism shares the pooled features instead, and they get the mean.
     num_classifications = 1
+    map_names: tuple[str, ...] = ()  # of the backbone's maps, which `forward` reads
+
+    def shared(self, x: Tensor) -> Tensor:
+        """x, which gets the mean of the gradients of all classifications that train it, as what the
+        stages of Detectron2's Cascade R-CNN share."""
+        n = self.num_classifications
+        return _ScaleGradient.apply(x, 1.0 / n) if self.training and n > 1 else x
 
     @classmethod
     def is_on(cls, cfg: CfgNode) -> bool:
