@@ -185,7 +185,7 @@ WRONG = {  # name -> words, and what is said; {m} relation model, {s} stock mode
     "nothing to write": ("predict {m} {p}/one.png --no-pictures", "give --json"),
     "stock explained": ("explain {s} {p}/one.png", "NAME is StandardROIHeads"),
     "class": ("explain {m} {p}/one.png --class cat", "--class cat is none of: class0"),
-    "module": ("explain {m} {p}/one.png --module none --min-score 0", "no relation module 'none'"),
+    "module": ("explain {m} {p}/one.png --module none --min-score 0", "--module none is none of: "),
     "head": ("explain {m} {p}/one.png --head 9 --min-score 0", "head must be in 0 to 3, got 9"),
     "size": ("export {m} --height 0", "must be at least 1"),
     "exported": ("export {p}/none.pth", "There is no checkpoint {p}/none.pth"),

@@ -123,7 +123,7 @@ def test_bad_input_gets_one_sentence(tool, capsys):
     message = refused(capsys, tool.main, ["--output", "out"])
     assert message.endswith("error: --datasets is needed, or --table")
     message = refused(capsys, tool.main, ["--output", "o", "--datasets", "a", "--epochs", "0"])
-    assert message.endswith("--epochs, --batch-size, --min-boxes and --threads are at least 1")
+    assert message.endswith("argument --epochs: must be at least 1, got 0")
     assert not tool.output.exists()
     (tool.output / "mlp").mkdir(parents=True)
     (tool.output / "mlp" / "images_all_seed_0.json").write_text("{}")
