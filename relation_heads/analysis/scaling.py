@@ -19,12 +19,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch.multiprocessing import start_processes
 
 from ..config import get_cfg, merge_file
 from ..data.coco_format import register_coco_folder
+from .detectors import build_shapes
 from .measuring_trainer import MeasuringTrainer
 from .provenance import provenance
 
@@ -39,11 +39,7 @@ PER_NODE = 8
 
 def gradient_bytes(cfg: CfgNode) -> int:
     """Bytes of the gradients of a model, float32; it is built without memory."""
-    cfg = cfg.clone()
-    cfg.MODEL.DEVICE = "meta"
-    with torch.device("meta"):
-        model = build_model(cfg)
-    return sum(4 * p.numel() for p in model.parameters() if p.requires_grad)
+    return sum(4 * p.numel() for p in build_shapes(cfg).parameters() if p.requires_grad)
 
 
 def ring_bytes(processes: int, gradients: int) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -25,6 +26,7 @@ NUM_CLASSES = {
 # JSON files of training sets above this size are not read: only a few minor problems in them are
 # silent, and COCO's (450 MB) takes longer to read than a start-up should.
 _MAX_TRAIN_JSON_BYTES = 100e6
+Read = Callable[[str], dict[str, Any]]  # `read_coco`
 
 
 def dataset_problems(cfg: CfgNode, eval_only: bool) -> Iterator[Problem]:
@@ -43,12 +45,12 @@ def dataset_problems(cfg: CfgNode, eval_only: bool) -> Iterator[Problem]:
     classes = {name: names for name in known if (names := _classes(name, kind))}
     yield from _num_classes(cfg, classes)
     yield from _same_classes(classes)
+    read = lru_cache(maxsize=1)(read_coco)
     for name in known:
         if name in test or not eval_only:
-            yield from _json(name, is_test=name in test)
-    for name in known:
+            yield from _json(name, read, is_test=name in test)
         if not eval_only and name in cfg.DATASETS.TRAIN:
-            yield from _labels(cfg, name)
+            yield from _labels(cfg, name, read)
     yield from _cityscapes(name for name in known if name in test)
 
 
@@ -62,7 +64,7 @@ def _cityscapes(test: Iterable[str]) -> Iterator[Problem]:
                 yield Problem(f"{name}: {error}")
 
 
-def _labels(cfg: CfgNode, name: str) -> Iterator[Problem]:
+def _labels(cfg: CfgNode, name: str, read: Read) -> Iterator[Problem]:
     """What a model learns beside boxes, and a training set in COCO format does not have."""
     metadata, model = MetadataCatalog.get(name), cfg.MODEL
     arch = model.META_ARCHITECTURE
@@ -80,7 +82,7 @@ def _labels(cfg: CfgNode, name: str) -> Iterator[Problem]:
     if not wanted or os.path.getsize(metadata.json_file) > _MAX_TRAIN_JSON_BYTES:
         return
     try:
-        annotations = read_coco(metadata.json_file).get("annotations", [])
+        annotations = read(metadata.json_file).get("annotations", [])
     except ValueError:  # said elsewhere
         return
     for key, field in wanted.items():
@@ -134,7 +136,7 @@ def _is_coco(metadata: Any) -> bool:
     )
 
 
-def _json(name: str, *, is_test: bool) -> Iterator[Problem]:
+def _json(name: str, read: Read, *, is_test: bool) -> Iterator[Problem]:
     """Problems of a JSON file that is there; those of a training set are only odd."""
     metadata = MetadataCatalog.get(name)
     if not _is_coco(metadata):
@@ -142,7 +144,7 @@ def _json(name: str, *, is_test: bool) -> Iterator[Problem]:
     if not is_test and os.path.getsize(metadata.json_file) > _MAX_TRAIN_JSON_BYTES:
         return
     try:
-        dataset = read_coco(metadata.json_file)
+        dataset = read(metadata.json_file)
     except ValueError as error:
         yield Problem(f"{name}: {error}")
         return

@@ -147,8 +147,8 @@ def pair_embedding(
         return sinusoidal_embedding(deltas, dim // 8, scale=100.0, wavelength=wavelength)
 
 
-def aimed_gates(num_heads: int, dim: int = EMBED_DIM) -> Tensor:
-    """What is added to random weights of W_G for "signed": (H, dim).
+def aimed_gates(num_heads: int) -> Tensor:
+    """What is added to random weights of W_G for "signed": (H, 64).
 
     Not in the paper. Every second head is aimed: of K = H // 2 such heads the k-th gets
     `W_G E_G = cos(a) s(dx) + sin(a) s(dy)`, a = 2 pi k / K, with s the sum of the sines of the two
@@ -158,7 +158,8 @@ def aimed_gates(num_heads: int, dim: int = EMBED_DIM) -> Tensor:
     """
     count = num_heads // 2
     angles = torch.arange(count) * (2 * math.pi / max(count, 1))
-    weight = torch.zeros(num_heads, 4, 2, dim // 8)  # (dx, dy, dw, dh), (sin, cos), wavelengths
+    # (dx, dy, dw, dh), (sin, cos), wavelengths
+    weight = torch.zeros(num_heads, 4, 2, EMBED_DIM // 8)
     weight[1::2, 0, 0, -2:] = angles.cos()[:, None]
     weight[1::2, 1, 0, -2:] = angles.sin()[:, None]
     return weight.flatten(1)

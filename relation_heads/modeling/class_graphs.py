@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from ..config.problems import Problem
+from ..data.files import stamp
 from ..layers.reasoning.knowledge_graph import KnowledgeGraph
 
 logger = logging.getLogger(__name__)
@@ -31,7 +34,7 @@ def load_class_graph(cfg: CfgNode, path: str) -> KnowledgeGraph:
 
 
 def _read(cfg: CfgNode, path: str) -> KnowledgeGraph:
-    graph = KnowledgeGraph.load(path)
+    graph = _loaded(path, stamp([Path(path)]))
     names = None
     if cfg.DATASETS.TRAIN:
         names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
@@ -46,6 +49,12 @@ def _read(cfg: CfgNode, path: str) -> KnowledgeGraph:
             f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}: they must be equal."
         )
     return graph
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: str, _stamp: str) -> KnowledgeGraph:
+    """Read once, for the checks of a run and for its heads; a large .json takes seconds."""
+    return KnowledgeGraph.load(path)
 
 
 def file_problems(cfg: CfgNode, path: str, key: str) -> Iterator[Problem]:

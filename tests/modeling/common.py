@@ -256,6 +256,18 @@ def assert_same_detections(
         torch.testing.assert_close(a.pred_boxes.tensor, b.pred_boxes.tensor, **pixels)
 
 
+def assert_batch_equals_image_by_image(
+    heads: nn.Module, proposals: list[Instances], features: dict[str, torch.Tensor]
+) -> None:
+    """ROI heads find the same in two images together as in each of them alone."""
+    both = head_detections(heads, proposals, features)
+    alone = [
+        head_detections(heads, [p], {k: v[i : i + 1] for k, v in features.items()})[0]
+        for i, p in enumerate(proposals)
+    ]
+    assert_same_detections(both, alone, rtol=0, atol=1e-5)
+
+
 def calls(module: nn.Module) -> list[tuple[Any, Any]]:
     """A list that grows by (arguments, result) with every call of `module`."""
     seen: list[tuple[Any, Any]] = []

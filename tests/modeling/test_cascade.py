@@ -23,6 +23,7 @@ from tests.modeling.common import (
     NUM_CLASSES,
     REFINE,
     SIZES,
+    assert_batch_equals_image_by_image,
     assert_same_detections,
     batch,
     build_heads,
@@ -253,12 +254,7 @@ def test_detections_are_of_the_mean_over_stages_with_the_mechanism_in_place_of_t
 @heads_
 def test_batch_equals_image_by_image(keys, new_losses, new, end):
     heads, features, proposals = build_heads(*keys, *end), maps(), scattered((20, 7))
-    both = head_detections(heads, proposals, features)
-    alone = [
-        head_detections(heads, [p], {k: v[i : i + 1] for k, v in features.items()})[0]
-        for i, p in enumerate(proposals)
-    ]
-    assert_same_detections(both, alone, rtol=0, atol=1e-5)
+    assert_batch_equals_image_by_image(heads, proposals, features)
 
 
 @ends

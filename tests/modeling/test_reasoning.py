@@ -21,6 +21,7 @@ from tests.modeling.common import (
     SHAPES,
     SIZES,
     STOCK,
+    assert_batch_equals_image_by_image,
     assert_same_detections,
     build,
     build_heads,
@@ -229,12 +230,7 @@ def test_regions_weigh_by_their_probability_to_be_an_object():
 @forms
 def test_batch_equals_image_by_image(ours):
     heads, features, proposals = build_heads(*ours).eval(), maps(2), scattered((20, 12))
-    both = head_detections(heads, proposals, features)
-    alone = [
-        head_detections(heads, [p], {k: v[i : i + 1] for k, v in features.items()})[0]
-        for i, p in enumerate(proposals)
-    ]
-    assert_same_detections(both, alone, rtol=0, atol=1e-5)
+    assert_batch_equals_image_by_image(heads, proposals, features)
 
 
 @pytest.mark.parametrize("name", ["plain", "local", "local1", "global", "global2", "final"])

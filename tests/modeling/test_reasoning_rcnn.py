@@ -24,6 +24,7 @@ from tests.modeling.common import (
     REASONING_RCNN,
     SIZES,
     STOCK,
+    assert_batch_equals_image_by_image,
     assert_same_detections,
     batch,
     build,
@@ -226,12 +227,7 @@ def test_a_sigmoid_classifier_has_no_background_score():
 def test_batch_equals_image_by_image(ours):
     heads = build_heads(*ours)
     features, proposals = maps(), scattered((20, 7))
-    both = head_detections(heads, proposals, features)
-    alone = [
-        head_detections(heads, [p], {k: v[i : i + 1] for k, v in features.items()})[0]
-        for i, p in enumerate(proposals)
-    ]
-    assert_same_detections(both, alone, rtol=0, atol=1e-5)
+    assert_batch_equals_image_by_image(heads, proposals, features)
 
 
 @forms
