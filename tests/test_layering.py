@@ -1,6 +1,7 @@
 """Imports only point down, and importing the package is all it takes."""
 
 import ast
+import json
 import os
 import subprocess
 import sys
@@ -142,6 +143,64 @@ def run_python(code: str, **environment: str) -> str:
     return result.stdout.strip()
 
 
+# Runs each line of its input, {"code", "environment"}, in a fork, and prints what that printed. The
+# slow imports, none of them Detectron2's or ours, are done once.
+FORKS = """
+import io, json, os, sys, traceback
+import cv2, torch, torchvision
+
+for line in sys.stdin:
+    task = json.loads(line)
+    answers, says = os.pipe()
+    if not os.fork():
+        os.environ.update(task["environment"])
+        sys.stdout = io.StringIO()
+        try:
+            exec(task["code"], {"__name__": "__main__"})
+            answer = True, sys.stdout.getvalue()
+        except BaseException:
+            answer = False, traceback.format_exc()
+        with open(says, "w") as pipe:
+            json.dump(answer, pipe)
+        os._exit(0)
+    os.close(says)
+    with open(answers) as pipe:
+        print(pipe.read(), flush=True)
+    os.wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def fork():
+    """`run_python` in a process that has torch already."""
+    python = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", FORKS],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def run(code: str, **environment: str) -> str:
+        print(json.dumps({"code": code, "environment": environment}), file=python.stdin, flush=True)
+        works, text = json.loads(python.stdout.readline())
+        assert works, text
+        return text.strip()
+
+    with python:
+        yield run
+        python.stdin.close()
+
+
+def test_a_fork_says_what_fails(fork):
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        fork("1 / 0")
+    assert fork("print(6 * 7)") == "42"
+    imported = "import sys; print({'detectron2', 'fvcore', 'relation_heads'} & sys.modules.keys())"
+    assert fork(imported) == "set()"
+
+
 def test_layers_work_without_detectron2():
     code = (
         WITHOUT_DETECTRON2
@@ -162,7 +221,7 @@ except ImportError as error:
     assert "pip install --no-build-isolation" in message and message.count("\n") == 0
 
 
-def test_the_numbers_of_an_evaluation_need_no_detectron2():
+def test_the_numbers_of_an_evaluation_need_no_detectron2(fork):
     names = [
         f"relation_heads.evaluation.{path.stem}"
         for path in (PACKAGE / "evaluation").glob("*.py")
@@ -171,7 +230,7 @@ def test_the_numbers_of_an_evaluation_need_no_detectron2():
     numeric = {"cityscapes", "class_tables", "coco_arrays", "duplicates", "region_metrics",
                "sparse_coco", "sparse_matching"}  # fmt: skip
     assert {name.rpartition(".")[2] for name in names} == {"__init__", *numeric}
-    run_python(f"{WITHOUT_DETECTRON2}\nimport {', '.join(names)}")
+    fork(f"{WITHOUT_DETECTRON2}\nimport {', '.join(names)}")
 
 
 def test_importing_the_package_imports_neither_torch_nor_detectron2():
@@ -194,7 +253,7 @@ def test_importing_the_package_imports_neither_torch_nor_detectron2():
         "import relation_heads.engine.checks",
     ],
 )
-def test_importing_the_package_registers_everything(first):
+def test_importing_the_package_registers_everything(first, fork):
     pytest.importorskip("detectron2")
     code = (
         f"{first}\n"
@@ -206,12 +265,12 @@ print("RelationROIHeads" in ROI_HEADS_REGISTRY, "Res5RelationROIHeads" in ROI_HE
 """
     )
     code += "import os; print(os.environ.get('DETECTRON2_ENV_MODULE'))"
-    assert run_python(code).split() == ["True"] * 4 + [
+    assert fork(code).split() == ["True"] * 4 + [
         "None"
     ]  # and child processes inherit nothing
 
 
-def test_another_use_of_detectron2s_variable_is_respected(tmp_path):
+def test_another_use_of_detectron2s_variable_is_respected(tmp_path, fork):
     pytest.importorskip("detectron2")
     (tmp_path / "mine.py").write_text("def setup_environment():\n    print('mine')\n")
     code = """
@@ -219,12 +278,12 @@ import relation_heads
 from detectron2.modeling import ROI_HEADS_REGISTRY
 print("RelationROIHeads" in ROI_HEADS_REGISTRY)
 """
-    printed = run_python(code, DETECTRON2_ENV_MODULE=str(tmp_path / "mine.py"))
+    printed = fork(code, DETECTRON2_ENV_MODULE=str(tmp_path / "mine.py"))
     assert printed.split() == ["mine", "True"]
 
 
 @pytest.mark.parametrize("first", ["detectron2.config", "relation_heads"])
-def test_detectron2_env_module_teaches_stock_tools(first):
+def test_detectron2_env_module_teaches_stock_tools(first, fork):
     pytest.importorskip("detectron2")
     code = f"""
 import {first}
@@ -237,6 +296,6 @@ for cfg in (stock, ours):
     cfg.merge_from_list(["MODEL.TRAIN_ONLY", ["backbone.*"]])
 print("TRAIN_ONLY" in stock.MODEL, ours.MODEL.TRAIN_ONLY)
 """
-    result = run_python(code, DETECTRON2_ENV_MODULE="relation_heads.d2_env")
+    result = fork(code, DETECTRON2_ENV_MODULE="relation_heads.d2_env")
     # Detectron2's own trainer, which freezes nothing, ignores the key aloud.
     assert result.splitlines() == ["[1, 1] True", "False ['backbone.*']"]

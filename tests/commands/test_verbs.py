@@ -123,7 +123,7 @@ def test_explain(trained, photos, tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-@pytest.mark.parametrize("head", ["stock", "relation", "sgrn"])
+@pytest.mark.parametrize("head", ["stock", "sgrn"])
 def test_export_a_trace_that_finds_the_same_at_another_size(trained, tmp_path, capsys, head):
     model, out = trained / head / "model_final.pth", tmp_path / "made" / "detector.ts"
     assert end(["export", model, "--output", out, "--height", 64, "--width", 96]) == 0

@@ -21,7 +21,7 @@ MIX = {"co-occurrence": 0.3, "direction": 0.3, "size": 0.3, "rare": 0.1}
 ALIKE = {name: names[0] for names in LOOK_ALIKES for name in names}
 LOOK_NAMES = sorted({ALIKE.get(name, name) for name in CLASSES})
 LOOKS = torch.tensor([LOOK_NAMES.index(ALIKE.get(name, name)) for name in CLASSES])
-ITERATIONS, BATCH = 500, 16
+ITERATIONS = 500
 
 # (features, regions) to the logits of one or more classifiers; the last is the one that counts.
 Net = Callable[[Tensor, Regions], tuple[Tensor, ...]]
@@ -37,8 +37,11 @@ def batch(scenes, generator) -> tuple[Tensor, Regions, Tensor]:
     return features + 0.15 * torch.randn(features.shape, generator=generator), regions, classes
 
 
-def accuracy_by_group(build: Callable[[], nn.Module], seed: int) -> dict[str, float]:
-    """Trains the net that `build` makes; percent of objects of a group that are right."""
+def accuracy_by_group(
+    build: Callable[[], nn.Module], seed: int, scenes: int = 16
+) -> dict[str, float]:
+    """Trains the net that `build` makes, on so many scenes an iteration; percent of objects of a
+    group that are right."""
     torch.manual_seed(seed)
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     train, val = compose_scenes(1500, seed, mix=MIX), compose_scenes(400, seed + 100, mix=MIX)
@@ -48,7 +51,7 @@ def accuracy_by_group(build: Callable[[], nn.Module], seed: int) -> dict[str, fl
         for group in optimizer.param_groups:
             group["lr"] = 0.05 * min(1, (i + 1) / 30) * (1 if i < 0.7 * ITERATIONS else 0.1)
         x, regions, classes = batch(
-            [train[k] for k in rng.integers(len(train), size=BATCH)], generator
+            [train[k] for k in rng.integers(len(train), size=scenes)], generator
         )
         loss = sum(F.cross_entropy(logits, classes) for logits in net(x, regions))
         optimizer.zero_grad()

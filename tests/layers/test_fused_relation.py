@@ -89,6 +89,7 @@ def test_gradcheck_with_other_keys_and_widths(geometry):
     assert torch.autograd.gradcheck(
         lambda q, k, v, w, b: fused(q, k, v, asking, answering, w, b, geometry=geometry),
         (query, key, value, weight, bias),
+        fast_mode=True,
     )
 
 

@@ -40,14 +40,13 @@ def test_alone_a_region_is_at_chance(seed):
 
 @pytest.mark.parametrize("seed", [0])
 def test_published_geometry_learns_all_but_direction(seed):
-    accuracy = accuracy_by_group(lambda: Net("relation", 4), seed)
-    # How far `size` comes in this short schedule depends on rounding: 90 to 100 in these seeds.
+    accuracy = accuracy_by_group(lambda: Net("relation", 4), seed, scenes=8)
     assert accuracy["co-occurrence"] > 95 and accuracy["size"] > 80, accuracy
     assert 40 < accuracy["direction"] < 60, accuracy
 
 
 @pytest.mark.parametrize("seed", [0])
 def test_signed_geometry_learns_direction_too(seed):
-    accuracy = accuracy_by_group(lambda: Net("signed", 8), seed)
+    accuracy = accuracy_by_group(lambda: Net("signed", 8), seed, scenes=8)
     assert accuracy["co-occurrence"] > 90 and accuracy["size"] > 90, accuracy
     assert accuracy["direction"] > 85, accuracy

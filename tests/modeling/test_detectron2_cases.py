@@ -264,11 +264,10 @@ class OfBoxes(nn.Module):
         return result.pred_boxes.tensor, result.scores, result.pred_classes, result.pred_masks
 
 
-@heads
-@ends
+@heads  # other ends: `test_export`
 @pytest.mark.filterwarnings("ignore")
-def test_a_trace_holds_for_other_boxes_and_sizes(mechanism, form, end, request):
-    model = build_heads(*opts(cell(mechanism, form, end)), *MASK, "TEST.DETECTIONS_PER_IMAGE", 15)
+def test_a_trace_holds_for_other_boxes_and_sizes(mechanism, form):
+    model = build_heads(*opts(cell(mechanism, form)), *MASK, "TEST.DETECTIONS_PER_IMAGE", 15)
     without_threshold(model.eval())
 
     def inputs(size: tuple[int, int], count: int) -> tuple[Tensor, ...]:

@@ -101,13 +101,9 @@ def test_runs_as_a_script_from_anywhere(tmp_path):
     assert os.access(PATH, os.X_OK)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
 
-    def lines(*arguments):
-        command = [sys.executable, "-W", "ignore", str(PATH), *arguments]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
-
-    assert lines("GloRe", "--list")[-2:] == ["GloRe unit, res2", "GloRe unit, res4"]
-    assert "Targets: 6 of 6 are met." in lines("GloRe unit, res4", "--no-time", "--targets")
+    command = [sys.executable, "-W", "ignore", str(PATH), "GloRe unit, res4", "--no-time"]
+    done = subprocess.run(
+        [*command, "--targets"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Targets: 6 of 6 are met." in done.stdout.splitlines()
