@@ -265,9 +265,7 @@ print("RelationROIHeads" in ROI_HEADS_REGISTRY, "Res5RelationROIHeads" in ROI_HE
 """
     )
     code += "import os; print(os.environ.get('DETECTRON2_ENV_MODULE'))"
-    assert fork(code).split() == ["True"] * 4 + [
-        "None"
-    ]  # and child processes inherit nothing
+    assert fork(code).split() == ["True"] * 4 + ["None"]  # and child processes inherit nothing
 
 
 def test_another_use_of_detectron2s_variable_is_respected(tmp_path, fork):

@@ -111,9 +111,7 @@ def test_gradients(edge_norm, kernel_norm):
     f, x, regions = make_inputs((4, 0, 1), dtype=torch.float64)
     f.requires_grad_()
     x.requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda a, b: module(a, b, regions), (f, x), fast_mode=True
-    )
+    assert torch.autograd.gradcheck(lambda a, b: module(a, b, regions), (f, x), fast_mode=True)
     module(f, x, regions).square().sum().backward()
     for name, parameter in module.named_parameters():
         assert parameter.grad.isfinite().all() and parameter.grad.any(), name
