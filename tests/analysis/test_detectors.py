@@ -33,8 +33,15 @@ GLORE = (
 )  # fmt: skip
 
 
-def cost(*opts, twin=None, regions=REGIONS, size=SIZE):
-    return analyze(config(*opts), size, regions, twin=None if twin is None else config(*twin))
+KNOWN = {}  # counting takes a second, and many tests compare with the same model
+
+
+def cost(*opts, twin=None, regions=REGIONS):
+    key = repr((opts, twin, regions))
+    if key not in KNOWN:
+        theirs = None if twin is None else config(*twin)
+        KNOWN[key] = analyze(config(*opts), SIZE, regions, twin=theirs)
+    return KNOWN[key]
 
 
 def flops(run):
@@ -164,7 +171,7 @@ def test_what_cannot_be_analysed_is_said(monkeypatch):
         cost(*modulated)
     monkeypatch.delitem(detectors.PARTS, "roi_heads")
     with pytest.raises(ValueError, match=r"GeneralizedRCNN has a part 'roi_heads', and only backb"):
-        cost()
+        analyze(config(), SIZE, REGIONS)
 
 
 ENDS = [leaf for leaf in LEAVES if re.search("learn_nms|soft_nms", leaf)]
