@@ -30,6 +30,7 @@ _LEARNED = [
     "MODEL.DUPLICATE_REMOVAL.LEARN", "True",
     "MODEL.DUPLICATE_REMOVAL.TEST_METHOD", "learned",
 ]  # fmt: skip
+_REASONING_RCNN = ["MODEL.ROI_HEADS.NAME", "ReasoningRCNNROIHeads"]
 # Name -> overrides of the stock config.
 HEADS: dict[str, list[str]] = {
     "stock": [],
@@ -42,6 +43,8 @@ HEADS: dict[str, list[str]] = {
     "two_stage": [*_SGRN, "MODEL.SGRN.GRAPH_DIMS", "[]", "MODEL.SGRN.REFINE", "True"],
     "sgrn_two_stage": [*_SGRN, *_GRAPH, "MODEL.SGRN.REFINE", "True"],
     "reasoning": _REASONING,
+    "reasoning_rcnn": _REASONING_RCNN,
+    "reasoning_rcnn_published": [*_REASONING_RCNN, "MODEL.REASONING_RCNN.MEAN_GRADIENT", "False"],
     "learned_duplicates": _LEARNED,
     "learned_duplicates_published": [*_LEARNED, "MODEL.DUPLICATE_REMOVAL.END_TO_END", "True"],
 }

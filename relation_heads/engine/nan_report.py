@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..layers import ObjectRelation
 from ..layers.arguments import first_few
 from ..modeling.roi_heads.end import End
-from ..modeling.roi_heads.sgrn import SGRNMechanism
+from ..modeling.roi_heads.second_look import SecondLook
 from .growth import WINDOW, Growth
 
 GREW_SHOWN = 3
@@ -114,11 +114,11 @@ def _published_forms(model: nn.Module) -> list[str]:
     cures = []
     if any(isinstance(m, ObjectRelation) and not m.norm for m in modules):
         cures.append('MODEL.RELATION.NORM max_rms instead of ""')
-    if any(
-        isinstance(m, SGRNMechanism) and all(m.loss_weights) and m.num_classifications == 1
+    cures += [
+        f"MODEL.{m.key}.MEAN_GRADIENT True instead of False"
         for m in modules
-    ):
-        cures.append("MODEL.SGRN.MEAN_GRADIENT True instead of False")
+        if isinstance(m, SecondLook) and all(m.loss_weights) and m.num_classifications == 1
+    ]
     if any(isinstance(m, End) and m.network and m.end_to_end for m in modules):
         cures.append("MODEL.DUPLICATE_REMOVAL.END_TO_END False instead of True")
     if not cures:

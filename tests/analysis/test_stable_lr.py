@@ -189,6 +189,11 @@ def test_every_head_of_the_table_fits_both_widths():
 
 
 def test_the_published_forms_differ_from_ours_by_one_key():
-    for name, key in (("relation", "MODEL.RELATION.NORM"), ("sgrn", "MODEL.SGRN.MEAN_GRADIENT")):
+    keys = {
+        "relation": "MODEL.RELATION.NORM",
+        "sgrn": "MODEL.SGRN.MEAN_GRADIENT",
+        "reasoning_rcnn": "MODEL.REASONING_RCNN.MEAN_GRADIENT",
+    }
+    for name, key in keys.items():
         published = HEADS[f"{name}_published"]
         assert published[:-2] == HEADS[name] and published[-2] == key

@@ -24,6 +24,10 @@ NAMED = {
         "set MODEL.DUPLICATE_REMOVAL.END_TO_END False",
     ),
     "sgrn_paper": ("MODEL.SGRN.MEAN_GRADIENT False", "set MODEL.SGRN.MEAN_GRADIENT True"),
+    "reasoning_rcnn_official": (
+        "MODEL.REASONING_RCNN.MEAN_GRADIENT False",
+        "set MODEL.REASONING_RCNN.MEAN_GRADIENT True",
+    ),
 }
 presets = pytest.mark.parametrize("preset", NAMED)
 

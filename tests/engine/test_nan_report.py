@@ -17,6 +17,7 @@ from relation_heads.engine.nan_report import REMEDIES, RememberBatch, divergence
 from relation_heads.layers import ObjectRelation
 from relation_heads.layers.duplicates.network import DuplicateRemoval
 from relation_heads.modeling.roi_heads.end import End
+from relation_heads.modeling.roi_heads.reasoning_rcnn import ReasoningRCNNMechanism
 from relation_heads.modeling.roi_heads.sgrn import SGRNMechanism
 from tests.helpers import registered, tiny_cfg, tiny_coco
 
@@ -132,30 +133,33 @@ def test_nothing_grew(linear):
 
 
 RELATION = 'MODEL.RELATION.NORM max_rms instead of ""'
-SGRN = "MODEL.SGRN.MEAN_GRADIENT True instead of False"
+SECOND = "MODEL.{}.MEAN_GRADIENT True instead of False"
 KNOWN = "a published form that is known to diverge."
 
 
+@pytest.mark.parametrize("second_look", [SGRNMechanism, ReasoningRCNNMechanism])
 @pytest.mark.parametrize(
     ("norm", "mean_gradient", "weights", "first"),
     [
         ("max_rms", True, (1, 1), None),
         ("", True, (1, 1), f"Try first: {RELATION}, {KNOWN}"),
-        ("max_rms", False, (1, 1), f"Try first: {SGRN}, {KNOWN}"),
-        ("", False, (1, 1), f"Try first: {RELATION} and {SGRN}, {KNOWN}"),
+        ("max_rms", False, (1, 1), f"Try first: {SECOND}, {KNOWN}"),
+        ("", False, (1, 1), f"Try first: {RELATION} and {SECOND}, {KNOWN}"),
         ("max_rms", False, (0, 1), None),  # one loss has no sum
         ("max_rms", True, (0, 1), None),
     ],
 )
-def test_a_published_form_is_the_first_to_be_changed(norm, mean_gradient, weights, first):
-    mechanism = SGRNMechanism(
+def test_a_published_form_is_the_first_to_be_changed(
+    second_look, norm, mean_gradient, weights, first
+):
+    mechanism = second_look(
         predictor=nn.Identity(), mean_gradient=mean_gradient, loss_weights=weights
     )
     text = report(nn.ModuleList([ObjectRelation(16, norm=norm), mechanism, End()]))
     if first is None:
         assert "Try first" not in text
     else:
-        assert text.endswith(f"{first} {REMEDIES}")
+        assert text.endswith(f"{first.format(second_look.key)} {REMEDIES}")
 
 
 @pytest.mark.parametrize(("learn", "end_to_end"), [(True, True), (True, False), (False, True)])

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from ...config.defaults import TestEnsemble, node
 from ...config.problems import Problem
 from ...layers.arguments import one_of, require
+from ..keys import may_diverge
 from .refine import Resampler, best_foreground_boxes, refined_proposals
 from .seam import Classified, Embed, Losses, Maps, Mechanism, Predictions
 
@@ -66,6 +67,8 @@ class SecondLook(Mechanism):
     @classmethod
     def problems(cls, cfg: CfgNode, *, is_c4: bool = False) -> Iterator[Problem]:
         keys, key = node(cfg, cls.key), f"MODEL.{cls.key}"
+        if cls.is_on(cfg) and all(keys.LOSS_WEIGHTS) and not keys.MEAN_GRADIENT:
+            yield from may_diverge(cfg, f"{key}.MEAN_GRADIENT", "True")
         if keys.REFINE and len(cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS) < 2:
             yield Problem(
                 f"{key}.REFINE takes the IoU of its second stage from "

@@ -28,7 +28,7 @@ from ...layers import SGRN, semantic_nodes
 from ...layers.arguments import one_of, require
 from ...layers.regions import foreground_probability
 from ...layers.sgrn.module import CHOICES, MAPPINGS, Mapping
-from ..keys import key_problems, may_diverge
+from ..keys import key_problems
 from ..many_classes import box_predictor
 from ..watch import Listened, watched
 from .refine import Resampler
@@ -101,8 +101,6 @@ class SGRNMechanism(SecondLook):
         keys, key = node(cfg, "SGRN"), "MODEL.SGRN"
         if keys.GRAPH_DIMS:
             yield from key_problems(partial(_graph, cfg, cfg.MODEL.ROI_BOX_HEAD.FC_DIM), key)
-        if cls.is_on(cfg) and all(keys.LOSS_WEIGHTS) and not keys.MEAN_GRADIENT:
-            yield from may_diverge(cfg, f"{key}.MEAN_GRADIENT", "True")
         yield from super().problems(cfg)
         if not (keys.SHARE_FC or keys.REFINE):
             yield Problem(
