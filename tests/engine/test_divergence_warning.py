@@ -24,10 +24,6 @@ NAMED = {
         "set MODEL.DUPLICATE_REMOVAL.END_TO_END False",
     ),
     "sgrn_paper": ("MODEL.SGRN.MEAN_GRADIENT False", "set MODEL.SGRN.MEAN_GRADIENT True"),
-    "reasoning_rcnn_official": (
-        "MODEL.REASONING_RCNN.MEAN_GRADIENT False",
-        "set MODEL.REASONING_RCNN.MEAN_GRADIENT True",
-    ),
 }
 presets = pytest.mark.parametrize("preset", NAMED)
 
@@ -58,13 +54,21 @@ def test_a_published_form_at_detectron2s_learning_rates(preset, lr, warnings):
     assert all(part in message for part in (*NAMED[preset], f"SOLVER.BASE_LR is {lr}")), message
 
 
+def test_the_sum_of_gradients_of_reasoning_rcnn(warnings):  # its preset clips
+    key = "MODEL.REASONING_RCNN.MEAN_GRADIENT"
+    (message,) = warnings("reasoning_rcnn", 0.02, key, False)
+    assert f"{key} False" in message and f"set {key} True" in message
+
+
 @presets
 def test_not_at_small_ones_and_not_with_clipping(preset, warnings):
     assert warnings(preset, 0.005) == []
     assert warnings(preset, 0.02, *CLIPPED) == []
 
 
-@pytest.mark.parametrize("preset", ["relation", "sgrn", "sgrn_two_stage", "two_stage", "learn_nms"])
+@pytest.mark.parametrize(
+    "preset", ["relation", "sgrn", "sgrn_two_stage", "two_stage", "learn_nms", "reasoning_rcnn"]
+)
 def test_not_of_what_is_stable(preset, warnings):
     assert warnings(preset, 0.02) == []
 
