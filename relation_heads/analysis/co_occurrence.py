@@ -244,20 +244,28 @@ def compare(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.model} has no relation module and no SGRN graph.")
     modules = report(found, seen_together(classes, num_classes), frequency, predictor.class_names)
     setting = {"model": str(args.model), "test": test, "train": train}
-    print(table(modules))
+    content = {"co_occurrence": modules, "setting": setting, "made_by": made_by()}
+    print(table(content))
     if args.output:
-        content = {"co_occurrence": modules, "setting": setting, "made_by": made_by()}
         write_whole(args.output, json.dumps(content, indent=1) + "\n")
 
 
-def table(modules: Mapping[str, Any]) -> str:
-    """One row for every module and matrix, one column for every correlation."""
+def table(content: Mapping[str, Any]) -> str:
+    """One row for every module and matrix, one column for every correlation; then the setting."""
     titles = {"A": "heard", "U": "every region heard alike", "C": "heard, where it is there"}
     kinds = ["all pairs", "different classes", "frequency taken out"]
     lines = [f"| module | matrix | {' | '.join(kinds)} |", f"|:--|:--|{'--:|' * len(kinds)}"]
-    for module, made in modules.items():
+    for module, made in content["co_occurrence"].items():
         for key, title in titles.items():
             cells = (made["r"][key][kind] for kind in kinds)
             shown = ["" if r is None else f"{r:.2f}" for r in cells]
             lines.append(f"| `{module}` | {title} | {' | '.join(shown)} |")
-    return "\n".join(lines)
+    setting, origin = content["setting"], content["made_by"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"- `{setting['model']}` on {setting['test']}; seen together in {setting['train']}",
+            f"- commit {origin['commit']}, {origin['machine']}, torch {origin['torch']}",
+        ]
+    )

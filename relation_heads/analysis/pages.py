@@ -23,6 +23,7 @@ from ..config.files import all_configs, merge_file
 from ..config.schema import described
 from ..zoo import entries
 from . import (
+    co_occurrence,
     evaluators,
     export_files,
     growth_table,
@@ -79,6 +80,8 @@ def part(name: str) -> str:
         content = json.loads(folder.read_text(encoding="utf-8"))
         if "cells" in content:
             return export_files.table_of(content)
+        if "co_occurrence" in content:
+            return co_occurrence.table(content)
         if "cases" in content:
             return evaluators.table(content)
         if "audit" in content:
