@@ -14,6 +14,7 @@ from .reasoning.knowledge_graph import KnowledgeGraph
 from .reasoning.rollout import IterativeReasoning
 from .reasoning.spatial_memory import SpatialMemory
 from .reasoning_rcnn.adaptive_reasoning import AdaptiveReasoning, semantic_pool
+from .region_features.learned import LearnedRegionFeatures
 from .regions import Regions
 from .sgrn.module import SGRN, semantic_nodes
 
@@ -26,6 +27,7 @@ __all__ = [
     "GlobalReasoning",
     "IterativeReasoning",
     "KnowledgeGraph",
+    "LearnedRegionFeatures",
     "LocalRelation",
     "NonLocal",
     "ObjectRelation",
