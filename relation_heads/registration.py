@@ -18,8 +18,8 @@ VARIABLE = "DETECTRON2_ENV_MODULE"
 
 
 def register_with_detectron2() -> None:
-    """Registers now if Detectron2 is there or its variable is taken, else when Detectron2 comes."""
-    if "detectron2" in sys.modules or VARIABLE in os.environ:
+    """Registers now if Detectron2 is there or its variable is another's, else when it comes."""
+    if "detectron2" in sys.modules or os.environ.get(VARIABLE, __name__) != __name__:
         register()
     else:
         os.environ[VARIABLE] = __name__
