@@ -12,7 +12,7 @@ from relation_heads.layers.region_features import learned
 from relation_heads.layers.region_features.samples import grid_around, grid_in
 
 CHANNELS, BINS = 3, 2
-SPLITS, SIZES = (2, 0, 2), [(7, 9), (9, 8), (6, 12)]
+IMAGES, SIZES = torch.tensor([0, 0, 2, 2]), torch.tensor([(7, 9), (9, 8), (6, 12)])
 SUPPORTS = ["box", "double", "image"]
 
 
@@ -96,10 +96,9 @@ def reference(module, x, box, size, support):
 @pytest.mark.parametrize("support", SUPPORTS)
 def test_every_bin_is_the_weighted_sum_of_the_paper(support):
     module, (maps, boxes) = make(support), make_inputs()
-    found = module(maps, boxes, SPLITS, SIZES)
-    images = [0, 0, 2, 2]
-    for n, (b, box) in enumerate(zip(images, boxes.tolist(), strict=True)):
-        expected = reference(module, maps[b], box, SIZES[b], support)
+    found = module(maps, boxes, IMAGES, SIZES)
+    for n, (b, box) in enumerate(zip(IMAGES.tolist(), boxes.tolist(), strict=True)):
+        expected = reference(module, maps[b], box, SIZES[b].tolist(), support)
         torch.testing.assert_close(found[n], expected, rtol=0, atol=1e-12)
 
 
@@ -110,7 +109,7 @@ def test_gradients(support):
 
     def run(x, *parameters):
         state = dict(zip(names, parameters, strict=True))
-        return torch.func.functional_call(module, state, (x, boxes, SPLITS, SIZES))
+        return torch.func.functional_call(module, state, (x, boxes, IMAGES, SIZES))
 
     inputs = [maps.requires_grad_(), *module.parameters()]
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
@@ -121,7 +120,7 @@ def test_gradients(support):
 
 def test_a_small_box_gives_each_of_its_cells_once_and_a_large_one_a_grid():
     boxes = torch.tensor([[2.0, 3.0, 5.0, 4.0], [0.0, 0.0, 40.0, 20.0], [-9.0, -9.0, -8.0, -8.0]])
-    grid = grid_in(boxes, (20, 40), 8)
+    grid = grid_in(boxes, torch.tensor([[20, 40]] * 3), 8)
     assert grid.counts.sum((1, 2)).tolist() == [3, 64, 1]
     assert grid.rows[0][grid.counts[0].any(1)].tolist() == [3]
     assert grid.columns[0][grid.counts[0].any(0)].tolist() == [2, 3, 4]
@@ -131,21 +130,21 @@ def test_a_small_box_gives_each_of_its_cells_once_and_a_large_one_a_grid():
 
 def test_around_a_box_are_no_places_that_it_touches():
     boxes = torch.tensor([[4.5, 4.0, 8.0, 8.0]])
-    grid = grid_around(boxes, (16, 16), 16, math.inf)
+    grid = grid_around(boxes, torch.tensor([[16, 16]]), 16, math.inf)
     outside = torch.ones(16, 16, dtype=torch.bool)
     outside[4:8, 4:8] = False
     assert torch.equal(grid.counts[0], outside)
-    double = grid_around(boxes, (16, 16), 7, 2.0)
+    double = grid_around(boxes, torch.tensor([[16, 16]]), 7, 2.0)
     assert double.rows.min() == 2 and double.rows.max() == 9
 
 
 def test_outside_the_image_is_nothing():
     module, (maps, boxes) = make(), make_inputs()
-    expected = module(maps, boxes, SPLITS, SIZES)
+    expected = module(maps, boxes, IMAGES, SIZES)
     noise = maps.clone()
-    for image, (height, width) in zip(noise, SIZES, strict=True):
+    for image, (height, width) in zip(noise, SIZES.tolist(), strict=True):
         image[:, height:], image[:, :, width:] = 1e3, -1e3
-    torch.testing.assert_close(module(noise, boxes, SPLITS, SIZES), expected, rtol=0, atol=0)
+    torch.testing.assert_close(module(noise, boxes, IMAGES, SIZES), expected, rtol=0, atol=0)
 
 
 # ---- properties ----
@@ -155,30 +154,32 @@ def test_outside_the_image_is_nothing():
 def test_a_map_of_one_value_gives_that_value(support):
     module, (maps, boxes) = make(support), make_inputs()
     values = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64)[:, None, None]
-    found = module(torch.ones_like(maps) * values, boxes, SPLITS, SIZES)
+    found = module(torch.ones_like(maps) * values, boxes, IMAGES, SIZES)
     torch.testing.assert_close(found, values.expand_as(found), rtol=0, atol=1e-12)
 
 
 def test_regions_do_not_see_each_other(monkeypatch):
     module, (maps, boxes) = make(), make_inputs()
-    expected = module(maps, boxes, SPLITS, SIZES)
-    alone = [module(maps[b : b + 1], boxes[n : n + 1], (1,), [SIZES[b]])
-             for n, b in enumerate([0, 0, 2, 2])]  # fmt: skip
+    expected = module(maps, boxes, IMAGES, SIZES)
+    one = torch.zeros(1, dtype=torch.int64)
+    alone = [module(maps[b : b + 1], boxes[n : n + 1], one, SIZES[b : b + 1])
+             for n, b in enumerate(IMAGES.tolist())]  # fmt: skip
     torch.testing.assert_close(torch.cat(alone), expected, rtol=0, atol=1e-14)
     monkeypatch.setattr(learned, "SCRATCH_BYTES", 1)  # one region in a block
-    torch.testing.assert_close(module(maps, boxes, SPLITS, SIZES), expected, rtol=0, atol=1e-14)
+    torch.testing.assert_close(module(maps, boxes, IMAGES, SIZES), expected, rtol=0, atol=1e-14)
 
 
 def test_no_regions():
     module, (maps, boxes) = make(), make_inputs()
-    assert module(maps, boxes[:0], (0, 0, 0), SIZES).shape == (0, CHANNELS, BINS, BINS)
+    assert module(maps, boxes[:0], IMAGES[:0], SIZES).shape == (0, CHANNELS, BINS, BINS)
 
 
 def test_logits_start_of_order_1():
     torch.manual_seed(0)
     module = LearnedRegionFeatures(8, support="image")
     boxes = torch.tensor([[10.0, 5.0, 30.0, 25.0], [1.0, 2.0, 3.0, 4.0]])
-    weights, _ = module.weights(boxes, torch.zeros(49, 38, 63), (38, 63))
+    images = torch.zeros(2, dtype=torch.int64)
+    weights, _ = module.weights(torch.zeros(1, 49, 38, 63), boxes, images, torch.tensor([[38, 63]]))
     counted = weights.clamp(min=1e-12).log()[weights > 0]
     assert 0.2 < counted.std() < 3
     assert (module.appearance.weight.std() - 0.01).abs() < 0.003
@@ -188,9 +189,10 @@ def test_mixed_precision_keeps_places_exact():
     torch.manual_seed(0)
     module = LearnedRegionFeatures(8, embed_dim=32, dim=16)
     maps, boxes = torch.randn(1, 8, 38, 63), torch.tensor([[300.2, 5.0, 330.7, 25.0]])
-    expected = module(maps, boxes, (1,))
+    image = torch.zeros(1, dtype=torch.int64)
+    expected = module(maps, boxes, image)
     with torch.autocast("cpu", torch.bfloat16):
-        found = module(maps, boxes, (1,))
+        found = module(maps, boxes, image)
     assert (found - expected).abs().max() < 0.02
 
 
@@ -202,7 +204,7 @@ def test_a_trace_holds_for_other_sizes_and_numbers():
             self.layer = make()
 
         def forward(self, x, b):
-            return self.layer(x, b, (b.shape[0],))
+            return self.layer(x, b, torch.zeros_like(b[:, 0]).long())
 
     module, (maps, boxes) = OfOneImage().eval(), make_inputs()
     with torch.no_grad():
@@ -224,7 +226,7 @@ def test_memory_holds_no_copy_of_the_map_for_every_region():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        module(maps, boxes, (100,))
+        module(maps, boxes, torch.zeros(100, dtype=torch.int64))
     copies = 100 * (14**2 + 10**2) * 64
     assert sum(kept) < copies / 2
 

@@ -23,7 +23,6 @@ Shapes: B images, N regions of all images, C channels, K = bins^2, C_E and C_g a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -32,7 +31,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..arguments import at_least, multiple_of, one_of, require
 from ..geometry import sinusoidal_embedding, widen
-from .samples import Grid, Size, grid_around, grid_in
+from ..regions import row_counts
+from .samples import Grid, grid_around, grid_in
 
 Support = Literal["box", "double", "image"]
 FACTORS: dict[str, float] = {"box": 1.0, "double": 2.0, "image": math.inf}
@@ -86,52 +86,59 @@ class LearnedRegionFeatures(nn.Module):
         nn.init.normal_(self.appearance.weight, std=0.01)
 
     def forward(
-        self,
-        maps: Tensor,
-        boxes: Tensor,
-        splits: Sequence[int],
-        sizes: Sequence[Size] | None = None,
+        self, maps: Tensor, boxes: Tensor, images: Tensor, sizes: Tensor | None = None
     ) -> Tensor:
         """
         Args:
             maps: (B, C, H, W).
-            boxes: (N, 4) x1, y1, x2, y2 in cells of the map, of all images one after the other.
-            splits: regions of each image.
-            sizes: (h, w) of each image in cells, where a map is padded below and on the right.
+            boxes: (N, 4) x1, y1, x2, y2 in cells of the map.
+            images: (N,) int64, the image of each box.
+            sizes: (B, 2) int64, height and width of each image in cells, where maps are padded
+                below and on the right.
 
         Returns:
             (N, C, bins, bins).
         """
-        whole = (maps.shape[2], maps.shape[3])
-        sizes = [whole] * len(splits) if sizes is None else sizes
+        if sizes is None:
+            sizes = row_counts(maps.shape[2:], maps.device).expand(maps.shape[0], 2)
         appearance = self.appearance(maps)  # (B, K, H, W)
-        rows = boxes.split(list(splits)) if len(splits) > 1 else (boxes,)
-        found = [
-            self._image(x, widen(b), a, size)
-            for x, b, a, size in zip(maps, rows, appearance, sizes, strict=True)
-        ]
+        places = self.inside**2 + (self.around**2 if self.factor > 1 else 0)
+        number_bytes = maps.shape[1] * maps.element_size()
+        block = max(1, SCRATCH_BYTES // (places * number_bytes))
+        if torch.jit.is_tracing():
+            found = [self._block(maps, appearance, boxes, images, sizes)]
+        else:
+            found = [
+                checkpoint(self._block, maps, appearance, b, i, sizes, use_reentrant=False)
+                if torch.is_grad_enabled()
+                else self._block(maps, appearance, b, i, sizes)
+                for b, i in zip(boxes.split(block), images.split(block), strict=True)
+            ]
         return torch.cat(found).unflatten(2, (self.bins, self.bins))
 
-    def weights(self, boxes: Tensor, appearance: Tensor, size: Size) -> tuple[Tensor, Tensor]:
-        """w and the places p of the regions of one image.
+    def weights(
+        self, appearance: Tensor, boxes: Tensor, images: Tensor, sizes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """w and the places p of regions.
 
         Args:
-            boxes: (N, 4) in cells.
-            appearance: A (K, H, W).
-            size: of the image in cells.
+            appearance: A (B, K, H, W).
+            boxes, images, sizes: as of `forward`.
 
         Returns:
-            (N, K, P) weights, 0 where a place does not count, and (N, P) places, y W + x.
+            (N, K, P) weights, 0 where a place does not count, and (N, P) places, (b H + y) W + x.
         """
-        height, width = appearance.shape[1:]
+        boxes, sizes = widen(boxes), sizes[images]
         with torch.autocast(boxes.device.type, enabled=False):
-            by_row, by_column = self._geometry(boxes, height, width)
-            grids = [grid_in(boxes, size, self.inside)]
+            by_row, by_column = self._geometry(boxes, appearance.shape[2], appearance.shape[3])
+            grids = [grid_in(boxes, sizes, self.inside)]
             if self.factor > 1:
-                grids.append(grid_around(boxes, size, self.around, self.factor))
-            logits, places = zip(
-                *(_on_grid(g, by_row, by_column, widen(appearance)) for g in grids), strict=True
-            )
+                grids.append(grid_around(boxes, sizes, self.around, self.factor))
+            logits, places = [], []
+            for grid in grids:
+                place, seen = _seen(grid, images, widen(appearance))
+                logits.append((_on_grid(grid, by_row, by_column) + seen).flatten(2))
+                places.append(place)
             return torch.cat(logits, dim=2).softmax(dim=2), torch.cat(places, dim=1)
 
     def _geometry(self, boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -148,39 +155,28 @@ class LearnedRegionFeatures(nn.Module):
             parts.append(asks @ table.T)
         return parts[0], parts[1]
 
-    def _image(self, x: Tensor, boxes: Tensor, appearance: Tensor, size: Size) -> Tensor:
-        """(N, C, K) of the regions of one image."""
-        flat = x.flatten(1)  # (C, H W)
-        places = self.inside**2 + (self.around**2 if self.factor > 1 else 0)
-        block = max(1, SCRATCH_BYTES // (places * x.shape[0] * x.element_size()))
-        if torch.jit.is_tracing():
-            return self._block(flat, boxes, appearance, size)
-        return torch.cat(
-            [
-                checkpoint(self._block, flat, b, appearance, size, use_reentrant=False)
-                if torch.is_grad_enabled()
-                else self._block(flat, b, appearance, size)
-                for b in boxes.split(block)
-            ]
-        )
-
-    def _block(self, flat: Tensor, boxes: Tensor, appearance: Tensor, size: Size) -> Tensor:
-        weights, places = self.weights(boxes, appearance, size)
-        values = flat[:, places.flatten()].unflatten(1, places.shape)  # (C, N, P)
-        weights = weights.to(flat.dtype).transpose(1, 2)  # (N, P, K)
-        return values.transpose(0, 1) @ weights
+    def _block(
+        self, maps: Tensor, appearance: Tensor, boxes: Tensor, images: Tensor, sizes: Tensor
+    ) -> Tensor:
+        """(N, C, K) of a few regions."""
+        weights, places = self.weights(appearance, boxes, images, sizes)
+        values = maps.transpose(0, 1).flatten(1)[:, places]  # (C, N, P)
+        return values.transpose(0, 1) @ weights.to(maps.dtype).transpose(1, 2)
 
 
-def _on_grid(
-    grid: Grid, by_row: Tensor, by_column: Tensor, appearance: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Logits (N, K, r c) and places (N, r c) of a grid, from G by rows (N, K, H) and columns
-    (N, K, W), and A (K, H, W)."""
+def _on_grid(grid: Grid, by_row: Tensor, by_column: Tensor) -> Tensor:
+    """G (N, K, r, c) on a grid from its parts (N, K, H) and (N, K, W); -inf where none counts."""
     bins = by_row.shape[1]
     at_rows = by_row.gather(2, grid.rows[:, None].expand(-1, bins, -1))  # (N, K, r)
     at_columns = by_column.gather(2, grid.columns[:, None].expand(-1, bins, -1))  # (N, K, c)
-    places = grid.rows[:, :, None] * appearance.shape[2] + grid.columns[:, None]  # (N, r, c)
-    seen = appearance.flatten(1)[:, places]  # (K, N, r, c)
-    logits = at_rows[..., None] + at_columns[:, :, None] + seen.transpose(0, 1)
-    logits = logits.masked_fill(~grid.counts[:, None], -torch.inf)
-    return logits.flatten(2), places.flatten(1)
+    both = at_rows[..., None] + at_columns[:, :, None]
+    return both.masked_fill(~grid.counts[:, None], -torch.inf)
+
+
+def _seen(grid: Grid, images: Tensor, appearance: Tensor) -> tuple[Tensor, Tensor]:
+    """Places (N, r c) of a grid, and A (B, K, H, W) there, (N, K, r, c)."""
+    height, width = appearance.shape[2:]
+    rows = images[:, None, None] * height + grid.rows[:, :, None]
+    places = rows * width + grid.columns[:, None]  # (N, r, c)
+    seen = appearance.transpose(0, 1).flatten(1)[:, places]  # (K, N, r, c)
+    return places.flatten(1), seen.transpose(0, 1)

@@ -15,8 +15,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-Size = tuple[int, int] | tuple[Tensor, Tensor]  # height and width; tensors in a trace
-
 
 class Grid(NamedTuple):
     """Cells of N regions: rows (N, r), columns (N, c), and which of them count (N, r, c) bool."""
@@ -26,12 +24,13 @@ class Grid(NamedTuple):
     counts: Tensor
 
 
-def grid_in(boxes: Tensor, size: Size, points: int) -> Grid:
+def grid_in(boxes: Tensor, sizes: Tensor, points: int) -> Grid:
     """At most `points` x `points` cells in each box, at least one.
 
     Args:
         boxes: (N, 4) in cells.
-        size: of the image in cells; what is outside takes the cell at the border.
+        sizes: (N, 2) height and width of the image of each box in cells; what is outside takes the
+            cell at the border.
         points: on each axis.
     """
     steps = (torch.arange(points, device=boxes.device, dtype=boxes.dtype) + 0.5) / points
@@ -39,8 +38,7 @@ def grid_in(boxes: Tensor, size: Size, points: int) -> Grid:
     for axis in (1, 0):  # y, x
         low, high = boxes[:, axis, None], boxes[:, axis + 2, None]
         at = low + (high - low).clamp(min=0) * steps  # (N, points)
-        last = torch.as_tensor(size[1 - axis], device=boxes.device) - 1
-        cells = at.floor().long().clamp(min=0).minimum(last)
+        cells = at.floor().long().clamp(min=0).minimum(sizes[:, 1 - axis, None] - 1)
         is_new = torch.ones_like(cells, dtype=torch.bool)
         is_new[:, 1:] = cells[:, 1:] > cells[:, :-1]
         axes.append((cells, is_new))
@@ -48,20 +46,19 @@ def grid_in(boxes: Tensor, size: Size, points: int) -> Grid:
     return Grid(rows, columns, new_rows[:, :, None] & new_columns[:, None])
 
 
-def grid_around(boxes: Tensor, size: Size, points: int, factor: float) -> Grid:
+def grid_around(boxes: Tensor, sizes: Tensor, points: int, factor: float) -> Grid:
     """At most `points` x `points` cells around each box, none that the box touches.
 
     Args:
-        boxes, size, points: as of `grid_in`.
+        boxes, sizes, points: as of `grid_in`.
         factor: how many times as wide and high as the box the range is; infinity: the whole image.
     """
     if factor == float("inf"):
-        height, width = (torch.as_tensor(n, device=boxes.device).to(boxes) for n in size)
-        wide = torch.stack([height * 0, width * 0, width, height]).expand_as(boxes)
+        wide = torch.cat([torch.zeros_like(boxes[:, :2]), sizes.flip(1).to(boxes)], dim=1)
     else:
         centers, halves = (boxes[:, 2:] + boxes[:, :2]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
         wide = torch.cat([centers - factor * halves, centers + factor * halves], dim=1)
-    grid = grid_in(wide, size, points)
+    grid = grid_in(wide, sizes, points)
     touches = [
         (cells < boxes[:, axis + 2, None]) & (cells + 1 > boxes[:, axis, None])
         for cells, axis in ((grid.rows, 1), (grid.columns, 0))
