@@ -17,8 +17,8 @@ from .roi_heads import RegionCounts
 
 # What a config's name has and the name of its stock twin has not.
 OURS = re.compile(
-    r"_(relation_learn_nms|relation|sgrn|reasoning_rcnn|reasoning|learn_nms|soft_nms|gc_glore|gc"
-    r"|glore|lr|nl|se)"
+    r"_(relation_learn_nms|relation|sgrn|reasoning_rcnn|reasoning|learned_regions|learn_nms|soft_nms"
+    r"|gc_glore|gc|glore|lr|nl|se)"
     r"(_signed|_paper|_student|_frozen)?(?=_|\.)"
 )
 SMALLEST_SIDE = 64

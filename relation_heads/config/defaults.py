@@ -19,6 +19,7 @@ from ..layers.duplicates import soft_suppression
 from ..layers.object_relation import module as relation
 from ..layers.out_norm import OutNorm
 from ..layers.reasoning import region_edges, spatial_memory
+from ..layers.region_features import learned
 from ..layers.sgrn import module as sgrn
 from .problems import Problem, raise_fatal
 from .schema import Keys, Natural, Positive, Probability, Size, Some, Times, Weight, wrong_values
@@ -28,6 +29,7 @@ Share = Annotated[float, "[0, 1)"]
 Sampling = Literal["loss", "regions", "off"]
 TestEnsemble = Literal["last", "mean", "union_nms"]
 Module = Literal["local", "global"]
+Branch = Literal["box", "mask", "keypoint"]
 EdgeNorm = Literal["rows", "none"]
 TestMethod = Literal["nms", "soft_nms", "learned"]
 Stage = Literal["res2", "res3", "res4", "res5"]
@@ -298,6 +300,24 @@ class CONTEXT_BLOCKS(Keys):
     BUILDER: str = "build_resnet_fpn_backbone"
 
 
+class REGION_FEATURES(Keys):
+    """Learned region features (Gu et al. 2018) in place of RoIAlign, for every detecting head of
+    this package; the plain one is DuplicateRemovalROIHeads, with its Res5 and Cascade forms."""
+
+    # Which branches have them: "box", "mask", "keypoint". In a C4 model "box" is all of them. [] is
+    # RoIAlign everywhere.
+    BRANCHES: list[Branch] = []
+    # C_E of eq. 8, and C_g.
+    EMBED_DIM: Annotated[int, "[2, 65536]"] = 512
+    DIM: Size = 256
+    # Where a region looks: "box", "double" (twice its width and height), or "image" (the map).
+    SUPPORT: learned.Support = "image"
+    # Points of the grid in the box, and of the one around it, on each axis (ours: the paper has
+    # some 200 places and does not say which).
+    INSIDE: Annotated[int, "[1, 256]"] = 14
+    AROUND: Annotated[int, "[1, 256]"] = 10
+
+
 class DUPLICATE_REMOVAL(Keys):
     """The end of an ROI head, for every detecting head of this package. DuplicateRemovalROIHeads,
     with its Res5 and Cascade forms, are Detectron2's own heads with this end."""
@@ -382,8 +402,8 @@ class LR_NET(Keys):
 NODES: dict[str, type[Keys]] = {
     keys.__name__: keys
     for keys in (
-        RELATION, SGRN, REASONING_RCNN, REASONING, CONTEXT_BLOCKS, DUPLICATE_REMOVAL, GLORE_HEAD,
-        EFFICIENTNET_LITE, TORCHVISION, LR_NET,
+        RELATION, SGRN, REASONING_RCNN, REASONING, CONTEXT_BLOCKS, REGION_FEATURES,
+        DUPLICATE_REMOVAL, GLORE_HEAD, EFFICIENTNET_LITE, TORCHVISION, LR_NET,
     )
 }  # fmt: skip
 ADDED: dict[str, type[Keys]] = {"MODEL": MODEL, "DATALOADER": DATALOADER}

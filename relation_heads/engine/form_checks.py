@@ -48,6 +48,7 @@ MECHANISMS = {
     "SGRN": "SGRN",
     "REASONING_RCNN": "ReasoningRCNN",
     "REASONING": "Reasoning",
+    "REGION_FEATURES": "DuplicateRemoval",
     "DUPLICATE_REMOVAL": "DuplicateRemoval",
 }
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from relation_heads.analysis.counting import multiply_adds
 from relation_heads.analysis.paper_tables import ABOUT, all_tables
 from relation_heads.analysis.paper_tables.counts import Elementwise, parameters, products
 from relation_heads.analysis.paper_tables.glore import R50, WITHOUT_TIMM
@@ -19,6 +20,7 @@ from relation_heads.analysis.paper_tables.preactivation_resnet import (
     preactivation_resnet,
 )
 from relation_heads.analysis.paper_tables.rows import Row
+from relation_heads.layers import LearnedRegionFeatures
 from relation_heads.layers.blocks.glore import PreActivationGloRe
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "paper_tables.md"
@@ -209,3 +211,16 @@ def test_statistics_count_only_on_request():
     make = partial(nn.BatchNorm2d, 8)
     assert parameters(make) == 16
     assert parameters(make, statistics=True) == 32
+
+
+def test_what_the_layer_of_learned_region_features_really_multiplies():
+    torch.manual_seed(0)
+    n, bins, c_e, c_g, c_f, height, width, places = 5, 4, 8, 6, 3, 9, 12, 3**2 + 2**2
+    layer = LearnedRegionFeatures(c_f, bins=2, embed_dim=c_e, dim=c_g, inside=3, around=2)
+    boxes, images = torch.rand(n, 4) * 4 + torch.tensor([0.0, 0, 4, 4]), torch.zeros(n).long()
+    maps = torch.rand(1, c_f, height, width)
+    with torch.no_grad():
+        _, count = multiply_adds(lambda: layer(maps, boxes, images))
+    by_region = n * bins * (height + width) * c_g + n * bins * places * c_f
+    shared = (height + width) * c_e * c_g + height * width * bins * c_f
+    assert count.elsewhere == shared + n * c_e * (bins * c_g + 4 * c_e) + by_region

@@ -69,7 +69,7 @@ def test_the_rest_is_detectron2s_default():
     ours, stock = get_cfg(), get_detectron2_cfg()
     ours_alone = ("RELATION", "SGRN", "REASONING", "REASONING_RCNN", "CONTEXT_BLOCKS")
     others = ("DUPLICATE_REMOVAL", "EFFICIENTNET_LITE", "TORCHVISION", "LR_NET", "TRAIN_ONLY")
-    for name in (*ours_alone, "GLORE_HEAD", *others):
+    for name in (*ours_alone, "GLORE_HEAD", "REGION_FEATURES", *others):
         del ours.MODEL[name]
     for name in ("MAX_BROKEN", "CACHE_MAPS"):
         del ours.DATALOADER[name]
@@ -99,8 +99,10 @@ def test_every_relational_config_is_its_stock_twin_and_more(leaf):
         stock.pop(f"roi_heads.mechanism.predictor.{name}", None)
     assert stock.items() <= ours.items()
     where = {"sgrn": ".mechanism.", "reasoning": ".mechanism.", "reasoning-rcnn": ".mechanism."}
-    where["learn-nms"] = ".end."
-    parts = re.sub("(learn|reasoning)_(nms|rcnn)", r"\1-\2", OURS.search(leaf)[1]).split("_")
+    where |= {"learn-nms": ".end.", "learned-regions": ".box_pooler.layer."}
+    parts = re.sub(
+        "(learn|learned|reasoning)_(nms|regions|rcnn)", r"\1-\2", OURS.search(leaf)[1]
+    ).split("_")
     new = [where.get(part, f".{part}") for part in parts]
     assert all(any(n in name for n in new) for name in ours.keys() - stock.keys())
 

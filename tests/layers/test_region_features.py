@@ -238,3 +238,39 @@ def test_memory_holds_no_copy_of_the_map_for_every_region():
 def test_wrong_arguments(argument, value):
     with pytest.raises(ValueError, match=f"{argument} must be .*got {value!r}"):
         LearnedRegionFeatures(CHANNELS, **{argument: value})
+
+
+# ---- what it learns ----
+
+
+def test_weight_moves_into_the_box_in_training():
+    """The figure of the paper: before training weights are spread over the image."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    module = LearnedRegionFeatures(4, bins=2, embed_dim=32, dim=16, inside=6, around=6)
+    classifier = torch.nn.Linear(16, 4)
+    corners = torch.randint(1, 9, (64, 2), generator=generator)
+    boxes = torch.cat([corners, corners + 3], dim=1).float()
+    classes, images = torch.randint(4, (64,), generator=generator), torch.arange(64)
+    sizes = torch.tensor([[12, 12]]).expand(64, 2)
+    maps = 0.3 * torch.randn(64, 4, 12, 12, generator=generator)
+    for x, (x1, y1, x2, y2), label in zip(maps, boxes.int().tolist(), classes, strict=True):
+        x[:, y1:y2, x1:x2] += torch.eye(4)[label][:, None, None]
+
+    def inside():
+        weights, places = module.weights(module.appearance(maps), boxes, images, sizes)
+        y, x = places // 12 % 12, places % 12
+        in_box = (x >= boxes[:, :1]) & (x < boxes[:, 2:3]) & (y >= boxes[:, 1:2])
+        in_box &= y < boxes[:, 3:]
+        return (weights * in_box[:, None]).sum(2).mean().item()
+
+    before = inside()
+    optimizer = torch.optim.Adam([*module.parameters(), *classifier.parameters()], lr=3e-3)
+    for _ in range(80):
+        logits = classifier(module(maps, boxes, images, sizes).flatten(1))
+        loss = torch.nn.functional.cross_entropy(logits, classes)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    after = inside()
+    assert before < 0.35 and after > before + 0.3 and loss < 0.8, (before, after, loss)

@@ -108,6 +108,14 @@ RULES = {
         "PLUGINS": ([[], ()], ["GC", ["GC"], [{"name": "GC"}], [None], {}]),
         "BUILDER": (["build_resnet_backbone"], ["build_context_backbone", "bogus", ""]),
     },
+    "MODEL.REGION_FEATURES": {
+        "BRANCHES": ([[], ["box"], ("box", "mask", "keypoint")], [["box"] * 2, ["boxes"], "box"]),
+        "EMBED_DIM": ([2, 65536], [0, 1, 65537, 8.0]),
+        "DIM": SIZE,
+        "SUPPORT": (["box", "double", "image"], ["boxes", 2]),
+        "INSIDE": ([1, 256], [0, 257]),
+        "AROUND": ([1, 256], [0, 257]),
+    },
     "MODEL.DUPLICATE_REMOVAL": {
         "TEST_METHOD": (["nms", "soft_nms", "learned"], ["softnms", ""]),
         "SOFT_NMS_DECAY": (["gaussian", "linear"], ["exp"]),
@@ -168,6 +176,10 @@ READERS = {
     "MODEL.DUPLICATE_REMOVAL": [
         "MODEL.ROI_HEADS.NAME", "DuplicateRemovalROIHeads",
         "MODEL.DUPLICATE_REMOVAL.LEARN", True,
+    ],
+    "MODEL.REGION_FEATURES": [
+        "MODEL.ROI_HEADS.NAME", "DuplicateRemovalROIHeads",
+        "MODEL.REGION_FEATURES.BRANCHES", ["box"],
     ],
     "MODEL.TORCHVISION": ["MODEL.BACKBONE.NAME", "build_torchvision_fpn_backbone"],
 }  # fmt: skip

@@ -30,6 +30,7 @@ from ...config.defaults import node
 from ...config.problems import Problem, raise_fatal
 from ..context_res5 import ContextRes5
 from ..many_classes import for_many_classes
+from ..region_pooler import LearnedRegionPooler, learned_poolers, pooler_problems
 from ..scripting import as_stock
 from ..watch import watched
 from .end import End
@@ -74,14 +75,20 @@ class Relational(RegionSampling):
         self._init_sampling(part.sampling or "regions", part.gt_as_keys)
 
     def __prepare_scriptable__(self) -> nn.Module:
-        parts = {"a mechanism": type(self.mechanism) is not Mechanism, "an end that is not NMS":
-                 self.end.method != "nms"}  # fmt: skip
+        parts = {
+            "a mechanism": type(self.mechanism) is not Mechanism,
+            "an end that is not NMS": self.end.method != "nms",
+            "learned region features": any(
+                isinstance(child, LearnedRegionPooler) for child in self.children()
+            ),
+        }
         return as_stock(self, [name for name, on in parts.items() if on], ("mechanism", "end"))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         raise_fatal(cls.problems(cfg))
         args = super().from_config(cfg, input_shape)
+        args.update(learned_poolers(cfg, args, input_shape))
         args.update(cls._adapted(cfg, args))
         shapes = cls._shapes(cfg, args, input_shape)
         mechanism = cls.mechanism_class.build(cfg, shapes)
@@ -97,11 +104,12 @@ class Relational(RegionSampling):
                 yield from same_sampling(cfg, mechanism.key)
         yield from mechanism.problems(cfg, is_c4=is_c4)
         yield from cls.end_class.problems(cfg)
+        yield from pooler_problems(cfg, is_c4=is_c4)
 
     @classmethod
     def reads(cls, cfg: CfgNode) -> set[str]:
         """Names of the nodes of this package's keys that these heads read."""
-        nodes = {cls.mechanism_class.key, cls.end_class.key}
+        nodes = {cls.mechanism_class.key, cls.end_class.key, "REGION_FEATURES"}
         return nodes | {"RELATION"} if has_relations(cfg) else nodes
 
     @classmethod
