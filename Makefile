@@ -11,7 +11,7 @@ ARGS ?=
 SETUP := { tools/setup_env.sh && . build/env.sh; } || exit 1
 # Tests of numbers, whose bounds must not be those of one CPU. Trainings, traces and memory have none.
 LAYERS := tests/layers --ignore-glob='*_learns.py' --ignore-glob='*_traces.py' \
-	--ignore-glob='*triton*' -k 'not memory'
+	--ignore-glob='*triton*' -k 'not memory and not trace and not one_graph and not gradcheck'
 WITHOUT = printf '\n%s\n%s\n' "Detectron2 is missing: $$WITHOUT_DETECTRON2" \
 	"To get it, mend that and run \`make setup\`; tools/setup_env.sh --help lists the ways."
 
@@ -28,7 +28,7 @@ demo:  ## set up, then train, evaluate and draw on synthetic scenes: minutes on 
 
 test:  ## set up, then run the tests; ARGS="-k sgrn" is passed on
 	@$(SETUP); \
-	workers=; if "$$PY" -c 'import xdist' 2>/dev/null; then workers="-n 2"; fi; \
+	workers=; if "$$PY" -c 'import xdist' 2>/dev/null; then workers="-n 2 --dist worksteal"; fi; \
 	code=0; "$$PY" -m pytest $$workers $(ARGS) || code=$$?; \
 	if [ -z '$(subst ','\'',$(ARGS))' ]; then echo "The layers once more, as on a CPU without AVX:"; \
 	ATEN_CPU_CAPABILITY=default "$$PY" -m pytest $$workers $(LAYERS) || code=$$?; fi; \

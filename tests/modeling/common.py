@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -96,7 +97,14 @@ SIZES = ((64, 96), (64, 96))  # of images whose features need no padding
 def config(*opts: Any) -> Any:
     """The config of a tiny model; relation modules get 4 heads of 8 channels unless `opts` says
     otherwise."""
-    return tiny_cfg([], [], NUM_CLASSES, "unused", (*SMALL_RELATION, *opts), base=get_cfg())
+    cfg = _tiny_config().clone()
+    cfg.merge_from_list(list(opts))
+    return cfg
+
+
+@cache
+def _tiny_config() -> Any:
+    return tiny_cfg([], [], NUM_CLASSES, "unused", SMALL_RELATION, base=get_cfg())
 
 
 def build(*opts: Any, settle: bool = True) -> nn.Module:

@@ -171,9 +171,9 @@ def test_beside_learned_removal_every_head_trains_bit_for_bit_as_without(keys, a
 
 
 def steps_of(heads):
-    """Losses of three steps of SGD."""
+    """Losses of two steps of SGD."""
     optimizer, found = torch.optim.SGD(heads.parameters(), 0.01), []
-    for _ in range(3):
+    for _ in range(2):
         losses = head_losses(heads, scattered((40, 50)))
         optimizer.zero_grad()
         sum(losses.values()).backward()
