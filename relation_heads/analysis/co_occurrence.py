@@ -21,30 +21,18 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import BoxMode
 from tqdm import tqdm
 
-from ..data.box_iou import box_iou
 from ..data.files import write_whole
 from ..engine.predictor import Predictor, load
 from ..visualization.detections import Relations
+from .labelled import Objects, check_data, objects_of, objects_shown
 from .provenance import made_by
 
-MIN_IOU = 0.5  # of a region and the object that it shows
 PAIRS = 10  # of classes, in the report
-
-
-@dataclass(frozen=True)
-class Objects:
-    """Of one image: boxes (M, 4) xyxy in pixels, classes (M,) in 0..K-1."""
-
-    boxes: np.ndarray
-    classes: np.ndarray
 
 
 class Tally:
@@ -91,14 +79,6 @@ class Tally:
                 "U": self.alike / asked,
                 "C": np.where(self.present > 0, self.heard / self.present, np.nan),
             }
-
-
-def objects_shown(boxes: np.ndarray, objects: Objects) -> np.ndarray:
-    """(R,) the object with the largest IoU with each box (R, 4), -1 below `MIN_IOU`."""
-    if not len(objects.boxes) or not len(boxes):
-        return np.full(len(boxes), -1)
-    iou = box_iou(boxes[:, None], objects.boxes[None])  # (R, M)
-    return np.where(iou.max(1) >= MIN_IOU, iou.argmax(1), -1)
 
 
 def listen(tally: Tally, relations: Relations, objects: Objects) -> None:
@@ -167,23 +147,6 @@ def _pearson(x: np.ndarray, y: np.ndarray) -> float | None:
 # ---- a detector on a data set ----
 
 
-def objects_of(name: str) -> dict[str, Objects]:
-    """Of every image of a registered data set, by file name; crowds left out.
-
-    Raises:
-        KeyError: the data set is not registered.
-    """
-    found = {}
-    for record in DatasetCatalog.get(name):
-        kept = [a for a in record["annotations"] if not a.get("iscrowd")]
-        boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in kept]
-        found[record["file_name"]] = Objects(
-            np.array(boxes, dtype=np.float64).reshape(-1, 4),
-            np.array([a["category_id"] for a in kept], dtype=np.int64),
-        )
-    return found
-
-
 def tallies(predictor: Predictor, data: Mapping[str, Objects]) -> dict[str, Tally]:
     """Of every relation module and SGRN graph, by its name."""
     found: dict[str, Tally] = {}
@@ -227,15 +190,7 @@ def compare(args: argparse.Namespace) -> None:
     test = args.dataset or predictor.cfg.DATASETS.TEST[0]
     train = args.train or predictor.cfg.DATASETS.TRAIN[0]
     for name in (test, train):
-        known = (
-            MetadataCatalog.get(name).get("thing_classes", None) if name in DatasetCatalog else 0
-        )
-        if known != predictor.class_names:
-            raise ValueError(
-                f"The data set {name} is not registered."
-                if known == 0
-                else f"The data set {name} has other classes than the detector."
-            )
+        check_data(name, predictor.class_names)
     num_classes = len(predictor.class_names)
     classes = [objects.classes for objects in objects_of(train).values()]
     frequency = np.mean([np.bincount(c, minlength=num_classes) > 0 for c in classes], axis=0)

@@ -28,6 +28,7 @@ from . import (
     export_files,
     growth_table,
     mutation,
+    put_right,
     reliability,
     scaling,
     trainings,
@@ -80,6 +81,8 @@ def part(name: str) -> str:
         content = json.loads(folder.read_text(encoding="utf-8"))
         if "cells" in content:
             return export_files.table_of(content)
+        if "objects" in content:
+            return put_right.table(content)
         if "co_occurrence" in content:
             return co_occurrence.table(content)
         if "cases" in content:

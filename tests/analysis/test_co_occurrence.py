@@ -9,13 +9,8 @@ import pytest
 
 pytest.importorskip("detectron2")
 
-from relation_heads.analysis.co_occurrence import (
-    Objects,
-    Tally,
-    correlations,
-    objects_shown,
-    seen_together,
-)
+from relation_heads.analysis.co_occurrence import Tally, correlations, seen_together
+from relation_heads.analysis.labelled import Objects, objects_shown
 from tests.helpers import registered, tiny_cfg, tiny_coco
 from tests.tools.test_train_net import load_tool
 
