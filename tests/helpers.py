@@ -220,6 +220,30 @@ def tiny_cfg(
     return cfg
 
 
+def untrained(heads: str, name: str, folder: Path) -> Path:
+    """The config, as a file, of a tiny detector whose weights are random, and in a file.
+
+    Args:
+        heads: `MODEL.ROI_HEADS.NAME`.
+        name: of its data set of three classes.
+        folder: gets both files.
+    """
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.modeling import build_model
+
+    from relation_heads import get_cfg
+
+    folder.mkdir(exist_ok=True)
+    cfg = tiny_cfg([name], [name], 3, folder, base=get_cfg())
+    cfg.MODEL.ROI_HEADS.NAME = heads
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    cfg.MODEL.WEIGHTS = str(folder / "model.pth")
+    DetectionCheckpointer(build_model(cfg), str(folder)).save("model")
+    path = folder / "tiny.yaml"
+    path.write_text(cfg.dump())
+    return path
+
+
 _TINY = {
     "MODEL.DEVICE": "cpu",
     "MODEL.WEIGHTS": "",

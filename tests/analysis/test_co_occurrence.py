@@ -11,7 +11,7 @@ pytest.importorskip("detectron2")
 
 from relation_heads.analysis.co_occurrence import Tally, correlations, seen_together
 from relation_heads.analysis.labelled import Objects, objects_shown
-from tests.helpers import registered, tiny_cfg, tiny_coco
+from tests.helpers import registered, tiny_coco, untrained
 from tests.tools.test_train_net import load_tool
 
 K = 4
@@ -99,21 +99,9 @@ def test_a_region_shows_the_object_that_it_covers_most():
 
 @pytest.fixture
 def model(tmp_path):
-    """A relational detector with random weights, as a file, and its data set."""
-    from detectron2.checkpoint import DetectionCheckpointer
-    from detectron2.modeling import build_model
-
-    from relation_heads import get_cfg
-
+    """A relational detector, and its data set."""
     with registered(tiny_coco(tmp_path)) as name:
-        cfg = tiny_cfg([name], [name], 3, tmp_path / "out", base=get_cfg())
-        cfg.MODEL.ROI_HEADS.NAME = "RelationROIHeads"
-        cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
-        cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
-        DetectionCheckpointer(build_model(cfg), str(tmp_path)).save("model")
-        config = tmp_path / "tiny.yaml"
-        config.write_text(cfg.dump())
-        yield config, name
+        yield untrained("RelationROIHeads", name, tmp_path / "model"), name
 
 
 def test_the_tool(model, tmp_path, capsys):

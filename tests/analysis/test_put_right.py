@@ -12,7 +12,7 @@ pytest.importorskip("detectron2")
 from relation_heads.analysis.labelled import Objects
 from relation_heads.analysis.put_right import OUTCOMES, Changed, chosen, compare_image, surest
 from relation_heads.visualization.detections import Detections
-from tests.helpers import registered, tiny_cfg, tiny_coco
+from tests.helpers import registered, tiny_coco, untrained
 from tests.tools.test_train_net import load_tool
 
 BOXES = np.array([[0, 0, 10, 10.0], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10]])
@@ -68,25 +68,10 @@ def test_the_surest_of_an_image_is_shown():
 
 @pytest.fixture
 def models(tmp_path):
-    """A stock and a relational detector with random weights, and their data set."""
-    from detectron2.checkpoint import DetectionCheckpointer
-    from detectron2.modeling import build_model
-
-    from relation_heads import get_cfg
-
-    paths = []
+    """A stock and a relational detector, and their data set."""
     with registered(tiny_coco(tmp_path)) as name:
-        for heads in ("StandardROIHeads", "RelationROIHeads"):
-            folder = tmp_path / heads
-            folder.mkdir()
-            cfg = tiny_cfg([name], [name], 3, folder, base=get_cfg())
-            cfg.MODEL.ROI_HEADS.NAME = heads
-            cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
-            cfg.MODEL.WEIGHTS = str(folder / "model.pth")
-            DetectionCheckpointer(build_model(cfg), str(folder)).save("model")
-            paths.append(folder / "tiny.yaml")
-            paths[-1].write_text(cfg.dump())
-        yield [str(path) for path in paths], name
+        heads = ("StandardROIHeads", "RelationROIHeads")
+        yield [str(untrained(h, name, tmp_path / h)) for h in heads], name
 
 
 def test_the_tool(models, tmp_path, capsys):
