@@ -20,6 +20,7 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from detectron2.structures import ImageList, Instances
 
 from ..config.problems import Problem
+from .region_pooler import within_images
 from .roi_heads.end import End
 from .roi_heads.heads import RelationalROIHeads, Res5RelationalROIHeads
 from .roi_heads.reasoning import ReasoningMechanism
@@ -115,7 +116,8 @@ class RegionClassification:
     ) -> tuple[list[Instances], Losses]:
         """Losses in training; else instances with `region_ids`, `class_probs` (R, C) and a field
         `class_probs_<name>` for every prediction of the mechanism."""
-        x = self._embed(features, proposals)
+        with within_images(self, proposals):
+            x = self._embed(features, proposals)
         logits, second = self.box_predictor(x)
         logits = logits[:, : self.num_classes]  # (N, C)
         base = GivenBoxes(x, self.box_predictor, (logits, second), proposals)

@@ -1,14 +1,17 @@
 """Learned region features in place of RoIAlign: a pooler for the branches of an ROI head.
 
 One layer pools from all levels of a pyramid; a box goes to the level that Detectron2's `ROIPooler`
-gives it. The support "image" is the whole map, with the padding of its batch.
+gives it. Detectron2 does not tell a pooler how large the images are; the heads do, so that no
+region looks at the padding of its batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec, nonzero_tuple
 from detectron2.modeling.poolers import (
@@ -16,12 +19,13 @@ from detectron2.modeling.poolers import (
     assign_boxes_to_levels,
     convert_boxes_to_pooler_format,
 )
-from detectron2.structures import Boxes
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ..config.defaults import node
 from ..config.problems import Problem
 from ..layers import LearnedRegionFeatures
+from ..layers.regions import row_counts
 from .keys import key_problems
 
 KEY = "REGION_FEATURES"
@@ -43,20 +47,43 @@ class LearnedRegionPooler(nn.Module):
         self.output_size = replaced.output_size
         self.min_level, self.max_level = replaced.min_level, replaced.max_level
         self.canonical = replaced.canonical_box_size, replaced.canonical_level
+        self.image_sizes: Sequence[tuple[int, int]] | None = None  # pixels; None: the whole maps
 
     def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
         """(N, C, bins, bins) of the boxes of all images, from maps (B, C, H, W) of every level."""
         rows = convert_boxes_to_pooler_format(box_lists)  # (N, 5): image, corners in pixels
         images, boxes = rows[:, 0].long(), rows[:, 1:]
         if self.min_level == self.max_level:
-            return self.layer(x[0], boxes / 2**self.min_level, images)
+            return self._pool(x[0], boxes, images, 2**self.min_level)
         levels = assign_boxes_to_levels(box_lists, self.min_level, self.max_level, *self.canonical)
         out = x[0].new_zeros(rows.shape[0], x[0].shape[1], *self.output_size)
         for k, maps in enumerate(x):
             at = nonzero_tuple(levels == k)[0]
-            found = self.layer(maps, boxes[at] / 2 ** (self.min_level + k), images[at])
+            found = self._pool(maps, boxes[at], images[at], 2 ** (self.min_level + k))
             out.index_put_((at,), found.to(out.dtype))
         return out
+
+    def _pool(self, maps: Tensor, boxes: Tensor, images: Tensor, stride: int) -> Tensor:
+        sizes = None
+        if self.image_sizes is not None:
+            both = zip(*self.image_sizes, strict=True)  # heights, widths
+            pixels = torch.stack([row_counts(axis, maps.device) for axis in both], dim=1)
+            sizes = -(pixels // -stride)  # cells that begin inside the image
+        return self.layer(maps, boxes / stride, images, sizes)
+
+
+@contextmanager
+def within_images(heads: nn.Module, instances: Sequence[Instances]) -> Iterator[None]:
+    """Tells the learned poolers of ROI heads how large the images of these instances are."""
+    poolers = [child for child in heads.children() if isinstance(child, LearnedRegionPooler)]
+    before = [pooler.image_sizes for pooler in poolers]
+    try:
+        for pooler in poolers:
+            pooler.image_sizes = [one.image_size for one in instances]
+        yield
+    finally:
+        for pooler, sizes in zip(poolers, before, strict=True):
+            pooler.image_sizes = sizes
 
 
 def learned_poolers(

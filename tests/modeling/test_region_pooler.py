@@ -125,6 +125,20 @@ def test_copies_find_the_same_and_images_do_not_see_one_another(keys):
         assert_same_detections(found, expected[k : k + 1], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("keys", [PLAIN, C4_PLAIN, CASCADE, RELATION], ids=list(HEADS)[:4])
+def test_the_padding_of_a_batch_is_never_seen(keys):
+    model = build_heads(*keys, *BOX, f"{KEY}.AROUND", 20)
+    without_threshold(model.eval())
+    found = []
+    for value in (1e3, -5.0):  # of maps of 64 x 160 pixels, beyond images of 64 x 96
+        padded = {
+            name: torch.cat([x, torch.full_like(x, value)[..., : x.shape[3] * 2 // 3]], dim=3)
+            for name, x in maps().items()
+        }
+        found.append(head_detections(model, None, padded))
+    assert_same_detections(*found, rtol=0, atol=0)
+
+
 @pytest.mark.filterwarnings("ignore")
 @torch.no_grad()
 def test_a_trace_serves_other_sizes():

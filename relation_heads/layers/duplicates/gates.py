@@ -8,27 +8,19 @@ Shapes: N regions, M candidates; G groups of up to n candidates in one batch; H 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from ..geometry import log_gate, pair_embedding
+from ..recomputed import recomputed
 from ..separable_gate import separable_log_gate
 from .candidates import Candidates
 
 PAIRS_PER_BATCH = 2**16  # pairs of boxes at once; their gates take some 16 MB
-
-
-def recomputed(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
-    """`function(*arguments)`, whose intermediate results are not kept for backward."""
-    if not torch.is_grad_enabled() or torch.jit.is_tracing():
-        return function(*arguments)
-    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,8 +37,9 @@ from torch import Tensor, nn
 
 from ..arguments import at_least, multiple_of, one_of, require, within
 from ..geometry import EMBED_DIM, sinusoidal_embedding, widen
+from ..recomputed import recomputed
 from .candidates import Candidates
-from .gates import PAIRS_PER_BATCH, BoxGates, TableGates, gates_of, recomputed
+from .gates import PAIRS_PER_BATCH, BoxGates, TableGates, gates_of
 
 Init = Literal["xavier", "normal"]
 

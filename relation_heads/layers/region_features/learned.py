@@ -27,10 +27,10 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..arguments import at_least, multiple_of, one_of, require
 from ..geometry import sinusoidal_embedding, widen
+from ..recomputed import recomputed
 from ..regions import row_counts
 from .samples import Grid, grid_around, grid_in
 
@@ -109,9 +109,7 @@ class LearnedRegionFeatures(nn.Module):
             found = [self._block(maps, appearance, boxes, images, sizes)]
         else:
             found = [
-                checkpoint(self._block, maps, appearance, b, i, sizes, use_reentrant=False)
-                if torch.is_grad_enabled()
-                else self._block(maps, appearance, b, i, sizes)
+                recomputed(self._block, maps, appearance, b, i, sizes)
                 for b, i in zip(boxes.split(block), images.split(block), strict=True)
             ]
         return torch.cat(found).unflatten(2, (self.bins, self.bins))

@@ -30,7 +30,7 @@ from ...config.defaults import node
 from ...config.problems import Problem, raise_fatal
 from ..context_res5 import ContextRes5
 from ..many_classes import for_many_classes
-from ..region_pooler import LearnedRegionPooler, learned_poolers, pooler_problems
+from ..region_pooler import LearnedRegionPooler, learned_poolers, pooler_problems, within_images
 from ..scripting import as_stock
 from ..watch import watched
 from .end import End
@@ -134,6 +134,14 @@ class Relational(RegionSampling):
             pooled=pooled,
         )
 
+    def forward_with_given_boxes(
+        self, features: Maps, instances: list[Instances]
+    ) -> list[Instances]:
+        """See `StandardROIHeads.forward_with_given_boxes`."""
+        with within_images(self, instances):
+            found: list[Instances] = super().forward_with_given_boxes(features, instances)
+        return found
+
     def _box_heads(self) -> list[nn.Module]:
         """Box heads of all stages."""
         return [self.box_head]
@@ -228,8 +236,9 @@ class RelationalROIHeads(Relational, StandardROIHeads):
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], Losses]:
         """See `StandardROIHeads.forward`; Cascade R-CNN's gives the box branch the targets, too."""
-        found, losses = CascadeROIHeads.forward(self, images, features, proposals, targets)
-        return found, {**losses, **self._losses_beside(features, proposals, targets)}
+        with within_images(self, proposals):
+            found, losses = CascadeROIHeads.forward(self, images, features, proposals, targets)
+            return found, {**losses, **self._losses_beside(features, proposals, targets)}
 
     def _forward_box(
         self, features: Maps, proposals: list[Instances], targets: list[Instances] | None = None
@@ -286,6 +295,12 @@ class Res5RelationalROIHeads(Relational, _BoxHeadAfterRes5):
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], Losses]:
         """See `Res5ROIHeads.forward`."""
+        with within_images(self, proposals):
+            return self._forward(features, proposals, targets)
+
+    def _forward(
+        self, features: Maps, proposals: list[Instances], targets: list[Instances] | None
+    ) -> tuple[list[Instances], Losses]:
         given = proposals
         if self.training:
             proposals = self.label_and_sample_proposals(proposals, targets)
