@@ -120,6 +120,10 @@ class RELATION(Keys):
     # Unit of displacements between boxes: size of the "query" (released code) or of the "key"
     # (paper's text).
     NORMALIZE_BY: relation.NormalizeBy = "query"
+    # In Cascade R-CNN: a pair is the box of the region that asks, as it was in the stage before,
+    # and the box that answers, as it is in this stage (as between the layers of Relation-DETR). The
+    # first stage has its own boxes alone (our choice; Relation-DETR's first layer has no bias).
+    BETWEEN_STAGES: bool = False
     # Weights at the start: "zero" (every module starts as the identity), "xavier" (learns faster in
     # short schedules, but made an R18-FPN from scratch unstable), "normal" (N(0, 0.01), released).
     INIT: relation.Init = "zero"

@@ -40,12 +40,15 @@ class Regions:
         is_key: (N,) bool, False for regions that may ask but may not answer: ground-truth boxes
             appended during training exist only then, and keys should be distributed as they are at
             test time. None: all are keys.
+        earlier: (N, 4) the same regions before they were refined. A layer that relates boxes takes
+            these for the region that asks, and `boxes` for the one that answers. None: `boxes`.
     """
 
     boxes: Tensor
     splits: tuple[int, ...]
     image_sizes: tuple[tuple[int, int], ...]
     is_key: Tensor | None = None
+    earlier: Tensor | None = None
 
     def __post_init__(self) -> None:
         if torch.jit.is_tracing():  # sizes are tensors there; comparing them would bake them in
@@ -73,6 +76,11 @@ class Regions:
                 f"Regions.is_key must be bool of shape ({len(self)},), got {self.is_key.dtype} "
                 f"of shape {tuple(self.is_key.shape)}."
             )
+        if self.earlier is not None and self.earlier.shape != self.boxes.shape:
+            raise ValueError(
+                f"Regions.earlier must be ({len(self)}, 4) as the boxes, got "
+                f"{tuple(self.earlier.shape)}."
+            )
 
     @classmethod
     def from_boxes(
@@ -80,6 +88,7 @@ class Regions:
         boxes: Sequence[Tensor],
         image_sizes: Sequence[tuple[int, int]],
         is_key: Sequence[Tensor] | None = None,
+        earlier: Sequence[Tensor] | None = None,
     ) -> Regions:
         """Concatenates per-image boxes.
 
@@ -88,16 +97,16 @@ class Regions:
                 are before a training diverges, is taken to be there.
             image_sizes: B pairs (height, width).
             is_key: B bool tensors (N_b,), or None when every region is a key.
+            earlier: B tensors (N_b, 4), or None when regions ask from their boxes.
         """
         if len(boxes) == 0:
             raise ValueError("Regions.from_boxes needs the boxes of at least one image, got none.")
-        together = torch.cat(list(boxes)).detach()
-        farthest = min(FARTHEST, torch.finfo(together.dtype).max)
         return cls(
-            boxes=together.clamp(-farthest, farthest),
+            boxes=_together(boxes),
             splits=tuple(b.shape[0] for b in boxes),
             image_sizes=tuple(image_sizes),
             is_key=None if is_key is None else torch.cat(list(is_key)),
+            earlier=None if earlier is None else _together(earlier),
         )
 
     def __len__(self) -> int:
@@ -108,11 +117,23 @@ class Regions:
         # One image needs no sizes, which keeps traced models free of a fixed number of regions.
         return (rows,) if len(self.splits) == 1 else rows.split(list(self.splits))
 
+    @property
+    def asking(self) -> Tensor:
+        """(N, 4) the boxes from which regions see others."""
+        return self.boxes if self.earlier is None else self.earlier
+
     def split_keys(self, rows: Tensor) -> Sequence[Tensor]:
         """Cuts (N, ...) into B tensors (K_b, ...) that hold the keys only, in their order."""
         if self.is_key is None:
             return self.split(rows)
         return [r[k] for r, k in zip(self.split(rows), self.split(self.is_key), strict=True)]
+
+
+def _together(boxes: Sequence[Tensor]) -> Tensor:
+    """Of all images, without gradient, none farther away than `FARTHEST`."""
+    together = torch.cat(list(boxes)).detach()
+    farthest = min(FARTHEST, torch.finfo(together.dtype).max)
+    return together.clamp(-farthest, farthest)
 
 
 def foreground_probability(probabilities: Tensor) -> Tensor:

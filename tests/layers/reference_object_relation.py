@@ -49,13 +49,19 @@ def shortened(row: list[float], longest: float) -> list[float]:
 
 
 def relate_image(
-    module: ObjectRelation, features: torch.Tensor, boxes: torch.Tensor, is_key: list[bool]
+    module: ObjectRelation,
+    features: torch.Tensor,
+    boxes: torch.Tensor,
+    is_key: list[bool],
+    earlier: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """(N, D) features and (N, 4) boxes of ONE image to (N, D), everything float64."""
+    """(N, D) features and (N, 4) boxes of ONE image to (N, D), everything float64. Regions ask from
+    their `earlier` boxes (N, 4), if there are any."""
     p = {name: value.detach().double() for name, value in module.named_parameters()}
     heads, dim = module.num_heads, module.dim
     d_k, d_v = p["query.weight"].shape[0] // heads, dim // heads
     box = boxes.double().tolist()
+    asking = box if earlier is None else earlier.double().tolist()
     f = features.detach().double()
     asked, told = f.clone(), f.clone()
     if module.norm == "max_rms":
@@ -78,7 +84,7 @@ def relate_image(
                 k = p["key.weight"][rows] @ asked[m] + p["key.bias"][rows]
                 gate, added = 1.0, 0.0
                 if module.geometry in ("relation", "signed", "position"):
-                    d = deltas(box[n], box[m], module.normalize_by, module.geometry)
+                    d = deltas(asking[n], box[m], module.normalize_by, module.geometry)
                     longest = 10000 if module.geometry == "position" else 1000
                     e = torch.tensor(embed(d, 8, 100.0, longest), dtype=torch.float64)
                     gate = max(0.0, float(p["gate.weight"][h] @ e + p["gate.bias"][h]))

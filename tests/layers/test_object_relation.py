@@ -3,6 +3,7 @@ import torch
 
 from relation_heads.layers import ObjectRelation, Regions
 from relation_heads.layers.arguments import ArgumentError
+from relation_heads.layers.geometry import PAIR_GEOMETRIES
 from relation_heads.layers.object_relation.module import GEOMETRIES, relation_weights
 from tests.layers.reference_object_relation import relate_image, shortened
 
@@ -44,6 +45,24 @@ def test_equals_the_slow_reference(geometry, normalize_by, norm):
         [
             relate_image(module, f, b, k.tolist())
             for f, b, k in zip(regions.split(features), boxes, keys, strict=True)
+        ]
+    )
+    torch.testing.assert_close(module(features, regions), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("implementation", ["simple", "fused"])
+@pytest.mark.parametrize("geometry", PAIR_GEOMETRIES)
+def test_regions_that_ask_from_earlier_boxes_equal_the_slow_reference(geometry, implementation):
+    module = make(geometry, implementation=implementation).double()
+    keys = [torch.tensor([True, False, True, True]), torch.tensor([True, True])]
+    boxes = [random_boxes(4, 0).double(), random_boxes(2, 1).double()]
+    earlier = [random_boxes(4, 2).double(), random_boxes(2, 3).double()]
+    regions = Regions.from_boxes(boxes, [SIZE, SIZE], keys, earlier)
+    features = torch.randn(6, DIM, dtype=torch.float64)
+    expected = torch.cat(
+        [
+            relate_image(module, f, b, k.tolist(), e)
+            for f, b, k, e in zip(regions.split(features), boxes, keys, earlier, strict=True)
         ]
     )
     torch.testing.assert_close(module(features, regions), expected, rtol=1e-10, atol=1e-10)

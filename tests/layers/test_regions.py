@@ -40,6 +40,7 @@ def test_split_keys_keeps_the_order_of_the_keys():
         ({"splits": (3, 2)}, "names 2 images, image_sizes 3"),
         ({"is_key": torch.ones(5)}, "must be bool"),
         ({"is_key": torch.ones(4).bool()}, r"shape \(5,\)"),
+        ({"earlier": torch.ones(4, 4)}, r"earlier must be \(5, 4\) .* got \(4, 4\)"),
     ],
 )
 def test_inconsistent_fields_are_refused(change, message):

@@ -12,6 +12,7 @@ from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from tests.layers.reference_object_relation import relate_image
 from tests.modeling.common import (
     CASCADE,
     CASCADE_REASONING,
@@ -22,6 +23,7 @@ from tests.modeling.common import (
     MASK,
     NUM_CLASSES,
     REFINE,
+    RELATION,
     SIZES,
     assert_batch_equals_image_by_image,
     assert_same_detections,
@@ -304,3 +306,59 @@ def test_predictors_of_thousands_of_classes_keep_the_box_weights_of_their_stage(
         (20.0, 20.0, 10.0, 10.0),
         (30.0, 30.0, 15.0, 15.0),
     ]
+
+
+# ---- relations between the boxes of two stages ----
+
+BETWEEN = (*CASCADE_RELATION, "MODEL.RELATION.BETWEEN_STAGES", True,
+           "MODEL.RELATION.GEOMETRY", "position")  # fmt: skip
+
+
+def related(heads, run):
+    """Of each stage what its first relation module gets and gives: ((x, regions), result)."""
+    seen = [calls(stage.relation1[0]) for stage in heads.box_head]
+    run(heads)
+    return [stage[0] for stage in seen]
+
+
+@pytest.mark.parametrize("run", [head_losses, head_detections])
+def test_a_region_asks_from_its_box_of_the_stage_before(run):
+    heads = moving(*BETWEEN)
+    refined = results(heads, "_refined")
+    stages = related(heads, run)
+    first = stages[0][0][1]
+    assert first.earlier is None
+    before = first
+    for ((_, regions), _), (_, (base, _)) in zip(stages[1:], refined, strict=True):
+        kept = torch.cat([p.proposal_boxes.tensor for p in base.proposals])
+        assert torch.equal(regions.earlier, kept)
+        if run is head_detections:  # every row stays
+            assert torch.equal(regions.earlier, before.boxes)
+        assert not torch.equal(regions.earlier, regions.boxes)
+        before = regions
+    for k, ((x, regions), result) in enumerate(stages):
+        earlier = regions.split(regions.earlier) if k else [None, None]
+        module, keys = heads.box_head[k].relation1[0], regions.is_key
+        is_key = regions.split(torch.ones(len(regions)).bool() if keys is None else keys)
+        f, box, told = regions.split(x)[1], regions.split(regions.boxes)[1], is_key[1].tolist()
+        expected = relate_image(module, f, box, told, earlier[1])
+        torch.testing.assert_close(
+            regions.split(result)[1].double(), expected, rtol=1e-3, atol=1e-4
+        )
+
+
+def test_by_default_a_region_asks_from_its_own_box():
+    heads = moving(*CASCADE_RELATION)
+    assert all(regions.earlier is None for (_, regions), _ in related(heads, head_detections))
+
+
+@pytest.mark.parametrize(
+    ("opts", "got"),
+    [
+        ((*RELATION, "MODEL.RELATION.BETWEEN_STAGES", True), "RelationROIHeads and 'relation'"),
+        ((*BETWEEN, "MODEL.RELATION.GEOMETRY", "unary"), "CascadeRelationROIHeads and 'unary'"),
+    ],
+)
+def test_between_stages_needs_stages_and_pairs_of_boxes(opts, got):
+    with pytest.raises(ValueError, match=f"MODEL.RELATION.BETWEEN_STAGES True .* {got}"):
+        build_heads(*opts)

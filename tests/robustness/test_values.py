@@ -35,6 +35,7 @@ RULES = {
         "KEY_DIM": SIZE,
         "NORM": (["max_rms", ""], ["max", "LN"]),
         "GEOMETRY": (["relation", "signed", "unary", "none", "position"], ["sigend", "None", ""]),
+        "BETWEEN_STAGES": FLAG,
         "NORMALIZE_BY": (["query", "key"], ["value", "keys"]),
         "INIT": (["zero", "xavier", "normal"], ["he", "Zero"]),
         "SAMPLING": SAMPLING,

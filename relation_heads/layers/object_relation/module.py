@@ -275,7 +275,7 @@ class ObjectRelation(nn.Module):
             regions.split(self._by_head(self.query(appearance))),
             regions.split_keys(appearance),
             regions.split_keys(values),
-            regions.split(regions.boxes),
+            regions.split(regions.asking),
             regions.split_keys(regions.boxes),
             strict=True,
         )

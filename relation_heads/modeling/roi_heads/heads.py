@@ -98,8 +98,9 @@ class Relational(RegionSampling):
     def problems(cls, cfg: CfgNode) -> Iterator[Problem]:
         """What is wrong with the keys that these heads read."""
         is_c4, mechanism = issubclass(cls, Res5ROIHeads), cls.mechanism_class
+        is_cascade = issubclass(cls, CascadeROIHeads)
         if has_relations(cfg):
-            yield from relation_problems(cfg, is_c4=is_c4)
+            yield from relation_problems(cfg, is_c4=is_c4, is_cascade=is_cascade)
             if mechanism.is_on(cfg) and any(node(cfg, "RELATION").NUM_RELATIONS):
                 yield from same_sampling(cfg, mechanism.key)
         yield from mechanism.problems(cfg, is_c4=is_c4)
@@ -221,7 +222,8 @@ def at_test_time(model: nn.Module) -> Iterator[None]:
 def told(box_head: nn.Module, pooled: Tensor, proposals: list[Instances]) -> Tensor:
     """x (N, D) of a box head, which is told the regions if it listens to them."""
     if isinstance(box_head, ListensToRegions):
-        return box_head(pooled, regions_of(proposals)).flatten(1)
+        regions = regions_of(proposals, between_stages=box_head.between_stages)
+        return box_head(pooled, regions).flatten(1)
     return box_head(pooled).flatten(1)
 
 

@@ -64,7 +64,8 @@ def refined_proposals(
             one whose box is not finite keeps its first box, and its scores will not be finite.
 
     Returns:
-        per image Instances with `proposal_boxes`, `row` (the number of the proposal), `is_key`.
+        per image Instances with `proposal_boxes`, `earlier_boxes` (the first ones), `row` (the
+        number of the proposal), `is_key`.
 
     Raises:
         FloatingPointError: a box is not finite in training.
@@ -77,6 +78,7 @@ def refined_proposals(
         new = Instances(old.image_size)
         new.proposal_boxes = Boxes(torch.where(finite, corners, old.proposal_boxes.tensor))
         new.proposal_boxes.clip(old.image_size)
+        new.earlier_boxes = old.proposal_boxes
         new.row = torch.arange(corners.shape[0], device=corners.device)
         if old.has("is_key"):
             new.is_key = old.is_key

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ...config.defaults import node
 from ...config.problems import Problem
 from ...layers import ObjectRelation, Regions
+from ...layers.geometry import PAIR_GEOMETRIES
 from ..keys import key_problems, may_diverge
 from ..scripting import as_stock
 from ..watch import Listened, watched
@@ -42,7 +43,7 @@ def has_relations(cfg: CfgNode) -> bool:
     return isinstance(registered, type) and issubclass(registered, RelationBoxHead)
 
 
-def relation_problems(cfg: CfgNode, *, is_c4: bool) -> Iterator[Problem]:
+def relation_problems(cfg: CfgNode, *, is_c4: bool, is_cascade: bool = False) -> Iterator[Problem]:
     """What is wrong with `MODEL.RELATION`."""
     keys, key = node(cfg, "RELATION"), "MODEL.RELATION"
     counts = keys.NUM_RELATIONS
@@ -58,6 +59,12 @@ def relation_problems(cfg: CfgNode, *, is_c4: bool) -> Iterator[Problem]:
         yield from key_problems(partial(_modules, cfg, dim), key, {"dim": f"MODEL.{width}"})
         if not keys.NORM:
             yield from may_diverge(cfg, f"{key}.NORM", "max_rms")
+    if keys.BETWEEN_STAGES and not (is_cascade and keys.GEOMETRY in PAIR_GEOMETRIES):
+        yield Problem(
+            f"{key}.BETWEEN_STAGES True relates the boxes of two stages of Cascade R-CNN in pairs: "
+            f"it needs Cascade heads and {key}.GEOMETRY {', '.join(PAIR_GEOMETRIES)}; got "
+            f"MODEL.ROI_HEADS.NAME {cfg.MODEL.ROI_HEADS.NAME} and {keys.GEOMETRY!r}."
+        )
 
 
 def same_sampling(cfg: CfgNode, other: str) -> Iterator[Problem]:
@@ -94,6 +101,7 @@ def _arguments(cfg: CfgNode, dim: int) -> dict[str, Any]:
         "relations": _modules(cfg, dim),
         "sampling": keys.SAMPLING,
         "gt_as_keys": keys.GT_AS_KEYS,
+        "between_stages": keys.BETWEEN_STAGES,
     }
 
 
@@ -111,11 +119,16 @@ class _Relations(ListensToRegions):
     """Mix-in: modules `relation1`, `relation2`. Without any, no other region is looked at."""
 
     def _init_relations(
-        self, relations: Sequence[Sequence[nn.Module]], sampling: str, gt_as_keys: bool
+        self,
+        relations: Sequence[Sequence[nn.Module]],
+        sampling: str,
+        gt_as_keys: bool,
+        between_stages: bool,
     ) -> None:
         self.relation1, self.relation2 = map(nn.ModuleList, relations)
         if any(len(stage) for stage in relations):
             self.sampling, self.gt_as_keys = sampling, gt_as_keys
+            self.between_stages = between_stages
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
@@ -131,20 +144,22 @@ class RelationBoxHead(_Relations, FastRCNNConvFCHead):
         relations: Sequence[Sequence[nn.Module]],
         sampling: str = "loss",
         gt_as_keys: bool = False,
+        between_stages: bool = False,
         **kwargs: Any,
     ) -> None:
         """
         Args:
             input_shape: of the pooled features (C, h, w).
             relations: the modules after fc1 and those after fc2, called (x, regions).
-            sampling, gt_as_keys: see `MODEL.RELATION.SAMPLING`, `.GT_AS_KEYS`.
+            sampling, gt_as_keys, between_stages: see `MODEL.RELATION.SAMPLING`, `.GT_AS_KEYS`,
+                `.BETWEEN_STAGES`.
             kwargs: see `FastRCNNConvFCHead`.
         """
         super().__init__(input_shape, **kwargs)
         needed = max((k for k, stage in enumerate(relations, 1) if len(stage)), default=0)
         if needed > len(self.fcs):
             raise ValueError(f"relations need {needed} fc layers, got {len(self.fcs)}.")
-        self._init_relations(relations, sampling, gt_as_keys)
+        self._init_relations(relations, sampling, gt_as_keys, between_stages)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
@@ -186,13 +201,14 @@ class PooledRelations(_Relations, nn.Module):
         relations: Sequence[Sequence[nn.Module]],
         sampling: str = "loss",
         gt_as_keys: bool = False,
+        between_stages: bool = False,
     ) -> None:
         """
         Args:
-            relations, sampling, gt_as_keys: see `RelationBoxHead`.
+            relations, sampling, gt_as_keys, between_stages: see `RelationBoxHead`.
         """
         super().__init__()
-        self._init_relations(relations, sampling, gt_as_keys)
+        self._init_relations(relations, sampling, gt_as_keys, between_stages)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, dim: int) -> dict[str, Any]:

@@ -36,12 +36,19 @@ Predictions = tuple[Tensor, Tensor]
 Embed = Callable[..., Tensor]  # (proposals, box_head=None) to x (N, D), pooled from the same maps
 
 
-def regions_of(proposals: Sequence[Instances]) -> Regions:
-    """The `Regions` of a batch of proposals, with their field `is_key` where they have one."""
+def regions_of(proposals: Sequence[Instances], *, between_stages: bool = False) -> Regions:
+    """The `Regions` of a batch of proposals, with their field `is_key` where they have one.
+
+    Args:
+        proposals: of each image.
+        between_stages: regions ask from the boxes of the stage before, where there was one.
+    """
+    asks = between_stages and proposals[0].has("earlier_boxes")
     return Regions.from_boxes(
         [p.proposal_boxes.tensor for p in proposals],
         [p.image_size for p in proposals],
         [p.is_key for p in proposals] if proposals[0].has("is_key") else None,
+        [p.earlier_boxes.tensor for p in proposals] if asks else None,
     )
 
 
@@ -192,10 +199,13 @@ class ListensToRegions:
         sampling: see `RegionSampling`; None where it looks at single regions only, so that
             Detectron2's own sample is enough.
         gt_as_keys: whether ground-truth boxes that are appended in training may answer.
+        between_stages: whether a box head of Cascade R-CNN relates boxes to those of the stage
+            before, see `MODEL.RELATION.BETWEEN_STAGES`.
     """
 
     sampling: str | None = None
     gt_as_keys: bool = True
+    between_stages: bool = False
 
 
 class Mechanism(ListensToRegions, nn.Module):
