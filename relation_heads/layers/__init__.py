@@ -7,6 +7,7 @@ from .blocks.non_local import NonLocal
 from .duplicates.network import DuplicateRemoval
 from .duplicates.soft_suppression import soft_nms, soft_nms_per_class
 from .geometry import box_embedding, pair_embedding, relative_geometry, sinusoidal_embedding
+from .hkrm.difference_relation import DifferenceRelation, prior_loss
 from .object_relation.module import ObjectRelation
 from .object_relation.position import PositionRelation
 from .reasoning.global_module import GlobalReasoning
@@ -21,6 +22,7 @@ from .sgrn.module import SGRN, semantic_nodes
 __all__ = [
     "SGRN",
     "AdaptiveReasoning",
+    "DifferenceRelation",
     "DuplicateRemoval",
     "GloRe",
     "GlobalContext",
@@ -39,6 +41,7 @@ __all__ = [
     "SqueezeExcitation",
     "box_embedding",
     "pair_embedding",
+    "prior_loss",
     "relative_geometry",
     "semantic_nodes",
     "semantic_pool",
