@@ -27,7 +27,14 @@ from ..visualization.relations import draw_detections, side_by_side, upscale
 from .labelled import Objects, check_data, objects_of, objects_shown
 from .provenance import made_by
 
-OUTCOMES = ("right in both", "put right", "put wrong", "wrong in both")
+RIGHT, WRONG = "put right", "put wrong"  # by the second detector
+# Whether the first and the second one are right.
+OUTCOMES = {
+    (True, True): "right in both",
+    (False, True): RIGHT,
+    (True, False): WRONG,
+    (False, False): "wrong in both",
+}
 SIDE = 480  # pixels of the shorter side of a picture
 
 
@@ -38,7 +45,7 @@ class Changed:
     Attributes:
         file_name: of its image.
         number: of the object in the image.
-        outcome: "put right" or "put wrong", by the second detector.
+        outcome: `RIGHT` or `WRONG`.
         sureness: the smaller score of both detections, 0 without one.
     """
 
@@ -68,11 +75,9 @@ def compare_image(
         classes, surenesses = np.append(found.classes, -1), np.append(found.scores, 0.0)
         names.append(classes[best])  # -1 takes the last
         scores.append(surenesses[best])
-    right = [called == objects.classes for called in names]
-    return [
-        (OUTCOMES[2 * (not b) + (not a) if a == b else 1 + int(a)], float(min(s, t)))
-        for a, b, s, t in zip(*right, *scores, strict=True)
-    ]
+    right = [(called == objects.classes).tolist() for called in names]
+    sureness = np.minimum(*scores).tolist()
+    return [(OUTCOMES[a, b], s) for a, b, s in zip(*right, sureness, strict=True)]
 
 
 def chosen(changed: Iterable[Changed], outcome: str, number: int) -> list[Changed]:
@@ -124,19 +129,19 @@ def compare(args: argparse.Namespace) -> None:
     test = args.dataset or predictors[1].cfg.DATASETS.TEST[0]
     check_data(test, predictors[1].class_names)
     data = objects_of(test)
-    counts = {name: dict.fromkeys(OUTCOMES, 0) for name in predictors[1].class_names}
+    counts = {name: dict.fromkeys(OUTCOMES.values(), 0) for name in predictors[1].class_names}
     changed = []
     for file_name, number, outcome, sureness in count(predictors, data):
         true = predictors[1].class_names[data[file_name].classes[number]]
         counts[true][outcome] += 1
-        if outcome in OUTCOMES[1:3]:
+        if outcome in (RIGHT, WRONG):
             changed.append(Changed(file_name, number, outcome, sureness))
     setting = {"first": args.first, "second": args.second, "test": test}
     content = {"objects": counts, "setting": setting, "made_by": made_by()}
     print(table(content))
     if args.output:
         write_whole(args.output / "objects.json", json.dumps(content, indent=1) + "\n")
-        for outcome in OUTCOMES[1:3]:
+        for outcome in (RIGHT, WRONG):
             for k, one in enumerate(chosen(changed, outcome, args.num), start=1):
                 drawn = draw(predictors, one, data[one.file_name])
                 path = args.output / f"{outcome.replace(' ', '_')}_{k}.png"
@@ -146,8 +151,9 @@ def compare(args: argparse.Namespace) -> None:
 def table(content: Mapping[str, Any]) -> str:
     """Markdown: a row for every class that has objects, and one for all."""
     rows = {name: row for name, row in content["objects"].items() if sum(row.values())}
-    rows["all"] = {key: sum(row[key] for row in rows.values()) for key in OUTCOMES}
-    lines = [f"| class | objects | {' | '.join(OUTCOMES)} |", f"|:--|{'--:|' * 5}"]
+    outcomes = OUTCOMES.values()
+    rows["all"] = {key: sum(row[key] for row in rows.values()) for key in outcomes}
+    lines = [f"| class | objects | {' | '.join(outcomes)} |", f"|:--|{'--:|' * 5}"]
     for name, row in rows.items():
         lines.append(f"| {name} | {sum(row.values()):,} | {' | '.join(map(str, row.values()))} |")
     setting, origin = content["setting"], content["made_by"]

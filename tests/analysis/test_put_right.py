@@ -10,12 +10,13 @@ import pytest
 pytest.importorskip("detectron2")
 
 from relation_heads.analysis.labelled import Objects
-from relation_heads.analysis.put_right import OUTCOMES, Changed, chosen, compare_image, surest
+from relation_heads.analysis.put_right import Changed, chosen, compare_image, surest
 from relation_heads.visualization.detections import Detections
 from tests.helpers import registered, tiny_coco, untrained
 from tests.tools.test_train_net import load_tool
 
 BOXES = np.array([[0, 0, 10, 10.0], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10]])
+OUTCOMES = ["right in both", "put right", "put wrong", "wrong in both"]
 OBJECTS = Objects(BOXES, np.array([0, 1, 2, 3]))
 
 
