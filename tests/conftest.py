@@ -121,13 +121,15 @@ def _seed_everything() -> None:
 
 @pytest.fixture(autouse=True)
 def _loggers_as_at_the_start() -> Iterator[None]:
-    """Detectron2's `setup_logger` stops records at its loggers: here all reach `caplog`, once."""
+    """Detectron2's `setup_logger` stops records at its loggers and lets all levels through: here all
+    of the usual levels reach `caplog`, once."""
     loggers = [logging.getLogger(name) for name in ("relation_heads", "detectron2", "fvcore")]
     for logger in loggers:
         logger.propagate = True
     yield
     for logger in loggers:
         logger.propagate = True
+        logger.setLevel(logging.NOTSET)
         logger.handlers.clear()  # their streams and files belong to this test
 
 
