@@ -121,8 +121,8 @@ def _seed_everything() -> None:
 
 @pytest.fixture(autouse=True)
 def _loggers_as_at_the_start() -> Iterator[None]:
-    """Detectron2's `setup_logger` stops records at its loggers and lets all levels through: here all
-    of the usual levels reach `caplog`, once."""
+    """Detectron2's `setup_logger` stops records at its loggers, and lets those of all levels
+    through: here all of the usual levels reach `caplog`, once."""
     loggers = [logging.getLogger(name) for name in ("relation_heads", "detectron2", "fvcore")]
     for logger in loggers:
         logger.propagate = True
