@@ -1,8 +1,8 @@
 """Spatial-temporal relation networks: a score for every tracklet and detection.
 
 Source: Xu, Cao, Zhang, Hu, "Spatial-Temporal Relation Networks for Multi-Object Tracking", ICCV
-2019. No code was released. The equations are known to us from a reader's notes; what they leave
-open is our choice, and the docstring of the argument says so.
+2019. We know of no released code, and the numbered equations from a reader's notes. What these
+leave open is our choice, and the docstring of the argument says so.
 
     phi_s  = phi_a + sum_j w_ij W_V phi_a(j)        eq. 2-4   objects of one frame: `ObjectRelation`
     phi_T  = sum_t alpha_t phi_s(x_t)               eq. 5, 6  frames of a tracklet: `temporal`
@@ -12,7 +12,7 @@ open is our choice, and the docstring of the argument says so.
     Phi_M  = W_M E_G(tracklet, detection)                     how the box moved; "signed" geometry
     s      = g (Phi_C + IoU - 1) + w_2 relu(W_1 [Phi_R ; Phi_C ; Phi_L ; Phi_M])
 
-s is a logit: sigmoid(s) is the probability that both are one object. The first term of s is ours.
+s is a logit: sigmoid(s) is the probability that both are one object. The form of s is our choice.
 As w_2 starts at 0, the layer starts as s = g (cosine + IoU - 1), what a tracker without training
 would take: the cosine is of appearance, as the object relation starts as the identity, phi_T as the
 mean and W_C as an isometry, and the IoU is of the detection with the box that the tracklet is
