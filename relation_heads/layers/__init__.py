@@ -1,5 +1,6 @@
 """The science in plain PyTorch: no Detectron2, no configuration, usable from any framework."""
 
+from .association import Association, TemporalAttention, Tracklets
 from .blocks.global_context import GlobalContext, SqueezeExcitation
 from .blocks.glore import GloRe, PreActivationGloRe
 from .blocks.local_relation import LocalRelation, ResidualLocalRelation
@@ -22,6 +23,7 @@ from .sgrn.module import SGRN, semantic_nodes
 __all__ = [
     "SGRN",
     "AdaptiveReasoning",
+    "Association",
     "DifferenceRelation",
     "DuplicateRemoval",
     "GloRe",
@@ -39,6 +41,8 @@ __all__ = [
     "ResidualLocalRelation",
     "SpatialMemory",
     "SqueezeExcitation",
+    "TemporalAttention",
+    "Tracklets",
     "box_embedding",
     "pair_embedding",
     "prior_loss",
