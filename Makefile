@@ -28,7 +28,7 @@ demo:  ## set up, then train, evaluate and draw on synthetic scenes: minutes on 
 
 test:  ## set up, then run the tests; ARGS="-k sgrn" is passed on
 	@$(SETUP); \
-	workers=; if "$$PY" -c 'import xdist' 2>/dev/null; then workers="-n 2 --dist worksteal"; fi; \
+	workers=; if "$$PY" -c 'import xdist' 2>/dev/null; then workers="-n 2"; fi; \
 	code=0; "$$PY" -m pytest $$workers $(ARGS) || code=$$?; \
 	if [ -z '$(subst ','\'',$(ARGS))' ]; then echo "The layers once more, as on a CPU without AVX:"; \
 	ATEN_CPU_CAPABILITY=default "$$PY" -m pytest $$workers $(LAYERS) || code=$$?; fi; \
