@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,23 +87,23 @@ def listen(tally: Tally, relations: Relations, objects: Objects) -> None:
     tally.add(relations.weights.mean(0), shown[relations.region], shown, objects.classes)
 
 
-def seen_together(images: Iterable[np.ndarray], num_classes: int) -> np.ndarray:
-    """P (K, K), and NaN in rows of classes that are nowhere.
+def seen_together(images: Sequence[np.ndarray], num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """P (K, K), with NaN in rows of classes that are nowhere, and the share (K,) of the images that
+    have a class.
 
     Args:
         images: classes (M,) of the objects of each image.
         num_classes: K.
     """
-    with_one, with_both = np.zeros(num_classes), np.zeros((num_classes, num_classes))
+    with_both, with_two = np.zeros((num_classes, num_classes)), np.zeros(num_classes)
     for classes in images:
-        counts = np.bincount(classes, minlength=num_classes)
-        here = (counts > 0).astype(float)
-        pairs = np.outer(here, here)
-        np.fill_diagonal(pairs, counts > 1)
-        with_one += here
-        with_both += pairs
+        here, counts = np.unique(classes, return_counts=True)
+        with_both[np.ix_(here, here)] += 1
+        with_two[here] += counts > 1
+    with_one = with_both.diagonal().copy()
+    np.fill_diagonal(with_both, with_two)
     with np.errstate(invalid="ignore"):
-        return with_both / with_one[:, None]
+        return with_both / with_one[:, None], with_one / len(images)
 
 
 def correlations(
@@ -193,11 +193,11 @@ def compare(args: argparse.Namespace) -> None:
         check_data(name, predictor.class_names)
     num_classes = len(predictor.class_names)
     classes = [objects.classes for objects in objects_of(train).values()]
-    frequency = np.mean([np.bincount(c, minlength=num_classes) > 0 for c in classes], axis=0)
+    together, frequency = seen_together(classes, num_classes)
     found = tallies(predictor, objects_of(test))
     if not found:
         raise ValueError(f"{args.model} has no relation module and no SGRN graph.")
-    modules = report(found, seen_together(classes, num_classes), frequency, predictor.class_names)
+    modules = report(found, together, frequency, predictor.class_names)
     setting = {"model": str(args.model), "test": test, "train": train}
     content = {"co_occurrence": modules, "setting": setting, "made_by": made_by()}
     print(table(content))

@@ -30,13 +30,24 @@ def objects_shown(boxes: np.ndarray, objects: Objects) -> np.ndarray:
     return np.where(iou.max(1) >= MIN_IOU, iou.argmax(1), -1)
 
 
+def require_registered(name: str) -> None:
+    """
+    Raises:
+        ValueError: there is no data set of this name.
+    """
+    if name not in DatasetCatalog:
+        raise ValueError(
+            f"The data set {name!r} is not registered: see datasets/README.md, or "
+            "RELATION_HEADS_DATASETS for a set of your own."
+        )
+
+
 def check_data(name: str, class_names: Sequence[str]) -> None:
     """
     Raises:
         ValueError: a data set is not registered, or has other classes.
     """
-    if name not in DatasetCatalog:
-        raise ValueError(f"The data set {name} is not registered.")
+    require_registered(name)
     if MetadataCatalog.get(name).get("thing_classes", None) != list(class_names):
         raise ValueError(f"The data set {name} has other classes than the detector.")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from operator import attrgetter
 from pathlib import Path
@@ -52,6 +52,20 @@ and which one is its stock twin.
 """
 
 
+# The key by which a JSON file of results is known -> its table.
+TABLES: dict[str, Callable[[Any], str]] = {
+    "cells": export_files.table_of,
+    "objects": put_right.table,
+    "co_occurrence": co_occurrence.table,
+    "cases": evaluators.table,
+    "audit": reliability.matrix,
+    "memory_mib": reliability.soak,
+    "gradients": scaling.table,
+    "mutants": mutation.table,
+    "experiments": lambda content: table_of_experiments(content["experiments"]),
+}
+
+
 def pages() -> dict[Path, str]:
     """Path -> what it should hold."""
     docs = {}
@@ -79,23 +93,9 @@ def part(name: str) -> str:
     folder = ROOT / name
     if name.endswith(".json"):
         content = json.loads(folder.read_text(encoding="utf-8"))
-        if "cells" in content:
-            return export_files.table_of(content)
-        if "objects" in content:
-            return put_right.table(content)
-        if "co_occurrence" in content:
-            return co_occurrence.table(content)
-        if "cases" in content:
-            return evaluators.table(content)
-        if "audit" in content:
-            return reliability.matrix(content)
-        if "memory_mib" in content:
-            return reliability.soak(content)
-        if "gradients" in content:
-            return scaling.table(content)
-        if "mutants" in content:
-            return mutation.table(content)
-        return table_of_experiments(content["experiments"])
+        for key, table_of in TABLES.items():
+            if key in content:
+                return table_of(content)
     if name.startswith("docs/given_boxes/"):
         return tables([asdict(result) for result in given_boxes.read_all(folder)])
     if name == "docs/growth":

@@ -30,7 +30,7 @@ from .keys import key_problems
 
 KEY = "REGION_FEATURES"
 OPTIONS = ("embed_dim", "dim", "support", "inside", "around")
-SWITCHES = {"mask": "MODEL.MASK_ON", "keypoint": "MODEL.KEYPOINT_ON"}
+SWITCHES = {"mask": "MASK_ON", "keypoint": "KEYPOINT_ON"}  # of a branch
 
 
 class LearnedRegionPooler(nn.Module):
@@ -119,9 +119,9 @@ def pooler_problems(cfg: CfgNode, *, is_c4: bool) -> Iterator[Problem]:
                 f'MODEL.{KEY}.BRANCHES has "{branch}", and in a C4 model all branches share the '
                 'pooler of boxes: set it to ["box"].'
             )
-        elif switch and not getattr(cfg.MODEL, switch.removeprefix("MODEL.")):
+        elif switch and not cfg.MODEL[switch]:
             yield Problem(
-                f'MODEL.{KEY}.BRANCHES has "{branch}", and {switch} is False: leave it out.'
+                f'MODEL.{KEY}.BRANCHES has "{branch}", and MODEL.{switch} is False: leave it out.'
             )
     if keys.BRANCHES:
         yield from key_problems(lambda: _layer(cfg, 8, 7), f"MODEL.{KEY}")

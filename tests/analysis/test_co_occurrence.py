@@ -72,7 +72,9 @@ def test_what_is_seen_together():
     nan = np.nan
     # Of three images with class 0, one has another 0, two have a 1, one has a 2.
     expected = [[1 / 3, 2 / 3, 1 / 3, 0], [2 / 3, 1 / 3, 0, 0], [1, 0, 0, 0], [nan] * 4]
-    np.testing.assert_allclose(seen_together(images, K), expected)
+    together, frequency = seen_together(images, K)
+    np.testing.assert_allclose(together, expected)
+    np.testing.assert_allclose(frequency, [3 / 4, 3 / 4, 1 / 4, 0])
 
 
 def test_correlations_by_hand():
@@ -118,7 +120,7 @@ def test_the_tool(model, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--dataset", "nowhere"], "The data set nowhere is not registered"),
+        (["--dataset", "nowhere"], "The data set 'nowhere' is not registered"),
         (["--train", "relational_scenes_train"], "relational_scenes_train has other classes"),
         (["MODEL.ROI_HEADS.NAME", "StandardROIHeads"], "StandardROIHeads"),
     ],

@@ -86,6 +86,14 @@ MASK = ("MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsample
         "MODEL.ROI_MASK_HEAD.NUM_CONV", 1, "MODEL.ROI_MASK_HEAD.CONV_DIM", 8)  # fmt: skip
 KEYPOINT = ("MODEL.KEYPOINT_ON", True, "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", [8],
             "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 3)  # fmt: skip
+# Learned region features in the box branch.
+SMALL_REGIONS = (
+    "MODEL.REGION_FEATURES.EMBED_DIM", 8,
+    "MODEL.REGION_FEATURES.DIM", 4,
+    "MODEL.REGION_FEATURES.INSIDE", 3,
+    "MODEL.REGION_FEATURES.AROUND", 2,
+)  # fmt: skip
+REGIONS = ("MODEL.REGION_FEATURES.BRANCHES", ["box"], *SMALL_REGIONS)
 # What the backbones of these models give, FPN's and C4's.
 SHAPES = {
     **{f"p{k}": ShapeSpec(channels=32, stride=2**k) for k in (2, 3, 4, 5)},

@@ -16,6 +16,7 @@ from tests.modeling.common import (
     C4,
     RCNN_REFINE,
     REFINE,
+    REGIONS,
     SMALL_REASONING,
     SMALL_REASONING_RCNN,
     SMALL_SGRN,
@@ -39,7 +40,10 @@ MECHANISMS = {
     "SGRN, relation": (*SMALL_SGRN, "MODEL.ROI_BOX_HEAD.NAME", "RelationBoxHead"),
 }
 # Its forms are those of SGRN, see `second_look`; maps that an image asks by are what is new.
-ONE_FORM = {"ReasoningRCNN, two stages": (*SMALL_REASONING_RCNN, *RCNN_REFINE)}
+ONE_FORM = {
+    "ReasoningRCNN, two stages": (*SMALL_REASONING_RCNN, *RCNN_REFINE),
+    "DuplicateRemoval, learned regions": REGIONS,
+}
 CASES = {
     # The ends look at nothing but classified regions, so that not every pair of a mechanism and an
     # end is needed.
@@ -49,6 +53,7 @@ CASES = {
     "SGRN learned": ("", "SGRN, two stages", "learned"),
     "DuplicateRemoval learned": ("", "DuplicateRemoval", "learned"),
     "ReasoningRCNN": ("", "ReasoningRCNN, two stages", "nms"),
+    "learned regions": ("", "DuplicateRemoval, learned regions", "nms"),
 }
 
 

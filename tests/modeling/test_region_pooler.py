@@ -19,10 +19,12 @@ from tests.modeling.common import (
     KEYPOINT,
     MASK,
     REASONING,
+    REGIONS,
     RELATION,
     SGRN,
+    SMALL_REGIONS,
+    assert_batch_equals_image_by_image,
     assert_same_detections,
-    batch,
     build,
     build_heads,
     head_detections,
@@ -34,9 +36,7 @@ from tests.modeling.common import (
 )
 
 KEY = "MODEL.REGION_FEATURES"
-SMALL = (f"{KEY}.EMBED_DIM", 8, f"{KEY}.DIM", 4, f"{KEY}.INSIDE", 3, f"{KEY}.AROUND", 2)
-BOX = (f"{KEY}.BRANCHES", ["box"], *SMALL)
-ALL = (f"{KEY}.BRANCHES", ["box", "mask", "keypoint"], *SMALL)
+ALL = (f"{KEY}.BRANCHES", ["box", "mask", "keypoint"], *SMALL_REGIONS)
 PLAIN = ("MODEL.ROI_HEADS.NAME", "DuplicateRemovalROIHeads")
 C4_PLAIN = (*C4, "MODEL.ROI_HEADS.NAME", "Res5DuplicateRemovalROIHeads")
 CASCADE = ("MODEL.ROI_HEADS.NAME", "CascadeDuplicateRemovalROIHeads",
@@ -83,7 +83,7 @@ def test_one_level_and_no_boxes():
 
 @heads
 def test_a_step_trains_every_parameter_of_it(keys):
-    model = build_heads(*keys, *BOX)
+    model = build_heads(*keys, *REGIONS)
     sum(head_losses(model).values()).backward()
     name = "pooler" if "res5" in dict(model.named_children()) else "box_pooler"
     new = [(n, p) for n, p in model.named_parameters() if n.startswith(f"{name}.layer.")]
@@ -100,34 +100,32 @@ def test_masks_and_keypoints():
     sum(losses(model).values()).backward()
     for name in shapes:
         assert getattr(model.roi_heads, name).layer.bin.weight.grad.any(), name
-    alone = build(*PLAIN, *MASK, f"{KEY}.BRANCHES", ["mask"], *SMALL, settle=False).roi_heads
+    alone = build(
+        *PLAIN, *MASK, f"{KEY}.BRANCHES", ["mask"], *SMALL_REGIONS, settle=False
+    ).roi_heads
     assert isinstance(alone.box_pooler, ROIPooler)
     assert isinstance(alone.mask_pooler, LearnedRegionPooler)
 
 
 @heads
 def test_without_branches_it_is_the_head_that_it_was(keys):
-    ours, same = build_heads(*keys, *SMALL), build_heads(*keys)
+    ours, same = build_heads(*keys, *SMALL_REGIONS), build_heads(*keys)
     assert list(ours.state_dict()) == list(same.state_dict())
     assert head_losses(ours) == head_losses(same)
 
 
 @heads
 def test_copies_find_the_same_and_images_do_not_see_one_another(keys):
-    model = build_heads(*keys, *BOX)
+    model = build_heads(*keys, *REGIONS)
     without_threshold(model.eval())
     expected = head_detections(model)
     assert_same_detections(head_detections(copy.deepcopy(model)), expected, rtol=0, atol=0)
-    features, proposals = maps(), scattered()
-    for k in range(2):
-        one = {name: x[k : k + 1] for name, x in features.items()}
-        found = head_detections(model, proposals[k : k + 1], one)
-        assert_same_detections(found, expected[k : k + 1], rtol=0, atol=1e-4)
+    assert_batch_equals_image_by_image(model, scattered(), maps())
 
 
 @pytest.mark.parametrize("keys", [PLAIN, C4_PLAIN, CASCADE, RELATION], ids=list(HEADS)[:4])
 def test_the_padding_of_a_batch_is_never_seen(keys):
-    model = build_heads(*keys, *BOX, f"{KEY}.AROUND", 20)
+    model = build_heads(*keys, *REGIONS, f"{KEY}.AROUND", 20)
     without_threshold(model.eval())
     found = []
     for value in (1e3, -5.0):  # of maps of 64 x 160 pixels, beyond images of 64 x 96
@@ -139,33 +137,13 @@ def test_the_padding_of_a_batch_is_never_seen(keys):
     assert_same_detections(*found, rtol=0, atol=0)
 
 
-@pytest.mark.filterwarnings("ignore")
-@torch.no_grad()
-def test_a_trace_serves_other_sizes():
-    from detectron2.export import TracingAdapter
-
-    model = build(*PLAIN, *BOX).eval()
-    without_threshold(model)
-    images = [batch((size,))[0]["image"] for size in ((64, 96), (96, 160))]
-
-    def inference(m, inputs):
-        return [{"instances": m.inference(inputs, do_postprocess=False)[0]}]
-
-    adapter = TracingAdapter(model, [{"image": images[0]}], inference)
-    traced = torch.jit.trace(adapter, (images[0],), check_trace=False)
-    for image in images:
-        actual = adapter.outputs_schema(traced(image))[0]["instances"]
-        (expected,) = model.inference([{"image": image}], do_postprocess=False)
-        assert_same_detections([actual], [expected], rtol=0, atol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
         ((*PLAIN, *ALL), r'BRANCHES has "mask", and MODEL\.MASK_ON is False'),
         ((*PLAIN, *MASK, *ALL), r'BRANCHES has "keypoint", and MODEL\.KEYPOINT_ON is False'),
         ((*C4_PLAIN, *MASK, f"{KEY}.BRANCHES", ["mask"]), r'"mask", and in a C4 model'),
-        ((*PLAIN, *BOX, f"{KEY}.EMBED_DIM", 7), rf"{KEY}\.EMBED_DIM must be .* 2, got 7"),
+        ((*PLAIN, *REGIONS, f"{KEY}.EMBED_DIM", 7), rf"{KEY}\.EMBED_DIM must be .* 2, got 7"),
     ],
 )
 def test_what_does_not_fit_is_said(keys, said):
@@ -175,4 +153,4 @@ def test_what_does_not_fit_is_said(keys, said):
 
 def test_it_cannot_be_scripted():
     with pytest.raises(NotImplementedError, match="learned region features"):
-        torch.jit.script(build_heads(*PLAIN, *BOX))
+        torch.jit.script(build_heads(*PLAIN, *REGIONS))

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ...data.region_mapper import RegionClassificationMapper
+from ..labelled import require_registered
 from .data import BoxFeatures, digest
 
 # What of a config a feature depends on, beside the weights.
@@ -162,9 +163,5 @@ def read_records(dataset: str) -> list[dict[str, Any]]:
     Raises:
         OSError, ValueError: it is not registered, or its files are not there.
     """
-    if dataset not in DatasetCatalog:
-        raise ValueError(
-            f"The data set {dataset!r} is not registered: see datasets/README.md, or "
-            "RELATION_HEADS_DATASETS for a set of your own."
-        )
+    require_registered(dataset)
     return DatasetCatalog.get(dataset)

@@ -30,6 +30,7 @@ from ...config.defaults import node
 from ...config.problems import Problem, raise_fatal
 from ..context_res5 import ContextRes5
 from ..many_classes import for_many_classes
+from ..region_pooler import KEY as REGION_FEATURES
 from ..region_pooler import LearnedRegionPooler, learned_poolers, pooler_problems, within_images
 from ..scripting import as_stock
 from ..watch import watched
@@ -110,7 +111,7 @@ class Relational(RegionSampling):
     @classmethod
     def reads(cls, cfg: CfgNode) -> set[str]:
         """Names of the nodes of this package's keys that these heads read."""
-        nodes = {cls.mechanism_class.key, cls.end_class.key, "REGION_FEATURES"}
+        nodes = {cls.mechanism_class.key, cls.end_class.key, REGION_FEATURES}
         return nodes | {"RELATION"} if has_relations(cfg) else nodes
 
     @classmethod
