@@ -11,7 +11,7 @@ Memory is what autograd keeps for the backward pass: the distinct storages of al
 are alive at the end of the forward pass, without parameters and buffers. A tensor that a custom
 function hides in its context by another way than `save_for_backward` is not seen.
 
-`WithoutMemory` runs a module on tensors that have a shape and no memory.
+Everything runs on the device "meta" too, where tensors have a shape and no memory.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from typing import Any, NamedTuple
 import torch
 import torchvision  # noqa: F401  # registers its operations
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
@@ -66,34 +64,6 @@ class Count(NamedTuple):
 
     elsewhere: int
     watched: int
-
-
-class WithoutMemory:
-    """A module on tensors without memory, in a mode in which all new tensors are such."""
-
-    def __init__(self, module: nn.Module, mode: FakeTensorMode) -> None:
-        """
-        Args:
-            module: on any device, also "meta"; it stays as it is.
-            mode: of all modules that pass tensors to one another.
-        """
-        self.module = module
-        with mode:
-            self.state = {
-                name: _like(tensor)
-                for name, tensor in [*module.named_parameters(), *module.named_buffers()]
-            }
-
-    def __call__(self, *args: Any) -> Any:
-        """`module(*args)`."""
-        return functional_call(self.module, self.state, args)
-
-
-def _like(tensor: Tensor) -> Tensor:
-    """A new parameter or buffer of this shape, on a CPU."""
-    new = torch.empty(tensor.shape, dtype=tensor.dtype)
-    is_parameter = isinstance(tensor, nn.Parameter)
-    return nn.Parameter(new, tensor.requires_grad) if is_parameter else new
 
 
 class _Watch:

@@ -21,11 +21,10 @@ from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..engine.freeze import train_only
-from .counting import Count, WithoutMemory, kept_bytes, multiply_adds
+from .counting import Count, kept_bytes, multiply_adds
 from .roi_heads import RegionCounts, count_roi_heads
 
 NEW = "new blocks"
@@ -159,19 +158,18 @@ def _add_dense(
     """
     watched = [module for name, module in model.named_modules() if name in new]
     model.train(training)
-    mode = FakeTensorMode()
 
     def through(child: str, module: nn.Module, *args: Any) -> Any:
-        shapes = WithoutMemory(module, mode)
-        with mode, torch.set_grad_enabled(training):
+        with torch.set_grad_enabled(training):
             if training:
-                out, count = kept_bytes(lambda: shapes(*args), watched, shapes.state.values())
+                own = [*module.parameters(), *module.buffers()]
+                out, count = kept_bytes(lambda: module(*args), watched, own)
             else:
-                out, count = multiply_adds(lambda: shapes(*args), watched)
+                out, count = multiply_adds(lambda: module(*args), watched)
         _add(costs, child, "kept_bytes" if training else "multiply_adds", count)
         return out
 
-    with mode:
+    with torch.device("meta"):
         image, labels = torch.empty(1, 3, *size), torch.zeros(1, *size, dtype=torch.int64)
     maps = through("backbone", model.backbone, image)
     rpn: Any = getattr(model, "proposal_generator", None)

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .arguments import one_of, require
+from .precision import no_autocast, widen
 
 NormalizeBy = Literal["query", "key"]
 PairGeometry = Literal["relation", "signed", "position"]
@@ -35,11 +36,6 @@ MIN_GATE = 1e-6  # floor of w_G before the logarithm (released code)
 # What is added to widths and heights, and the longest wavelength (both as released).
 BORDER: dict[str, float] = {"relation": 1.0, "signed": 1.0, "position": 1e-5}
 WAVELENGTH: dict[str, float] = {"relation": 1e3, "signed": 1e3, "position": 1e4}
-
-
-def widen(x: Tensor) -> Tensor:
-    """float16 and bfloat16 to float32; float32 and float64 stay."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def box_sizes(boxes: Tensor, border: float = 1.0) -> Tensor:
@@ -175,7 +171,7 @@ def log_gate(embedding: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         weight: (H, 64) W_G.
         bias: (H,).
     """
-    with torch.autocast(embedding.device.type, enabled=False):
+    with no_autocast(embedding):
         gate = F.linear(embedding, weight.to(embedding.dtype), bias.to(embedding.dtype))
         return gate.clamp(min=MIN_GATE).log().permute(2, 0, 1)
 
@@ -183,7 +179,7 @@ def log_gate(embedding: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def position_bias(embedding: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """max(0, W_G E_G + b), which the geometry "position" adds to logits, in float32 or wider:
     (..., Nq, Nk, 64) to (..., H, Nq, Nk); arguments as in `log_gate`."""
-    with torch.autocast(embedding.device.type, enabled=False):
+    with no_autocast(embedding):
         raw = F.linear(embedding, weight.to(embedding.dtype), bias.to(embedding.dtype))
         return raw.relu().movedim(-1, -3)
 

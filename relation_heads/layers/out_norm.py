@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .geometry import widen
+from .precision import widen
 
 OutNorm = Literal["", "LN"]
 OUT_NORMS: tuple[str, ...] = get_args(OutNorm)

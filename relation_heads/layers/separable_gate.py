@@ -36,8 +36,8 @@ from .geometry import (
     NormalizeBy,
     PairGeometry,
     box_sizes,
-    widen,
 )
+from .precision import no_autocast, widen
 
 NUM_WAVELENGTHS = 8
 NUM_OFFSET_CHANNELS = 4 * NUM_WAVELENGTHS  # sin and cos of d_x and d_y
@@ -160,7 +160,7 @@ def separable_log_gate(
     """
     queries, keys = widen(query_boxes.detach()), widen(key_boxes.detach())
     weight, bias = weight.to(queries.dtype), bias.to(queries.dtype)
-    with torch.autocast(queries.device.type, enabled=False):
+    with no_autocast(queries):
         channels = offset_channels(queries, keys, geometry=geometry, normalize_by=normalize_by)
         factors = query_factors(key_factors(queries, geometry), weight, bias)
         raw = gate(channels, offset_weight(weight), factors, key_factors(keys, geometry))

@@ -93,6 +93,24 @@ def test_copies_of_a_block(name):
         assert torch.equal(other(x), expected)
 
 
+@norms
+@relations
+def test_a_relation_without_memory(geometry, implementation, norm):
+    module = make(geometry, implementation=implementation, norm=norm).to("meta")
+    regions = Regions.from_boxes([torch.empty(n, 4, device="meta") for n in (5, 4)], [(30, 40)] * 2)
+    y = module(torch.empty(9, DIM, device="meta"), regions)
+    assert y.is_meta and y.shape == (9, DIM)
+    y.sum().backward()
+
+
+@blocks
+def test_a_block_without_memory(name):
+    block, x = make_block(name).to("meta"), torch.empty(2, 8, 6, 5, device="meta")
+    y = block(x)
+    assert y.is_meta and y.shape == make_block(name)(torch.zeros(x.shape)).shape
+    y.sum().backward()
+
+
 class OfOneImage(nn.Module):
     """Tensors to tensor, as a trace wants it."""
 

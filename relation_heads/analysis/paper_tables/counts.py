@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..counting import WithoutMemory, multiply_adds
+from ..counting import multiply_adds
 
 IMAGE = (1, 3, 224, 224)  # of ImageNet
 
@@ -27,12 +26,9 @@ def parameters(make: Callable[[], nn.Module], statistics: bool = False) -> int:
 def products(make: Callable[[], nn.Module], shape: tuple[int, ...] = IMAGE) -> int:
     """Multiply-adds of a new module at test time on one tensor of this shape."""
     with torch.device("meta"):
-        module = make().eval()
-    mode = FakeTensorMode()
-    shapes = WithoutMemory(module, mode)
-    with mode, torch.no_grad():
-        x = torch.empty(shape)
-        return multiply_adds(lambda: shapes(x))[1].elsewhere
+        module, x = make().eval(), torch.empty(shape)
+    with torch.no_grad():
+        return multiply_adds(lambda: module(x))[1].elsewhere
 
 
 class Elementwise(TorchDispatchMode):
@@ -66,19 +62,17 @@ def products_and_elementwise(
     """Multiply-adds, and elementwise operations (`Elementwise`), of parts of a model in a row.
 
     Args:
-        parts: a part, and what it takes: a function of what the part before it gives. The first
-            part's is called with the image.
+        parts: a part on the device "meta", and what it takes: a function of what the part before it
+            gives. The first part's is called with the image.
         shape: of the image.
     """
-    mode = FakeTensorMode()
-    runs = [(WithoutMemory(part.eval(), mode), arguments) for part, arguments in parts]
 
     def run() -> None:
-        value: Any = torch.empty(shape)
-        for part, arguments in runs:
-            value = part(arguments(value))
+        value: Any = torch.empty(shape, device="meta")
+        for part, arguments in parts:
+            value = part.eval()(arguments(value))
 
-    with mode, torch.no_grad(), Elementwise() as elementwise:
+    with torch.no_grad(), Elementwise() as elementwise:
         _, count = multiply_adds(run)
     return count.elsewhere, elementwise.total
 

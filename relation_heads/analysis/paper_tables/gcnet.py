@@ -67,9 +67,12 @@ def flops(model: Any) -> tuple[int, int]:
     parts: list[tuple[nn.Module, Callable[[Any], Any]]] = [
         (model.backbone, lambda image: image),
         (model.proposal_generator.rpn_head, lambda maps: [maps[f] for f in features]),
-        (heads.box_head, lambda _: torch.empty(BOXES, 256, 7, 7)),
+        (heads.box_head, lambda _: torch.empty(BOXES, 256, 7, 7, device="meta")),
         (heads.box_predictor, lambda x: x),
-        (nn.Sequential(*heads.mask_head.children()), lambda _: torch.empty(MASKS, 256, 14, 14)),
+        (
+            nn.Sequential(*heads.mask_head.children()),
+            lambda _: torch.empty(MASKS, 256, 14, 14, device="meta"),
+        ),
     ]
     return products_and_elementwise(parts, (1, 3, *SIZE))
 

@@ -34,8 +34,9 @@ from torch import Tensor, nn
 
 from ..arguments import Wrong, at_least, require
 from ..boxes import box_iou
-from ..geometry import EMBED_DIM, pair_embedding, sinusoidal_embedding, widen
+from ..geometry import EMBED_DIM, pair_embedding, sinusoidal_embedding
 from ..object_relation.module import ObjectRelation
+from ..precision import no_autocast, widen
 from ..recomputed import recomputed
 from ..regions import Regions
 from .temporal import TemporalAttention
@@ -210,7 +211,7 @@ class Association(nn.Module):
     ) -> Tensor:
         """s of a block of T' tracklets, (T', N)."""
         _, of_cosine, _, of_motion = self._columns()
-        with torch.autocast(look.device.type, enabled=False):
+        with no_autocast(look):
             cosine = look @ looks.T  # (T', N)
         moved = pair_embedding(there, here, geometry="signed")  # (T', N, 64)
         pairs = torch.cat([cosine[..., None], moved], dim=-1).to(tracklet.dtype)

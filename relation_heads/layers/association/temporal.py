@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import at_least, require
-from ..geometry import widen
+from ..precision import no_autocast, widen
 from .tracklets import Tracklets
 
 
@@ -41,7 +41,7 @@ class TemporalAttention(nn.Module):
         return torch.einsum("tl,tld->td", self._weights(phi, tracklets.seen).to(phi.dtype), phi)
 
     def _weights(self, phi: Tensor, seen: Tensor) -> Tensor:
-        with torch.autocast(phi.device.type, enabled=False):
+        with no_autocast(phi):
             logits = widen(phi) @ widen(self.weight)
             return logits.masked_fill(~seen, float("-inf")).softmax(dim=1)
 

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import Wrong, one_of, require
-from ..geometry import widen
+from ..precision import no_autocast, widen
 
 Pooling = Literal["attention", "average"]
 Fusion = Literal["add", "mul"]
@@ -53,7 +53,7 @@ def attention_pool(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     n, c = x.shape[:2]
     rows = x.flatten(2)  # (n, C, L)
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x):
         w = weight.to(x.dtype).view(1, 1, c).expand(n, -1, -1)
         logits = torch.baddbmm(bias.to(x.dtype), w, rows)  # (n, 1, L)
         weights = widen(logits).softmax(dim=2).to(x.dtype)

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..arguments import Wrong, at_least, one_of, require
-from ..geometry import widen
+from ..precision import no_autocast, widen
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 CONVS: dict[int, type[Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -137,7 +137,7 @@ class GloRe(nn.Module):
         if not torch.jit.is_tracing() and x.numel() == 0:
             return x
         b = self.projection(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x):
             z = self.gcn(self._states(self._pool(x), self._pool(b)))
             w = on_rows(self.conv_extend, z)  # W_e Z, (n, N, C)
             # Without the 1/L the branch is as large as V.
@@ -251,7 +251,7 @@ class PreActivationGloRe(GloRe):
         if not torch.jit.is_tracing() and x.numel() == 0:
             return x
         b = self.projection(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x):
             activated = F.relu(self.norm_state(self._pool(x)))
             z = self.gcn(self._states(activated, self._pool(b)))
             y = F.relu(self.norm_extend(back(z.to(x.dtype), b.to(x.dtype))))  # (n, S, *places)

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..arguments import Wrong, at_least, multiple_of, one_of, require
-from ..geometry import widen
+from ..precision import no_autocast, widen
 from .glore import learns
 
 Similarity = Literal["product", "difference", "square"]
@@ -160,7 +160,7 @@ class _WindowSum(torch.autograd.Function):
     ) -> Tensor:
         """(n, G, H', W'), (n, G, H, W), (n, C, H, W), (k * k, G) to (n, C, H', W')."""
         groups = prior.shape[1]
-        with torch.autocast(value.device.type, enabled=False):
+        with no_autocast(value):
             q, k, b = widen(query), widen(key), widen(prior)[:, :, None, None]
             v = widen(value).unflatten(1, (groups, -1))  # (n, G, m, H, W)
             out = q.new_zeros(*q.shape[:2], v.shape[2], *q.shape[2:])  # (n, G, m, H', W')
@@ -189,7 +189,7 @@ class _WindowSum(torch.autograd.Function):
         query, key, value, prior, y, log_total = ctx.saved_tensors
         window, stride, similarity = ctx.options
         groups = prior.shape[1]
-        with torch.autocast(value.device.type, enabled=False):
+        with no_autocast(value):
             q, k, b = widen(query), widen(key), widen(prior)[:, :, None, None]
             v, y, grad_y = (t.unflatten(1, (groups, -1)) for t in (widen(value), y, grad_y))
             grad_q, grad_k, grad_v, grad_b = map(torch.zeros_like, (q, k, v, b))
@@ -237,7 +237,7 @@ def _window_sum_by_copies(
         copies = F.unfold(x, window, padding=window // 2, stride=stride)
         return copies.unflatten(1, (-1, window**2))
 
-    with torch.autocast(value.device.type, enabled=False):
+    with no_autocast(value):
         q, k, v = widen(query).flatten(2).unsqueeze(2), widen(key), widen(value)
         base = widen(prior).T.unsqueeze(2)  # (G, k * k, 1)
         logits = _plus_similarity(base, q, neighbours(k), similarity)
@@ -347,7 +347,7 @@ class LocalRelation(nn.Module):
 
     def listen(self, x: Tensor) -> Tensor:
         """y: (n, C, H, W) to (n, C, H', W')."""
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x):
             prior = self.prior(self.shifts / max(1, self.window // 2))  # (k * k, G)
         arguments = self.query(x), self.key(x), x, prior
         return window_sum(*arguments, self.window, self.stride, self.similarity)

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..arguments import at_least, one_of, require
-from ..geometry import widen
+from ..precision import no_autocast, widen
 from .glore import learns
 
 Mode = Literal["embedded_gaussian", "dot_product"]
@@ -92,7 +92,7 @@ class _SoftmaxAttention(torch.autograd.Function):
         ctx.save_for_backward(phi, g, x, weight, bias)
         ctx.dtype = theta.dtype
         y = torch.empty_like(theta)
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x):
             for n in range(y.shape[0]):
                 theta_n, phi_n, g_n = widen(theta[n]), widen(phi[n]), widen(g[n])
                 for block in _blocks(y.shape[2], phi.shape[2], phi_n.element_size()):
@@ -103,7 +103,7 @@ class _SoftmaxAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         phi, g, *convolution = ctx.saved_tensors
-        with torch.autocast(phi.device.type, enabled=False):
+        with no_autocast(phi):
             theta = F.conv2d(*(t.to(ctx.dtype) for t in convolution)).flatten(2)
             grad_phi, grad_g = torch.zeros_like(widen(phi)), torch.zeros_like(widen(g))
             for n in range(theta.shape[0]):
@@ -122,7 +122,7 @@ class _SoftmaxAttention(torch.autograd.Function):
 
 def _dot_product(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
     """y = (g phi^T / M) theta: (n, d, L), (n, d, M), (n, d, M) to (n, d, L)."""
-    with torch.autocast(theta.device.type, enabled=False):
+    with no_autocast(theta):
         # Without float32 the sum over positions overflows float16.
         context = widen(g) @ widen(phi).transpose(1, 2) / phi.shape[2]  # (n, d, d)
         return (context @ widen(theta)).to(theta.dtype)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import at_least, require, within
-from ..geometry import widen
+from ..precision import widen
 from ..regions import row_counts
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..arguments import Wrong, at_least, require, within
 from ..boxes import box_iou
-from ..geometry import widen
+from ..precision import widen
 from .candidates import Candidates
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)  # eta

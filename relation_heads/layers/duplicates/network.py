@@ -36,7 +36,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import at_least, multiple_of, one_of, require, within
-from ..geometry import EMBED_DIM, sinusoidal_embedding, widen
+from ..geometry import EMBED_DIM, sinusoidal_embedding
+from ..precision import widen
 from ..recomputed import recomputed
 from .candidates import Candidates
 from .gates import PAIRS_PER_BATCH, BoxGates, TableGates, gates_of

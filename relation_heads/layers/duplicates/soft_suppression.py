@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ..arguments import above, at_least, one_of, require, within
 from ..boxes import box_iou
-from ..geometry import widen
+from ..precision import widen
 
 Method = Literal["gaussian", "linear"]
 

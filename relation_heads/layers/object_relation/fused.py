@@ -36,7 +36,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..geometry import MIN_GATE, NormalizeBy, PairGeometry, widen
+from ..geometry import MIN_GATE, NormalizeBy, PairGeometry
+from ..precision import no_autocast, widen
 from ..separable_gate import (
     NUM_OFFSET_CHANNELS,
     gate,
@@ -116,7 +117,7 @@ class _FusedRelation(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.autocast(grad.device.type, enabled=False):
+        with no_autocast(grad):
             gradients = _gradients(ctx.geometry, grad, *ctx.saved_tensors)
         return *gradients, None, None, None, None
 
@@ -197,7 +198,7 @@ def fused_relation(
         (Nq, H, d_v), the type of `value`; zeros without keys.
     """
     dtype = torch.promote_types(widen(query).dtype, widen(query_boxes).dtype)
-    with torch.autocast(query.device.type, enabled=False):
+    with no_autocast(query):
         q = query.to(dtype).transpose(0, 1)
         k, v = (x.to(dtype).permute(1, 2, 0) for x in (key, value))
         k, v = (x if x.stride(2) == 1 else x.contiguous() for x in (k, v))

@@ -45,8 +45,8 @@ from ..geometry import (
     log_gate,
     pair_embedding,
     position_bias,
-    widen,
 )
+from ..precision import widen
 from ..regions import Regions
 from .fused import fused_relation, linear_by_channel
 from .triton_gate import triton_relation

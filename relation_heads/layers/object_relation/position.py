@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..arguments import at_least, require
-from ..geometry import EMBED_DIM, pair_embedding, position_bias, widen
+from ..geometry import EMBED_DIM, pair_embedding, position_bias
+from ..precision import no_autocast, widen
 from ..separable_gate import NUM_OFFSET_CHANNELS, gate, key_factors, offset_weight, query_factors
 from .fused import blocks, fused_relation
 
@@ -54,7 +55,7 @@ class _Bias(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, u, v, _, _ = ctx.saved_tensors
         d_weight, d_u = torch.zeros_like(weight), torch.zeros_like(u)
-        with torch.autocast(grad.device.type, enabled=False):
+        with no_autocast(grad):
             for image, rows, channels, g in _gates(*ctx.saved_tensors):
                 d = torch.mul(grad[image, :, rows], g > 0, out=g)
                 d_weight.addmm_(d.flatten(1), channels.flatten(1).T)
@@ -115,7 +116,7 @@ class PositionRelation(nn.Module):
         bias: Tensor = self.gate.bias
         if torch.jit.is_tracing() or torch.compiler.is_compiling():
             return position_bias(pair_embedding(*boxes, **GEOMETRY), weight, bias)
-        with torch.autocast(boxes[0].device.type, enabled=False):
+        with no_autocast(boxes[0]):
             weight, bias = weight.to(boxes[0].dtype), bias.to(boxes[0].dtype)
             of_queries, of_keys = (key_factors(b, "position") for b in boxes)
             factors = query_factors(of_queries, weight, bias)  # (B, H, Nq, 33)

@@ -43,6 +43,7 @@ from ..geometry import (
     log_gate,
     pair_embedding,
 )
+from ..precision import no_autocast
 from ..separable_gate import frequencies
 
 TRITON_GEOMETRIES = ("relation", "signed")
@@ -169,7 +170,7 @@ class _LogGate(torch.autograd.Function):
         totals = torch.zeros_like(weight), torch.zeros_like(bias)
         for rows in _blocks(query_boxes, key_boxes):
             # Matrix products of the inner backward pass would follow an autocast around this one.
-            with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
+            with torch.enable_grad(), no_autocast(grad):
                 embedding = pair_embedding(query_boxes[rows], key_boxes, **ctx.geometry)
                 gate = log_gate(embedding, *parameters)  # (H, block, Nk)
                 parts = torch.autograd.grad(gate, parameters, grad[:, rows].to(gate.dtype))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..geometry import widen
+from ..precision import no_autocast, widen
 
 
 class ClassEdges(nn.Module):
@@ -28,7 +28,7 @@ class ClassEdges(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """A V: (C, D) to (C, D), in float32 or wider (sparse products need it)."""
-        with torch.autocast(values.device.type, enabled=False):
+        with no_autocast(values):
             values = widen(values)
             weights = self.weights.to(values.dtype)
             if torch.jit.is_tracing() or torch.compiler.is_compiling():  # without sparse tensors

@@ -36,6 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..arguments import at_least, require
+from ..precision import no_autocast
 from ..regions import row_counts
 from .region_write import Size, Write, covers, write_traced
 
@@ -98,7 +99,7 @@ def crop(
     size = (maps.shape[2], maps.shape[3])
     _check(boxes, splits, maps.shape[0], grid_sizes, size)
     crops = []
-    with torch.autocast(maps.device.type, enabled=False):
+    with no_autocast(maps):
         for image, own, (h, w) in zip(
             maps.unbind(),
             _widened(boxes).split(list(splits)),
@@ -137,7 +138,7 @@ def inverse_crop_sum(
         weights = boxes.new_ones(boxes.shape[0])
     weights = weights.detach().to(_at_least_float32(values))
     boxes, grids = _widened(boxes), grid_sizes or [size] * len(splits)
-    with torch.autocast(values.device.type, enabled=False):
+    with no_autocast(values):
         if not torch.jit.is_tracing():
             return Write.apply(values, boxes, weights, splits, grids, size)
         parts = [t.split(list(splits)) for t in (values, boxes, weights)]
@@ -173,7 +174,7 @@ def coverage_count(
         weights = boxes.new_ones(boxes.shape[0], dtype=torch.float32)
     dtype, counts = _at_least_float32(weights), list(splits)
     sums = []
-    with torch.autocast(boxes.device.type, enabled=False):
+    with no_autocast(boxes):
         for own, own_weights, (h, w) in zip(
             _widened(boxes).split(counts),
             weights.to(dtype).split(counts),

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..arguments import Wrong, above, each_of, require
 from ..boxes import box_iou
-from ..geometry import widen
+from ..precision import widen
 
 Relation = Literal["left", "right", "top", "bottom", "iou"]
 RELATIONS: tuple[str, ...] = get_args(Relation)

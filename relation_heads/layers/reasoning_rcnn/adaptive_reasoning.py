@@ -37,8 +37,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import at_least, one_of, require
-from ..geometry import widen
 from ..out_norm import OUT_NORMS, OutNorm, out_norm_layer
+from ..precision import no_autocast, widen
 from ..reasoning.class_edges import ClassEdges
 from ..regions import Regions
 from .image_query import ImageQuery
@@ -111,7 +111,7 @@ class AdaptiveReasoning(nn.Module):
             (B, K) a; the rows sum to 1. Float32 or wider.
         """
         z = self.query(maps, image_sizes, stride, resized_to)  # (B, P)
-        with torch.autocast(z.device.type, enabled=False):
+        with no_autocast(z):
             return (widen(z) @ widen(pool).T).softmax(dim=1)
 
     def forward(self, logits: Tensor, pool: Tensor, attention: Tensor, regions: Regions) -> Tensor:
@@ -125,7 +125,7 @@ class AdaptiveReasoning(nn.Module):
         Returns:
             (N, E) h, float32 or wider.
         """
-        with torch.autocast(logits.device.type, enabled=False):  # h is too small for float16
+        with no_autocast(logits):  # h is too small for float16
             bias, classes = widen(self.transform.bias), self.classes(pool)  # (E,), (K, E)
             p = widen(logits).softmax(dim=1)
             h = [

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import at_least, require
-from ..geometry import widen
+from ..precision import widen
 
 STRIDE = 2  # of the convolution
 

@@ -29,7 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import at_least, multiple_of, one_of, require
-from ..geometry import sinusoidal_embedding, widen
+from ..geometry import sinusoidal_embedding
+from ..precision import no_autocast, widen
 from ..recomputed import recomputed
 from ..regions import row_counts
 from .samples import Grid, grid_around, grid_in
@@ -127,7 +128,7 @@ class LearnedRegionFeatures(nn.Module):
             (N, K, P) weights, 0 where a place does not count, and (N, P) places, (b H + y) W + x.
         """
         boxes, sizes = widen(boxes), sizes[images]
-        with torch.autocast(boxes.device.type, enabled=False):
+        with no_autocast(boxes):
             by_row, by_column = self._geometry(boxes, appearance.shape[2], appearance.shape[3])
             grids = [grid_in(boxes, sizes, self.inside)]
             if self.factor > 1:

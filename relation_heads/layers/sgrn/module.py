@@ -31,8 +31,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import Wrong, at_least, multiple_of, one_of, require, within
-from ..geometry import Angle, polar, widen
+from ..geometry import Angle, polar
 from ..out_norm import OUT_NORMS, OutNorm, out_norm_layer
+from ..precision import widen
 from ..regions import Regions
 from .sparse_graph import SparseGraph, top_neighbors
 from .spatial_graph_conv import (

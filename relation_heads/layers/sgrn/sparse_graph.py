@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..geometry import widen
+from ..precision import no_autocast, widen
 from ..regions import Regions
 
 
@@ -64,7 +64,7 @@ def top_neighbors(
     rows = torch.arange(latent.shape[0], device=latent.device)
     biases = [None] * len(regions.splits) if key_bias is None else regions.split_keys(key_bias)
     neighbors, scores = [], []
-    with torch.autocast(latent.device.type, enabled=False):
+    with no_autocast(latent):
         for z, z_keys, own, keys, bias in zip(
             regions.split(latent),
             regions.split_keys(latent),

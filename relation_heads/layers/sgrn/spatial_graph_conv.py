@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..arguments import at_least, multiple_of, one_of, require
 from ..geometry import Angle
+from ..precision import no_autocast
 from .sparse_graph import SparseGraph, sum_over_neighbors
 
 EdgeNorm = Literal["softmax", "none", "joint"]
@@ -169,7 +170,7 @@ class SpatialGraphConv(nn.Module):
 
     def weights(self, graph: SparseGraph, coordinates: Tensor) -> Tensor:
         """The weights of all edges, (N, T, K); arguments as in `forward`."""
-        with torch.autocast(coordinates.device.type, enabled=False):
+        with no_autocast(coordinates):
             return edge_weights(
                 self.kernels(coordinates),
                 graph,
