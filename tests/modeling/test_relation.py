@@ -3,7 +3,6 @@ import pytest
 pytest.importorskip("detectron2")
 
 import torch
-from detectron2.export import TracingAdapter
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.modeling.roi_heads import build_box_head
@@ -291,27 +290,6 @@ def test_bfloat16_autocast_stays_close(ours):
             model.roi_heads(None, features, proposals)
     expected, actual = logits
     assert (actual - expected).norm() / expected.norm() < 0.03
-
-
-@relational
-@pytest.mark.parametrize("geometry", ["relation", "position", "unary"])
-@pytest.mark.filterwarnings("ignore")
-def test_traced_model_equals_eager_at_two_sizes(ours, geometry):
-    model = build(*ours, "MODEL.RELATION.GEOMETRY", geometry).eval()
-    model.roi_heads.box_predictor.test_score_thresh = 0.0
-    first, second = (batch((size,))[0]["image"] for size in ((64, 96), (96, 160)))
-
-    def inference(m, inputs):
-        return [{"instances": m.inference(inputs, do_postprocess=False)[0]}]
-
-    adapter = TracingAdapter(model, [{"image": first}], inference)
-    with torch.no_grad():
-        traced = torch.jit.trace(adapter, (first,), check_trace=False)
-        for image in (first, second):
-            expected = inference(model, [{"image": image}])[0]["instances"]
-            actual = adapter.outputs_schema(traced(image))[0]["instances"]
-            assert len(expected) > 0
-            assert_same_detections([actual], [expected], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
