@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relation_heads.layers.blocks.local_relation import window_sum
+from relation_heads.layers.blocks.window_sum import window_sum
 
 from ..case import OURS, Case, Target
 from ..computation import ACCURATE, Computation, errors, variants

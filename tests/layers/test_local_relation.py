@@ -6,7 +6,7 @@ from torch import nn
 
 from benchmarks.measure import peak_bytes
 from relation_heads.layers.arguments import ArgumentError
-from relation_heads.layers.blocks import local_relation
+from relation_heads.layers.blocks import window_sum
 from relation_heads.layers.blocks.local_relation import (
     SIMILARITIES,
     LocalRelation,
@@ -55,7 +55,7 @@ def assert_equals_reference(layer: LocalRelation, x: torch.Tensor) -> None:
 def test_values_and_gradients_equal_the_loops(similarity, stride, rows, monkeypatch):
     width = (6 + stride - 1) // stride
     # 9 places x 2 groups of float64 for each query; 100 rows are more than both images have
-    monkeypatch.setattr(local_relation, "SCRATCH_BYTES", rows * 9 * 2 * width * 8)
+    monkeypatch.setattr(window_sum, "SCRATCH_BYTES", rows * 9 * 2 * width * 8)
     layer = make(similarity=similarity, stride=stride)
     assert_equals_reference(layer, torch.randn(2, 4, 5, 6))
 
@@ -89,7 +89,7 @@ def test_groups_and_the_width_of_the_prior(options):
 def test_gradients_are_those_of_small_steps(similarity):
     shapes = (1, 2, 2, 2), (1, 2, 3, 4), (1, 4, 3, 4), (9, 2)
     tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    run = local_relation._WindowSum.apply
+    run = window_sum._WindowSum.apply
     assert torch.autograd.gradcheck(lambda *t: run(*t, 3, 2, similarity), tensors)
 
 
@@ -141,7 +141,7 @@ def test_autocast_computes_the_sums_in_float32(half_input, dtype):
         q, k = layer.query(x).double(), layer.key(x).double()
         found = gradients(layer, x, layer(x))
     prior = layer.prior(layer.shifts).double()
-    expected = local_relation._window_sum_by_copies(q, k, x.double(), prior, 3, 1, "product")
+    expected = window_sum._window_sum_by_copies(q, k, x.double(), prior, 3, 1, "product")
     assert y.dtype == x.dtype
     half_a_step = torch.finfo(x.dtype).eps / 2
     torch.testing.assert_close(y.double(), expected, rtol=1.01 * half_a_step, atol=1e-5)
@@ -176,7 +176,7 @@ def test_no_tensor_of_all_neighbours():
     scratch = 49 / 8 * one_map  # the weights of this map fit one block
     assert peak_bytes(step(layer)) < scratch + 8 * one_map < copies / 3
     arguments = (layer.query(x), layer.key(x), x, layer.prior(layer.shifts / 3), 7, 1, "product")
-    by_copies = local_relation._window_sum_by_copies
+    by_copies = window_sum._window_sum_by_copies
     assert peak_bytes(lambda: by_copies(*arguments).sum().backward()) > 2 * copies
 
 
