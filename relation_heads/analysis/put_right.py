@@ -22,8 +22,8 @@ from tqdm import tqdm
 from ..data.files import write_whole
 from ..engine.predictor import Predictor, load
 from ..modeling.roi_heads.heads import Relational
+from ..visualization import draw_detections, side_by_side, upscale
 from ..visualization.detections import Detections, write_image
-from ..visualization.relations import draw_detections, side_by_side, upscale
 from .labelled import Objects, check_data, objects_of, objects_shown
 from .provenance import made_by
 

@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 from detectron2.structures import Instances
 
+from .canvas import draw_detections, side_by_side, upscale
 from .objects import Objects
-from .relations import LEGEND, Heard, draw_detections, draw_heard, side_by_side, upscale
+from .relations import LEGEND, Heard, draw_heard
 
 BACKGROUND = "background"
 

@@ -16,7 +16,8 @@ import torch
 
 from ..layers.geometry import polar
 from ..layers.sgrn.spatial_graph_conv import GaussianKernels
-from .relations import QUERY_COLOR, _text_patch
+from .canvas import text_patch
+from .relations import QUERY_COLOR
 
 COLUMNS = 4
 DIAMETER, MARGIN, STRIP = 220, 8, 24  # pixels: of radius 1, around a disc, of a caption
@@ -62,7 +63,7 @@ def draw_kernels(kernels: GaussianKernels) -> np.ndarray:
     for k, values in enumerate(maps):
         top, left = k // COLUMNS * (SIDE + STRIP), k % COLUMNS * SIDE
         sheet[top : top + SIDE, left : left + SIDE] = _disc(values)
-        text = _text_patch(f"{k + 1}: {words(kernels, k)}", STRIP * 0.45, _WHITE, (STRIP, SIDE))
+        text = text_patch(f"{k + 1}: {words(kernels, k)}", STRIP * 0.45, _WHITE, (STRIP, SIDE))
         left += (SIDE - text.shape[1]) // 2
         sheet[top + SIDE : top + SIDE + len(text), left : left + text.shape[1]] = text
     return sheet

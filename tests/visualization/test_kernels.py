@@ -34,13 +34,13 @@ def heat(picture: np.ndarray, column: int, row: int, x: float, y: float) -> int:
 def captions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every text that is drawn."""
     seen: list[str] = []
-    original = kernels._text_patch
+    original = kernels.text_patch
 
     def spy(text: str, *args: object) -> np.ndarray:
         seen.append(text)
         return original(text, *args)
 
-    monkeypatch.setattr(kernels, "_text_patch", spy)
+    monkeypatch.setattr(kernels, "text_patch", spy)
     return seen
 
 

@@ -8,15 +8,21 @@ import numpy as np
 import pytest
 
 from relation_heads.visualization import (
+    canvas,
     class_color,
     draw_detections,
     draw_relations,
     merge_overlapping,
-    relations,
     side_by_side,
     upscale,
 )
-from relation_heads.visualization.relations import KEY_COLOR, QUERY_COLOR
+from relation_heads.visualization.relations import (
+    KEY_COLOR,
+    LEGEND,
+    QUERY_COLOR,
+    Heard,
+    draw_heard,
+)
 
 Written = list[tuple[str, np.ndarray]]
 
@@ -29,13 +35,13 @@ def grey(height: int = 400, width: int = 600, value: int = 128) -> np.ndarray:
 def written(monkeypatch: pytest.MonkeyPatch) -> Written:
     """Every text that is drawn, with the filled box of pixels that holds it."""
     seen: Written = []
-    original = relations._text_patch
+    original = canvas.text_patch
 
     def spy(text: str, size: float, fill: tuple, space: tuple) -> np.ndarray:
         seen.append((text, original(text, size, fill, space)))
         return seen[-1][1]
 
-    monkeypatch.setattr(relations, "_text_patch", spy)
+    monkeypatch.setattr(canvas, "text_patch", spy)
     return seen
 
 
@@ -148,7 +154,7 @@ def test_text_wider_than_the_picture_shrinks(written: Written):
 @pytest.mark.parametrize("size", [8.0, 13.9, 20.0, 24.0])
 @pytest.mark.parametrize("fill", [KEY_COLOR, QUERY_COLOR, (20, 20, 20), (200, 25, 0)])
 def test_text_is_complete_and_contrasts_with_its_box(size: float, fill: tuple[int, int, int]):
-    patch = relations._text_patch("|Wgjpqy_ 100%|", size, fill, (1000, 1000)).astype(int)
+    patch = canvas.text_patch("|Wgjpqy_ 100%|", size, fill, (1000, 1000)).astype(int)
     edges = [patch[0], patch[-1], patch[:, 0], patch[:, -1]]
     assert all((edge == fill).all() for edge in edges)  # no glyph is cut off
     ink = np.abs(patch - fill).sum(axis=2) > 0
@@ -222,8 +228,8 @@ def test_lines_are_behind_objects_on_their_way(written: Written):
 
 
 def test_what_is_no_detection_is_named_in_brackets(written: Written):
-    heard = [relations.Heard(KEYS[0], "b", 0.5), relations.Heard(KEYS[1], "c", 0.3, faint=True)]
-    picture = relations.draw_heard(grey(), QUERY, "a", 0.2, heard)
+    heard = [Heard(KEYS[0], "b", 0.5), Heard(KEYS[1], "c", 0.3, faint=True)]
+    picture = draw_heard(grey(), QUERY, "a", 0.2, heard)
     assert [text for text, _ in written] == ["asks: a, self 20%", "b 50%", "(c) 30%"]
     assert all(contains(picture, patch) for _, patch in written)
     assert tuple(written[2][1][0, 0]) != KEY_COLOR
@@ -325,10 +331,10 @@ def test_panels_have_one_height_and_a_caption_each():
 def test_a_legend_is_below_all_panels(written: Written):
     panels = [grey(200, 300), grey(200, 300)]
     bare = side_by_side(panels, ["a", "b"])
-    sheet = side_by_side(panels, ["a", "b"], relations.LEGEND)
+    sheet = side_by_side(panels, ["a", "b"], LEGEND)
     assert np.array_equal(sheet[: len(bare)], bare)
     strip = sheet[len(bare) :]
-    for color, text in relations.LEGEND:
+    for color, text in LEGEND:
         assert (strip == color).all(axis=2).sum() > 30
         assert text in [said for said, _ in written]
 
