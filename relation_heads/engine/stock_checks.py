@@ -30,6 +30,7 @@ from .stock_types import ALWAYS, IN_TRAINING, Ratio
 # Others, as "L", have one channel, which fits any number of means.
 CHANNELS = {"BGR": 3, "RGB": 3, "YUV-BT.601": 3, "HSV": 3, "YCbCr": 3, "LAB": 3, "RGBA": 4,
             "CMYK": 4}  # fmt: skip
+COCO_KEYPOINTS = 17
 
 
 def stock_problems(cfg: CfgNode, eval_only: bool) -> Iterator[Problem]:
@@ -56,6 +57,7 @@ def stock_relations(cfg: CfgNode, eval_only: bool) -> Iterator[Problem]:
     yield from _modules(cfg, eval_only)
     yield from _box_head(cfg)
     yield from _box_weights(cfg)
+    yield from _keypoints(cfg)
     if not eval_only:
         yield from _schedule(cfg)
         yield from _matchers(cfg)
@@ -156,6 +158,19 @@ def _box_weights(cfg: CfgNode) -> Iterator[Problem]:
                 f"MODEL.{node}.BBOX_REG_WEIGHTS must have 4 values, or 5 for rotated boxes, got "
                 f"{weights} for {used.__name__}."
             )
+
+
+def _keypoints(cfg: CfgNode) -> Iterator[Problem]:
+    """Without sigmas pycocotools has those of COCO's person, and fails after all of inference."""
+    keys, heads = cfg.MODEL.ROI_KEYPOINT_HEAD, roi_heads_class(cfg)
+    sigmas = len(cfg.TEST.KEYPOINT_OKS_SIGMAS)
+    tested = heads is not None and cfg.MODEL.KEYPOINT_ON and cfg.DATASETS.TEST
+    if tested and (sigmas or COCO_KEYPOINTS) != keys.NUM_KEYPOINTS:
+        yield Problem(
+            "TEST.KEYPOINT_OKS_SIGMAS must have one value for each of the "
+            f"{keys.NUM_KEYPOINTS} points of MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, got {sigmas}"
+            f"{'' if sigmas else f', which stands for the {COCO_KEYPOINTS} of COCO'}."
+        )
 
 
 def _schedule(cfg: CfgNode) -> Iterator[Problem]:

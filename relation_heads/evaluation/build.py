@@ -10,6 +10,7 @@ classes are evaluated without the (class, image) pairs that are empty.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -52,7 +53,7 @@ def build_evaluator(
     """The evaluator of a data set.
 
     Args:
-        cfg: for `TEST.DETECTIONS_PER_IMAGE` and `OUTPUT_DIR`.
+        cfg: for `TEST.DETECTIONS_PER_IMAGE`, `TEST.KEYPOINT_OKS_SIGMAS` and `OUTPUT_DIR`.
         dataset_name: a registered data set.
         output_folder: for predictions; `OUTPUT_DIR/inference` by default.
 
@@ -91,8 +92,13 @@ def build_evaluator(
 
 def _coco_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
     metadata, limit = MetadataCatalog.get(dataset_name), _limit(cfg, MAX_DETS[-1])
+    options: dict[str, Any] = {
+        "output_dir": folder,
+        "max_dets_per_image": limit,
+        "kpt_oks_sigmas": cfg.TEST.KEYPOINT_OKS_SIGMAS,
+    }
     if metadata.get("class_groups"):
-        return GroupedCOCOEvaluator(dataset_name, output_dir=folder, max_dets_per_image=limit)
+        return GroupedCOCOEvaluator(dataset_name, **options)
     many = len(metadata.get("thing_classes", ())) > MANY_CLASSES
     if many and not cfg.MODEL.KEYPOINT_ON:
         return SparseCOCOEvaluator(
@@ -103,7 +109,7 @@ def _coco_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEval
             masks=cfg.MODEL.MASK_ON,
         )
     # Above 100, Detectron2 counts with `COCOevalMaxDets`, which is pycocotools' slow evaluation.
-    return COCOEvaluator(dataset_name, output_dir=folder, max_dets_per_image=limit)
+    return COCOEvaluator(dataset_name, **options)
 
 
 def _limit(cfg: CfgNode, default: int) -> int | None:

@@ -58,6 +58,12 @@ def test_only_more_detections_than_coco_counts_change_the_limit(dataset, cfg, de
     assert build_evaluator(cfg, dataset("coco"))._max_dets_per_image == [1, 10, limit]
 
 
+@pytest.mark.parametrize("metadata", [{}, {"class_groups": {"class0": "a"}}])
+def test_sigmas_of_keypoints_are_those_of_the_config(dataset, cfg, metadata):
+    cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.1, 0.2, 0.3]
+    assert build_evaluator(cfg, dataset("coco", **metadata))._kpt_oks_sigmas == [0.1, 0.2, 0.3]
+
+
 @pytest.mark.parametrize(("detections", "limit"), [(100, 100), (300, 300)])
 def test_many_classes_are_evaluated_sparsely(dataset, cfg, monkeypatch, detections, limit):
     monkeypatch.setattr(build, "MANY_CLASSES", 2)

@@ -88,6 +88,10 @@ ODD = [
     ["MODEL.ROI_BOX_CASCADE_HEAD.IOUS", (0.6, 0.7)],
     ["MODEL.ROI_BOX_HEAD.NORM", "GN", "MODEL.ROI_BOX_HEAD.CONV_DIM", 50],
     ["MODEL.ROI_MASK_HEAD.NAME", "none"],
+    ["MODEL.KEYPOINT_ON", True, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 17],
+    ["MODEL.KEYPOINT_ON", True, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 5,
+     "TEST.KEYPOINT_OKS_SIGMAS", [0.1] * 5],
+    ["MODEL.KEYPOINT_ON", True, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 5, "DATASETS.TEST", ()],
     ["MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RPN.HEAD_NAME", "none",
      "MODEL.ROI_HEADS.IOU_LABELS", [0]],
     ["MODEL.META_ARCHITECTURE", "ProposalNetwork", "MODEL.ROI_BOX_HEAD.NUM_FC", 0],
@@ -119,6 +123,10 @@ def test_what_detectron2_trains_is_not_refused(base, opts):
          ["DATASETS.TRAIN has 1, DATASETS.PROPOSAL_FILES_TRAIN 0"]),
         (["MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.IOU_THRESHOLDS", [0.6, 0.4]],
          ["MODEL.RETINANET.IOU_THRESHOLDS", "[0.6, 0.4]"]),
+        (["MODEL.KEYPOINT_ON", True, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 5],
+         ["TEST.KEYPOINT_OKS_SIGMAS", "NUM_KEYPOINTS, got 0", "the 17 of COCO"]),
+        (["MODEL.KEYPOINT_ON", True, "TEST.KEYPOINT_OKS_SIGMAS", [0.1] * 5],
+         ["TEST.KEYPOINT_OKS_SIGMAS", "each of the 17 points", "got 5."]),
     ],
 )  # fmt: skip
 def test_values_that_do_not_fit_each_other_are_named(base, opts, parts):
