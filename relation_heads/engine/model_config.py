@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -63,6 +64,11 @@ def config_of(source: str | os.PathLike[str]) -> CfgNode:
     if source in zoo.entries():
         source = zoo.path_of(source)
     if is_yaml(source):
+        if not (os.path.splitext(source)[1] or os.path.isfile(source)):
+            raise FileNotFoundError(
+                f"{source!r} is no config (.yaml), no checkpoint (.pth) and none of the "
+                f"zoo, which has {', '.join(zoo.entries())}."
+            )
         merge_config(cfg, source)
         return cfg
     saved = read_checkpoint(source)
@@ -160,7 +166,8 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     if path.endswith(".pkl"):  # of Detectron2's model zoo, without a config
         return {}
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        mmap = zipfile.is_zipfile(path)  # files of before torch 1.6 are none
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # unpickling has no common error
         raise ValueError(
             f"{path} is not a checkpoint that can be read safely: {str(error).splitlines()[0]}"

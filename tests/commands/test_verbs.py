@@ -176,6 +176,7 @@ WRONG = {  # name -> words, and what is said; {m} relation model, {s} stock mode
     "text": ("predict {m} {p}/notes.txt", "None of the files is an image"),
     "no model": ("predict {p}/none.pth {p}/one.png", "There is no checkpoint {p}/none.pth"),
     "no config": ("predict none.yaml {p}/one.png", "Config file 'none.yaml' was not found"),
+    "no name": ("predict scenes {p}/one.png", "has scenes-relation-signed"),
     "image as model": ("predict {p}/one.png {p}/one.png", "{p}/one.png"),
     "text as model": ("predict {p}/text.pth {p}/one.png", "text.pth is not a checkpoint"),
     "key": ("predict {m} {p}/one.png MODEL.NONE 1", "Non-existent key: MODEL.NONE"),

@@ -269,11 +269,22 @@ def test_a_checkpoint_that_is_none(tmp_path, capsys, content, says):
     assert "code ran" not in capsys.readouterr().out
 
 
+def test_a_checkpoint_in_the_format_of_before_torch_1_6(tmp_path, trained):
+    content = torch.load(trained["stock"], weights_only=True)
+    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    old, new = (relation_heads.load(path) for path in (tmp_path / "old.pth", trained["stock"]))
+    assert old.class_names == new.class_names
+    for name, tensor in new.model.state_dict().items():
+        assert torch.equal(old.model.state_dict()[name], tensor)
+
+
 def test_other_things_that_are_no_model(tmp_path, trained):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint .*none\.pth"):
         relation_heads.load(tmp_path / "none.pth")
     with pytest.raises(FileNotFoundError, match=r"none\.yaml"):
         relation_heads.load("none.yaml")
+    with pytest.raises(FileNotFoundError, match=r"'scenes-relation' .*has scenes-relation-signed"):
+        relation_heads.load("scenes-relation")
     with pytest.raises(ValueError, match=r"MODEL\.WEIGHTS is empty"):
         relation_heads.load("RelationalScenes/faster_rcnn_shallow.yaml")
     with pytest.raises(ValueError, match=r"2 names .*NUM_CLASSES is 3"):
