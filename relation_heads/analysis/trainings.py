@@ -50,7 +50,6 @@ def evaluations(metrics: Path, iterations: int) -> dict[str, dict[str, float | N
     Args:
         metrics: the file. Of an iteration that was done twice, the last line counts. AP of single
             classes is left out.
-        iterations: of the training. What follows its last iteration is logged under the next one.
         iterations: of the training; the evaluation after it is logged as one iteration later.
 
     Raises:
