@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 
-from ..config import find_config, get_cfg, merge_file
+from ..config import find_config, get_cfg
 from ..engine.checks import check_cfg
 from ..engine.form_checks import head_names
+from ..engine.model_config import merge_config, merge_overrides
 from .detectors import Cost, Costs, analyze, build_shapes, padded_size
 from .roi_heads import RegionCounts
 
@@ -51,11 +52,8 @@ def load(name: str, overrides: Sequence[str]) -> CfgNode:
         FileNotFoundError, ValueError: a file, key or value is wrong; says which.
     """
     cfg = get_cfg()
-    try:
-        merge_file(cfg, name)
-        cfg.merge_from_list(list(overrides))
-    except (AssertionError, KeyError) as error:  # unknown keys, or one without a value
-        raise ValueError(f"{name}: {error.args[0]}.") from error
+    merge_config(cfg, name)
+    merge_overrides(cfg, overrides)
     checked = cfg.clone()
     checked.DATASETS.TRAIN = checked.DATASETS.TEST = ()
     checked.MODEL.WEIGHTS, checked.MODEL.DEVICE = "", "cpu"

@@ -14,6 +14,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from statistics import mean
 
+from .marks import spread
+
 # Widths fit box features of 128 channels and more. Keys and values are as on a command line.
 _RELATION = ["MODEL.ROI_HEADS.NAME", "RelationROIHeads", "MODEL.RELATION.KEY_DIM", "16"]
 _SGRN = ["MODEL.ROI_HEADS.NAME", "SGRNROIHeads", "MODEL.SGRN.LATENT_DIM", "64"]
@@ -250,11 +252,11 @@ def table(outcomes: Sequence[Outcome], start: float) -> str:
         ours = [o for o in outcomes if o.head == head]
         cells = [largest_stable({o.lr: o.diverged for o in ours if o.seed == s}) for s in seeds]
         at_start = [o for o in ours if o.lr == start]
-        cells += [_spread([o.seconds for o in at_start]), _losses(at_start)]
+        cells += [spread([o.seconds for o in at_start], 3), _losses(at_start)]
         lines.append("| " + " | ".join([head, *cells]) + " |")
     notes = [
         "Largest stable learning rate by seed, of rates that are factors of 2 apart. Time and loss "
-        "are means (lowest-highest) over the seeds, the loss over those that were stable.",
+        "are means (lowest–highest) over the seeds, the loss over those that were stable.",
         *(_mix(key, [o.setting[key] for o in outcomes]) for key in ("config", "iterations")),
         _mix("overrides of all heads", [o.setting["common"] for o in outcomes]),
         *(_mix(key, [o.made_by[key] for o in outcomes]) for key in ("commit", "machine", "torch")),
@@ -262,18 +264,10 @@ def table(outcomes: Sequence[Outcome], start: float) -> str:
     return "\n".join([*lines, "", *(f"- {note}" for note in notes)])
 
 
-def _spread(values: Sequence[float | None]) -> str:
-    """Mean (lowest-highest) of those that are known."""
-    known = [v for v in values if v is not None]
-    if len(known) < 2:
-        return f"{known[0]:.3f}" if known else ""
-    return f"{mean(known):.3f} ({min(known):.3f}-{max(known):.3f})"
-
-
 def _losses(outcomes: Sequence[Outcome]) -> str:
     stable = [o.loss for o in outcomes if not o.diverged]
     diverged = len(outcomes) - len(stable)
-    parts = [_spread(stable), f"{diverged} of {len(outcomes)} diverged" if diverged else ""]
+    parts = [spread(stable, 3), f"{diverged} of {len(outcomes)} diverged" if diverged else ""]
     return ", ".join(part for part in parts if part)
 
 

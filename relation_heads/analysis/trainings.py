@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .given_boxes.table import accuracy_cell
+from .marks import spread
 
 PREFIX = "bbox/"  # of the metrics that are kept
 REACHED = 90.0
@@ -115,11 +115,6 @@ def _metrics(all_trained: Sequence[Trained]) -> list[str]:
 def _titles(columns: Iterable[str]) -> list[str]:
     names = list(columns)
     return ["| " + " | ".join(["", *names]) + " |", "|:--|" + "--:|" * len(names)]
-
-
-def spread(values: Sequence[float | None]) -> str:
-    """Mean (lowest–highest) of those that are numbers."""
-    return accuracy_cell([value for value in values if value is not None])
 
 
 def first_times(iterations: Sequence[int | None]) -> str:

@@ -148,8 +148,8 @@ def test_the_table():
         "| head | seed 0 | seed 1 | s / iteration at 0.02 | mean loss of the last 50 at 0.02 |"
     )
     assert rows[2:6] == [
-        "| stock | 0.01 | 0.02 | 0.500 (0.500-0.500) | 2.000, 1 of 2 diverged |",
-        "| relation | 0.02 | ≥ 0.04 | 0.600 (0.500-0.700) | 2.000 (1.000-3.000) |",
+        "| stock | 0.01 | 0.02 | 0.500 (0.500–0.500) | 2.000, 1 of 2 diverged |",
+        "| relation | 0.02 | ≥ 0.04 | 0.600 (0.500–0.700) | 2.000 (1.000–3.000) |",
         "| sgrn |  | < 0.02 |  | 1 of 1 diverged |",
         "| mine | ≥ 0.02 |  | 0.500 | 1.250 |",
     ]

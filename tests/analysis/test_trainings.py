@@ -6,11 +6,11 @@ from argparse import Namespace
 import pytest
 
 from relation_heads.analysis import trainings_files
+from relation_heads.analysis.marks import spread
 from relation_heads.analysis.trainings import (
     Trained,
     evaluations,
     reached,
-    spread,
     table,
 )
 from relation_heads.analysis.trainings_files import compare_trainings, read_all, runs_of
@@ -54,11 +54,17 @@ def test_final_and_reached_count_iterations_as_numbers():
 
 
 @pytest.mark.parametrize(
-    ("values", "text"),
-    [([10.0], "10.0"), ([10.0, 20.0, 60.0], "30.0 (10.0–60.0)"), ([10.0, None], "10.0"), ([], "")],
+    ("values", "digits", "text"),
+    [
+        ([10.0], 1, "10.0"),
+        ([10.0, 20.0, 60.0], 1, "30.0 (10.0–60.0)"),
+        ([0.125, None, 0.375], 3, "0.250 (0.125–0.375)"),
+        ([10.0, None], 1, "10.0"),
+        ([], 1, ""),
+    ],
 )
-def test_spread(values, text):
-    assert spread(values) == text
+def test_spread(values, digits, text):
+    assert spread(values, digits) == text
 
 
 def test_table():

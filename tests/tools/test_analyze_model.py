@@ -94,8 +94,8 @@ def test_every_config_of_ours_has_its_twin():
     ("command", "message"),
     [
         ("none.yaml", r"Config file 'none.yaml' was not found; looked for .*none.yaml"),
-        (SCENES.format("") + " MODEL.NOTHING 1", r"shallow.yaml: Non-existent key: MODEL.NOTHING"),
-        (SCENES.format("") + " MODEL.DEVICE", r"shallow.yaml: Override list has odd length"),
+        (SCENES.format("") + " MODEL.NOTHING 1", r"Non-existent key: MODEL.NOTHING"),
+        (SCENES.format("") + " MODEL.DEVICE", r"Override list has odd length"),
         (SCENES.format("") + " MODEL.BACKBONE.NAME x", r"MODEL.BACKBONE.NAME 'x' is not regist"),
         (SCENES.format("") + " --size 32 96", r"sides of at least 64 pixels, got \(32, 96\)"),
         (SCENES.format("") + " --device cuda", r"The device is cuda, but there is no GPU here"),

@@ -13,6 +13,7 @@ from math import sqrt
 from statistics import mean, stdev
 from typing import Any
 
+from ..marks import spread
 from .classifiers import CONTROLS, METHODS
 
 BASELINE = "mlp"
@@ -101,13 +102,6 @@ class Results:
         return differences
 
 
-def accuracy_cell(values: Sequence[float]) -> str:
-    """`81.2 (80.6–82.3)`."""
-    if len(values) < 2:
-        return f"{values[0]:.1f}" if values else ""
-    return f"{mean(values):.1f} ({min(values):.1f}–{max(values):.1f})"
-
-
 def gain_cell(values: Sequence[float]) -> str:
     """`+2.0 ± 1.4`, bold if the interval is on one side of 0."""
     if not values:
@@ -130,7 +124,7 @@ def main_table(results: Results) -> list[str]:
     for method in results.methods:
         row = [f"`{method}`", str(len(results.seeds(method)))]
         for measure in measures.values():
-            row.append(accuracy_cell(results.values(method, measure)))
+            row.append(spread(results.values(method, measure)))
             row.append("" if method == BASELINE else gain_cell(results.gains(method, measure)))
         row.insert(4, gain_cell(results.gains(method, instances, over=CONTROLS.get(method, ""))))
         rows.append(row)
@@ -169,7 +163,7 @@ def _gains(results: Results, columns: Mapping[str, tuple[Measure, int]]) -> list
     rows = []
     for method in results.methods:
         if method == BASELINE:
-            cells = [accuracy_cell(results.values(method, *column)) for column in columns.values()]
+            cells = [spread(results.values(method, *column)) for column in columns.values()]
         else:
             cells = [gain_cell(results.gains(method, *column)) for column in columns.values()]
         rows.append([f"`{method}`", *cells])
