@@ -11,6 +11,7 @@ from detectron2.modeling import build_backbone, build_roi_heads
 from detectron2.utils.events import EventStorage
 
 from relation_heads.config import get_cfg, merge_file
+from relation_heads.modeling.without_memory import without_memory
 
 from .measure import median_seconds, peak_bytes
 from .run import MIB
@@ -23,7 +24,7 @@ def build(name: str, device: str, opts: list[str]) -> tuple[Any, dict[str, torch
     merge_file(cfg, name)
     cfg.merge_from_list(["MODEL.DEVICE", device, *opts])
     torch.manual_seed(0)
-    with torch.device("meta"):
+    with without_memory():
         shapes = build_backbone(cfg).output_shape()
     heads = build_roi_heads(cfg, shapes).to(device)
     generator = torch.Generator().manual_seed(0)

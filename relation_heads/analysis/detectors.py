@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..engine.freeze import train_only
+from ..modeling.without_memory import without_memory
 from .counting import Count, kept_bytes, multiply_adds
 from .roi_heads import RegionCounts, count_roi_heads
 
@@ -62,7 +63,7 @@ def build_shapes(cfg: CfgNode) -> Any:
     cfg.defrost()
     cfg.MODEL.DEVICE = "meta"
     try:
-        with torch.device("meta"):
+        with without_memory():
             model = build_model(cfg)
             train_only(model, cfg.MODEL.get("TRAIN_ONLY", []))
     except (AssertionError, KeyError) as error:
@@ -169,7 +170,7 @@ def _add_dense(
         _add(costs, child, "kept_bytes" if training else "multiply_adds", count)
         return out
 
-    with torch.device("meta"):
+    with without_memory():
         image, labels = torch.empty(1, 3, *size), torch.zeros(1, *size, dtype=torch.int64)
     maps = through("backbone", model.backbone, image)
     rpn: Any = getattr(model, "proposal_generator", None)

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, ProposalNetwork, build_backbone
@@ -17,6 +16,7 @@ from ..command_line import told
 from ..config import get_cfg
 from ..config.problems import Problem, did_you_mean
 from ..modeling.registered import roi_heads_class, rpn_class
+from ..modeling.without_memory import without_memory
 
 
 def backbone_problems(cfg: CfgNode) -> Iterator[Problem]:
@@ -40,7 +40,7 @@ def _maps(cfg: CfgNode) -> dict[str, ShapeSpec]:
     """Built without memory, or with it by a builder that cannot do that."""
     with _silent():
         try:
-            with torch.device("meta"):
+            with without_memory():
                 return build_backbone(cfg).output_shape()
         except Exception:
             return build_backbone(cfg).output_shape()

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
 
-import torch
 from detectron2.config import CfgNode
 from torch import nn
 
 from ..config.problems import Problem
 from ..layers.arguments import ArgumentError
+from .without_memory import without_memory
 
 MOST_PARAMETERS = 2**31  # 8 GiB of float32
 
 
 def too_large(build: Callable[[], nn.Module], what: str) -> str | None:
     """A sentence about a layer that needs too much memory; it is built without any."""
-    with torch.device("meta"):
+    with without_memory():
         size = sum(p.numel() for p in build().parameters())
     if size <= MOST_PARAMETERS:
         return None

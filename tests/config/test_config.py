@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 
 import detectron2
-import torch
 from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.modeling import build_model
 from detectron2.projects.deeplab import add_deeplab_config
@@ -16,6 +15,7 @@ from detectron2.projects.deeplab import add_deeplab_config
 from relation_heads.analysis.report import OURS
 from relation_heads.config import add_relation_heads_config, find_config, get_cfg, node
 from relation_heads.config.defaults import NODES
+from relation_heads.modeling.without_memory import without_memory
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 AXES = {"heads", "blocks", "data", "schedules"}
@@ -32,7 +32,7 @@ def load(name):
 
 def build_without_memory(cfg):
     cfg.MODEL.DEVICE = "meta"
-    with torch.device("meta"):
+    with without_memory():
         return build_model(cfg)
 
 

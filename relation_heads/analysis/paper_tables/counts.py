@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ...modeling.without_memory import without_memory
 from ..counting import multiply_adds
 
 IMAGE = (1, 3, 224, 224)  # of ImageNet
@@ -17,7 +18,7 @@ IMAGE = (1, 3, 224, 224)  # of ImageNet
 
 def parameters(make: Callable[[], nn.Module], statistics: bool = False) -> int:
     """Of a new module; with the running statistics of batch norms or without."""
-    with torch.device("meta"):
+    with without_memory():
         module = make()
     buffers = [b for b in module.buffers() if b.is_floating_point()] if statistics else []
     return sum(t.numel() for t in [*module.parameters(), *buffers])
@@ -25,7 +26,7 @@ def parameters(make: Callable[[], nn.Module], statistics: bool = False) -> int:
 
 def products(make: Callable[[], nn.Module], shape: tuple[int, ...] = IMAGE) -> int:
     """Multiply-adds of a new module at test time on one tensor of this shape."""
-    with torch.device("meta"):
+    with without_memory():
         module, x = make().eval(), torch.empty(shape)
     with torch.no_grad():
         return multiply_adds(lambda: module(x))[1].elsewhere

@@ -13,6 +13,7 @@ from torch import nn
 from ...config import get_cfg, merge_file
 from ...layers.blocks.global_context import GlobalContext, SqueezeExcitation
 from ...layers.blocks.non_local import NonLocal
+from ...modeling.without_memory import without_memory
 from ..detectors import build_shapes
 from .counts import parameters, products, products_and_elementwise
 from .rows import G, M, Row, Table
@@ -53,7 +54,7 @@ def mask_rcnn(suffix: str) -> Any:
     cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
     model = build_shapes(cfg)
     heads = model.roi_heads
-    with torch.device("meta"):
+    with without_memory():
         heads.box_predictor.cls_score = nn.Linear(1024, CLASSES_WITH_BACKGROUND)
         heads.box_predictor.bbox_pred = nn.Linear(1024, 4 * CLASSES_WITH_BACKGROUND)
         heads.mask_head.predictor = Conv2d(256, CLASSES_WITH_BACKGROUND, 1)
