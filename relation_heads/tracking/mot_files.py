@@ -63,6 +63,19 @@ class MotRows:
     def __len__(self) -> int:
         return len(self.frames)
 
+    @property
+    def last(self) -> int:
+        """The last frame with a row, 0 without rows."""
+        return int(self.frames.max(initial=0))
+
+    def by_frame(self, last: int | None = None) -> list[NDArray[np.int64]]:
+        """Indices of the rows of frames 1, 2, ... to `last` (by default that of these rows), each
+        (N,) in the order of the rows."""
+        last = self.last if last is None else last
+        order = np.argsort(self.frames, kind="stable")
+        ends = np.searchsorted(self.frames[order], np.arange(1, last + 1), side="right")
+        return np.split(order, ends)[:last]
+
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> MotRows:
         """The rows of these indices (M,), in that order, or of a mask (R,)."""
         return MotRows(self.frames[rows], self.ids[rows], self.boxes[rows], self.scores[rows])

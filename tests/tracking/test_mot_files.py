@@ -59,6 +59,17 @@ def test_rows_of_a_selection():
     assert rows.take(np.array([2, 0])).ids.tolist() == [2, 1]
 
 
+def test_rows_by_frame():
+    rows = rows_of([(f, -1, 0, 0, 1, 1, 1) for f in (4, 2, 4, 1)])
+    assert rows.last == 4 and rows_of([]).last == 0
+    assert [r.tolist() for r in rows.by_frame()] == [[3], [1], [], [0, 2]]
+    assert [r.tolist() for r in rows.by_frame(2)] == [[3], [1]]
+    assert [r.tolist() for r in rows.by_frame(5)] == [[3], [1], [], [0, 2], []]
+    assert [r.tolist() for r in rows_of([]).by_frame(2)] == [[], []] and rows_of(
+        []
+    ).by_frame() == []
+
+
 @pytest.mark.parametrize(
     ("line", "named"),
     [
