@@ -14,9 +14,10 @@ from typing import Any
 from relation_heads.analysis.mot import NAMES, table
 from relation_heads.analysis.provenance import provenance
 from relation_heads.data.files import write_whole
+from relation_heads.tracking.methods import METHODS
 from relation_heads.tracking.metrics import COMBINED, Scores, evaluate
 from relation_heads.tracking.mot_files import MotRows, write_mot
-from relation_heads.tracking.sequences import METHODS, MotSequence, find_sequences
+from relation_heads.tracking.sequences import MotSequence, find_sequences, follow
 
 
 def compare_trackers(args: argparse.Namespace) -> None:
@@ -29,9 +30,9 @@ def compare_trackers(args: argparse.Namespace) -> None:
     truth = {sequence.name: known_truth(sequence) for sequence in sequences}
     detections = {sequence.name: sequence.detections() for sequence in sequences}
     results = {}
-    for method in METHODS:
+    for method, tracker in METHODS.items():
         start = time.process_time()
-        tracks = {s.name: METHODS[method](detections[s.name], s.image_size) for s in sequences}
+        tracks = {s.name: follow(detections[s.name], tracker(1, s.image_size)) for s in sequences}
         seconds = time.process_time() - start
         scores = evaluate(truth, tracks)
         results[NAMES[method]] = {

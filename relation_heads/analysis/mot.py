@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# Of `relation_heads.tracking.sequences.METHODS`, which cannot be imported without `trackers`.
+# Of `relation_heads.tracking.methods.METHODS`, which cannot be imported without `trackers`.
 NAMES = {
     "association": "association, motion alone",
     "sort": "SORT",

@@ -1,4 +1,4 @@
-"""Folders of MOTChallenge, and what trackers make of the detections in them by motion alone.
+"""Folders of MOTChallenge, and what a tracker makes of the detections in them by motion alone.
 
 mot15/
   TUD-Campus/
@@ -9,28 +9,18 @@ mot15/
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from configparser import ConfigParser
 from configparser import Error as IniError
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ..data.files import read_text
-from ..layers.association import Association
-from ..layers.association.module import START
-from . import library
+from .methods import Online
 from .mot_files import MotRows, read_mot
-from .tracker import Tracker
-
-LEAST_IOU = 0.3  # of a match by motion alone, as in the library's SORT
-# sigmoid(s) of it where the cosine is 1, before training: s = g (cosine + IoU - 1).
-MOTION_THRESHOLD = 1 / (1 + math.exp(-START * LEAST_IOU))
 
 
 @dataclass(frozen=True)
@@ -93,64 +83,17 @@ def _read(path: Path) -> MotSequence:
         ) from None
 
 
-def by_association(rows: MotRows, image_size: tuple[int, int], **settings: Any) -> MotRows:
-    """Detections with identities of a `Tracker` that knows no looks: an untrained association and
-    a constant feature, so that s = g IoU with the predicted boxes.
+def follow(rows: MotRows, tracker: Online) -> MotRows:
+    """Detections with identities, frame by frame; those without one are left out.
 
     Args:
-        rows: detections.
-        image_size: (H, W).
-        settings: of `Tracker`.
+        rows: detections of one sequence.
+        tracker: which has seen nothing yet. All features are equal, so that it knows motion alone.
     """
-    association = Association(1, cosine_channels=1).eval()
-    settings = {"threshold": MOTION_THRESHOLD, **settings}
-    tracker = Tracker(association, image_size=image_size, **settings)
-
-    def update(boxes: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.int64]:
-        features = torch.ones(len(boxes), 1)
-        return tracker.update(torch.tensor(boxes), features, torch.tensor(scores)).numpy()
-
-    return _followed(rows, update)
-
-
-def by_library(rows: MotRows, tracker: Any) -> MotRows:
-    """Detections with identities of a tracker of the library.
-
-    Args:
-        rows: detections.
-        tracker: such as `library.SORTTracker()`; of one sequence.
-    """
-
-    def update(boxes: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.int64]:
-        numbers: dict[str, Any] = {"number": np.arange(len(boxes))}  # ByteTrack returns them in another order
-        found = tracker.update(
-            library.supervision.Detections(xyxy=boxes, confidence=scores, data=numbers)
-        )
-        ids = np.full(len(boxes), -1)
-        if len(found):
-            ids[found.data["number"]] = found.tracker_id
-        return np.where(ids < 0, -1, ids + 1)
-
-    return _followed(rows, update)
-
-
-def _followed(
-    rows: MotRows,
-    update: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.int64]],
-) -> MotRows:
-    """The rows that got an identity, by frame."""
     ids = np.full(len(rows), -1)
     frames = rows.by_frame()
     for number in frames:
-        ids[number] = update(rows.boxes[number], rows.scores[number])
+        boxes, scores = torch.from_numpy(rows.boxes[number]), torch.from_numpy(rows.scores[number])
+        ids[number] = tracker.update(boxes, torch.ones(len(boxes), 1), scores).numpy()
     order = np.concatenate([np.empty(0, dtype=np.int64), *frames])
-    named = replace(rows, ids=ids)
-    return named.take(order[ids[order] >= 0])
-
-
-# What `tools/track.py` and the comparison know.
-METHODS: dict[str, Callable[[MotRows, tuple[int, int]], MotRows]] = {
-    "association": by_association,
-    "sort": lambda rows, image_size: by_library(rows, library.SORTTracker()),
-    "bytetrack": lambda rows, image_size: by_library(rows, library.ByteTrackTracker()),
-}
+    return replace(rows, ids=ids).take(order[ids[order] >= 0])

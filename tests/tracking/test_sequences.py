@@ -2,20 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 
 from relation_heads.tracking.mot_files import MotRows, write_mot
 
 pytest.importorskip("trackers")
 
-from relation_heads.tracking import library
+from relation_heads.tracking.methods import METHODS, THRESHOLD, untrained
 from relation_heads.tracking.metrics import evaluate
-from relation_heads.tracking.sequences import (
-    METHODS,
-    MOTION_THRESHOLD,
-    by_association,
-    by_library,
-    find_sequences,
-)
+from relation_heads.tracking.sequences import find_sequences, follow
+from relation_heads.tracking.tracker import Tracker
 
 SIZE = (480, 640)
 
@@ -88,7 +84,7 @@ def test_folders_without_or_with_the_same_sequence_are_named(tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_what_goes_straight_on_is_followed(method):
     truth, found = made()
-    tracks = METHODS[method](found, SIZE)
+    tracks = follow(found, METHODS[method](1, SIZE))
     assert (tracks.ids >= 1).all() and (np.diff(tracks.frames) >= 0).all()
     scores = evaluate({"s": truth}, {"s": tracks})["s"]
     assert scores["IDF1"] > 0.85 and scores["MOTA"] > 0.75 and scores["IDSW"] <= 1
@@ -97,7 +93,7 @@ def test_what_goes_straight_on_is_followed(method):
 def test_equals_sort_where_nothing_is_doubtful():
     """Objects far from each other: the same tracks in the same frames, whatever is predicted."""
     _, found = made(seed=2, objects=3)
-    ours, theirs = by_association(found, SIZE), by_library(found, library.SORTTracker())
+    ours, theirs = (follow(found, METHODS[name](1, SIZE)) for name in ("association", "sort"))
     np.testing.assert_array_equal(ours.frames, theirs.frames)
     np.testing.assert_array_equal(ours.ids, theirs.ids)
     np.testing.assert_array_equal(ours.boxes, theirs.boxes)
@@ -107,12 +103,26 @@ def test_the_threshold_is_an_overlap_of_three_tenths():
     """A box that moves by a part of its width, in the frame after its birth."""
     for width, same in ((0.53, True), (0.55, False)):  # IoU (1 - d) / (1 + d): 0.307 and 0.290
         boxes = np.array([[0, 0, 100, 50], [100 * width, 0, 100 * (1 + width), 50]], dtype=float)
-        rows = MotRows(np.array([1, 2]), np.array([-1, -1]), boxes, np.ones(2))
-        assert len(by_association(rows, SIZE, confirm=1)) == (1 if same else 0)
-    assert MOTION_THRESHOLD == pytest.approx(0.7685, abs=1e-4)
+        boxes, one = torch.tensor(boxes), torch.ones(1)
+        tracker = Tracker(
+            untrained(1, SIZE).association, image_size=SIZE, threshold=THRESHOLD, confirm=1
+        )
+        ids = [tracker.update(box[None], torch.ones(1, 1), one).item() for box in boxes]
+        assert ids == ([-1, 1] if same else [-1, -1])
+    assert THRESHOLD == pytest.approx(0.7685, abs=1e-4)
 
 
 def test_nothing_to_follow():
     nothing = MotRows(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 4)), np.empty(0))
     for method in METHODS.values():
-        assert len(method(nothing, SIZE)) == 0
+        assert len(follow(nothing, method(1, SIZE))) == 0
+
+
+def test_bytetrack_returns_another_order():
+    """And identities stay with their boxes."""
+    _, found = made(seed=3, objects=3)
+    found.scores[::2] = 0.3  # it takes sure boxes first
+    tracks = follow(found, METHODS["bytetrack"](1, SIZE))
+    for identity in np.unique(tracks.ids):
+        boxes = tracks.boxes[tracks.ids == identity]
+        assert len(boxes) > 10 and np.abs(np.diff(boxes, axis=0)).max() < 25
