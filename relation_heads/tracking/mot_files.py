@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,18 @@ class MotRows:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    @classmethod
+    def together(cls, parts: Sequence[MotRows]) -> MotRows:
+        """The rows of all parts, of which there may be none."""
+        none = np.empty(0, dtype=np.int64)
+        parts = [cls(none, none, np.empty((0, 4)), np.empty(0)), *parts]
+        return cls(
+            frames=np.concatenate([part.frames for part in parts]),
+            ids=np.concatenate([part.ids for part in parts]),
+            boxes=np.concatenate([part.boxes for part in parts]),
+            scores=np.concatenate([part.scores for part in parts]),
+        )
 
     @property
     def last(self) -> int:

@@ -59,6 +59,14 @@ def test_rows_of_a_selection():
     assert rows.take(np.array([2, 0])).ids.tolist() == [2, 1]
 
 
+def test_rows_together():
+    rows = rows_of([(1, 1, 0, 0, 1, 1, 1), (2, 1, 5, 5, 1, 1, 0.5), (2, 2, 7, 7, 1, 1, 0.2)])
+    again = MotRows.together([rows.take(rows.frames == 1), rows.take(rows.frames == 2)])
+    for name, values in vars(rows).items():
+        np.testing.assert_array_equal(getattr(again, name), values)
+    assert len(MotRows.together([])) == 0
+
+
 def test_rows_by_frame():
     rows = rows_of([(f, -1, 0, 0, 1, 1, 1) for f in (4, 2, 4, 1)])
     assert rows.last == 4 and rows_of([]).last == 0
