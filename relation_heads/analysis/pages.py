@@ -27,6 +27,7 @@ from . import (
     evaluators,
     export_files,
     growth_table,
+    mot,
     mutation,
     put_right,
     reliability,
@@ -61,6 +62,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "audit": reliability.matrix,
     "memory_mib": reliability.soak,
     "gradients": scaling.table,
+    "mot": mot.table,
     "mutants": mutation.table,
     "experiments": lambda content: table_of_experiments(content["experiments"]),
 }
