@@ -32,6 +32,7 @@ from . import (
     put_right,
     reliability,
     scaling,
+    tracker_speed,
     trainings,
     trainings_files,
 )
@@ -64,6 +65,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "gradients": scaling.table,
     "mot": mot.table,
     "mutants": mutation.table,
+    "steps": tracker_speed.table,
     "experiments": lambda content: table_of_experiments(content["experiments"]),
 }
 

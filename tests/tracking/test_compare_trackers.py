@@ -54,3 +54,16 @@ def test_a_sequence_without_truth_is_named(tmp_path):
     (tmp_path / "b" / "gt" / "gt.txt").unlink()
     with pytest.raises(ValueError, match=r"b has no ground truth"):
         tool.run(tool.parse_args([str(tmp_path)]))
+
+
+def test_speed_and_memory_are_measured(tmp_path, capsys):
+    tool = load_tool("time_tracker")
+    path = tmp_path / "speed.json"
+    tool.run(tool.parse_args(["--dims", "16", "--rounds", "1", "--frames", "20",
+                              "--json", str(path)]))  # fmt: skip
+    result = json.loads(path.read_text())
+    assert result["steps"]["16"]["association"] > result["steps"]["16"]["tracker"] > 1
+    assert [frame for frame, _, _ in result["memory"]] == [4, 8, 12, 16, 20]
+    assert all(mib > 50 and 20 <= tracks <= 30 for _, mib, tracks in result["memory"][1:])
+    said = capsys.readouterr().out
+    assert "| 16 | " in said and "| after frame | 4 | 8 | 12 | 16 | 20 |" in said
