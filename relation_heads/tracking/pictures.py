@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..layers import Regions
 from ..layers.association import Association
-from ..visualization.relations import Heard, draw_detections, draw_heard, side_by_side, upscale
+from ..visualization.canvas import draw_detections, side_by_side, upscale
+from ..visualization.relations import Heard, draw_heard
 
 MIN_SIDE = 320  # pixels of a frame in a row of them
 

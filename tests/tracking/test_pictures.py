@@ -8,7 +8,8 @@ pytest.importorskip("detectron2")
 
 from relation_heads.layers import Association, ObjectRelation, Regions
 from relation_heads.tracking.pictures import Shown, draw_listened, listened, strip
-from relation_heads.visualization.relations import KEY_COLOR, class_color
+from relation_heads.visualization.canvas import class_color
+from relation_heads.visualization.relations import KEY_COLOR
 
 BOXES = np.array([[20, 20, 80, 90], [200, 30, 260, 100], [110, 220, 170, 290]], dtype=float)
 
