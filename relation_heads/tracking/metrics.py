@@ -40,7 +40,9 @@ def evaluate(truth: Mapping[str, MotRows], found: Mapping[str, MotRows]) -> dict
     Raises:
         ValueError: there is no sequence, or they are not the same.
     """
-    if truth.keys() != found.keys() or not truth:
+    if not truth:
+        raise ValueError("There is no sequence to score.")
+    if truth.keys() != found.keys():
         only = sorted(truth.keys() ^ found.keys())
         raise ValueError(f"Truth and result must have the same sequences, only one has {only}.")
     single = {name: _compute(truth[name], found[name]) for name in sorted(truth)}

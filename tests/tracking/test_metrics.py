@@ -99,6 +99,8 @@ def test_nothing_was_found():
 
 
 def test_sequences_must_be_the_same(tmp_path):
+    with pytest.raises(ValueError, match="no sequence"):
+        evaluate({}, {})
     with pytest.raises(ValueError, match="'b'"):
         evaluate({"a": rows([])}, {"a": rows([]), "b": rows([])})
     with pytest.raises(ValueError, match=tmp_path.name):
