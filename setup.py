@@ -61,6 +61,9 @@ setup(
         "tables": ["timm"],
         # ONNX: `relation-heads export MODEL --output box_branch.onnx`.
         "export": ["onnx", "onnxscript", "onnxruntime"],
+        # Multi-object tracking. A minor release may change the method that `Tracker` listens to. It
+        # asks for opencv-python: beside the headless one it is installed as `make setup` does it.
+        "tracking": ["trackers>=2.6.1,<2.7"],
         # `make docs`.
         "docs": ["mkdocs>=1.6,<2", "mkdocstrings[python]"],
         "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy"],

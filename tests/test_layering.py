@@ -23,6 +23,7 @@ FLOORS = (
     ("evaluation", "visualization"),
     ("viewer",),
     ("engine",),
+    ("tracking",),
     ("analysis",),
     ("registration",),
     ("doctor",),

@@ -94,9 +94,16 @@ def test_python_code_of_a_mechanism_stands_in_the_example():
         assert textwrap.indent(code, "        ") in example or code in example
 
 
+def test_python_code_of_tracking_runs():
+    pytest.importorskip("trackers")
+    names: dict = {}
+    exec("\n".join(python_code("docs/tracking.md")), names)
+    assert names["ids"].tolist() == [1, 2] and len(names["tracker"]) == 2
+
+
 def test_no_page_has_other_python_code():
     run = {"README.md", "docs/use.md", "docs/export.md", "docs/layers.md"}
-    run |= {"datasets/README.md", "docs/own_mechanism.md"}
+    run |= {"datasets/README.md", "docs/own_mechanism.md", "docs/tracking.md"}
     assert {page for page in PAGES if python_code(page)} == run
 
 

@@ -7,6 +7,7 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 COMMIT=02b5c4e295e990042a714712c21dc79b731e8833 # Detectron2, 2026-06-06
 UV=uv==0.13.8
+TRACKERS=(trackers==2.6.1 supervision==0.31.2) # without opencv-python, which clashes with headless
 : "${VENV:=$ROOT/.venv}" "${PYTHON:=}" "${BASE_PYTHON:=}" "${MIN_DISK_GB:=8}"
 UPSTREAM=git+https://github.com/facebookresearch/detectron2.git@$COMMIT
 CHOSEN=$VENV/.detectron2_source # what DETECTRON2 was when .venv got it, where not UPSTREAM
@@ -294,9 +295,9 @@ make_venv() {
     run_logged "torch and the rest of requirements-dev.txt" \
       install -r "$ROOT/requirements-dev.txt" ||
       die "the requirements could not be installed: $(essence) (whole log: $LOG)"
-    run_logged "relation_heads, editable" \
-      install --no-build-isolation --no-deps -e "$ROOT" ||
-      die "relation_heads could not be installed: $(essence) (whole log: $LOG)"
+    run_logged "relation_heads, editable, and trackers" \
+      install --no-build-isolation --no-deps -e "$ROOT" "${TRACKERS[@]}" ||
+      die "relation_heads and trackers could not be installed: $(essence) (whole log: $LOG)"
     echo "$(key) rest" >"$VENV/.stamp"
   fi
   if [ -z "$PROBLEM" ]; then

@@ -27,10 +27,12 @@ from . import (
     evaluators,
     export_files,
     growth_table,
+    mot,
     mutation,
     put_right,
     reliability,
     scaling,
+    tracker_speed,
     trainings,
     trainings_files,
 )
@@ -61,7 +63,9 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "audit": reliability.matrix,
     "memory_mib": reliability.soak,
     "gradients": scaling.table,
+    "mot": mot.table,
     "mutants": mutation.table,
+    "steps": tracker_speed.table,
     "experiments": lambda content: table_of_experiments(content["experiments"]),
 }
 

@@ -1,0 +1,1 @@
+"""Multi-object tracking with associations that know the neighbours of an object."""
