@@ -62,7 +62,7 @@ def test_speed_and_memory_are_measured(tmp_path, capsys):
     tool.run(tool.parse_args(["--dims", "16", "--rounds", "1", "--frames", "20",
                               "--json", str(path)]))  # fmt: skip
     result = json.loads(path.read_text())
-    assert result["steps"]["16"]["association"] > result["steps"]["16"]["tracker"] > 1
+    assert all(rate > 1 for rate in result["steps"]["16"].values())
     assert [frame for frame, _, _ in result["memory"]] == [4, 8, 12, 16, 20]
     assert all(mib > 50 and 20 <= tracks <= 30 for _, mib, tracks in result["memory"][1:])
     said = capsys.readouterr().out
