@@ -27,6 +27,7 @@ from . import (
     evaluators,
     export_files,
     growth_table,
+    insertions,
     mot,
     mutation,
     put_right,
@@ -58,6 +59,7 @@ and which one is its stock twin.
 TABLES: dict[str, Callable[[Any], str]] = {
     "cells": export_files.table_of,
     "objects": put_right.table,
+    "insertions": insertions.table,
     "co_occurrence": co_occurrence.table,
     "cases": evaluators.table,
     "audit": reliability.matrix,

@@ -117,8 +117,8 @@ def test_it_resumes_and_is_evaluated_again(trained):
     assert results["top1"] in {100 * k / 9 for k in range(10)}
     run(*words, "--resume", "SOLVER.MAX_ITER", "3")
     lines = (output / "metrics.json").read_text().splitlines()
-    assert max(json.loads(line)["iteration"] for line in lines) == 3
-    assert "Starting training from iteration 2" in (output / "log.txt").read_text()
+    assert [json.loads(line)["iteration"] for line in lines].count(3) == 1
+    assert torch.load(model, weights_only=True)["iteration"] == 2
 
 
 def test_its_weights_go_on_into_a_detector(trained, tmp_path):
