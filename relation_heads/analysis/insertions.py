@@ -201,7 +201,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         write_images(folder, seed=0)
         for part in IMAGES:
             register_image_folder(f"insertions_{part}", str(folder / part))
-        cfg = config_of("", "", LR, 0, args.first, 2 * args.batch, "")
+        cfg = config_of("", "", LR / 4, 0, args.first, 2 * args.batch, "")
+        cfg.SOLVER.WARMUP_ITERS = args.first // 4
         cfg.SOLVER.STEPS = (args.first * 3 // 4,)
         pretrained, trainer = train(cfg, "", "")
         DetectionCheckpointer(trainer.model, scratch).save("pretrained")
