@@ -247,8 +247,8 @@ def table(content: Mapping[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([
         *lines, "",
-        f"- {content['iterations']} iterations of {content['batch']} images. Before, without a unit: "
-        f"top-1 {content['before']:.1f} %. Chance is 10 %.",
+        f"- {content['iterations']} iterations of {content['batch']} images. Before, without a "
+        f"unit: top-1 {content['before']:.1f} %. Chance is 10 %.",
         f"- {content['machine']}, commit {content['commit']}",
     ])  # fmt: skip
 
