@@ -9,7 +9,7 @@ the last stage it "introduces huge loss, not trainable despite learning rate tun
 stage before it costs 4 % of accuracy. Here the classes are pairs of looks: two objects in opposite
 corners of 64 x 64 pixels, out of five looks, which makes 10 classes. The ResNet learns them without
 a unit; then every form of the unit is put into the same weights, and all is trained on, at the
-reported rate, momentum and weight decay.
+reported rate (0.04 of 32 images, which is 0.01 of 8), momentum and weight decay.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ TOOL = "python -m relation_heads.analysis.insertions"
 CONFIG = "Classification/cub_R_18_glore.yaml"
 SIZE, OBJECT = 64, 20  # pixels
 LOOKS = ("disc", "triangle", "cross", "ring", "sun")
-IMAGES = {"train": 48, "test": 10}  # of each class
-LR = 0.04  # reported
-LAST = 5  # iterations whose mean loss is the last loss
+IMAGES = {"train": 48, "test": 5}  # of each class
+LR = 0.01  # of 8 images, by the linear rule; reported: 0.04 of 32
+LAST = 3  # iterations whose mean loss is the last loss
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,7 @@ CASES = (
     ("res4", BARE, LR),
     ("res4", CURE, LR),
     *(("res5", form, LR) for form in FORMS),
-    ("res5", BARE, 0.01),
-    ("res5", BARE, 0.001),
+    ("res5", BARE, LR / 10),
 )
 
 
@@ -176,9 +175,9 @@ def start_as_the_other_layers(model: nn.Module) -> None:
 
 
 def learn(path: Path, iterations: int, batch: int) -> None:
-    """Writes the weights of a ResNet-18 that has learned the classes from random weights, at a
-    quarter of the reported rate."""
-    cfg = config_of("", "", LR / 4, 0, iterations, batch, "")
+    """Writes the weights of a ResNet-18 that has learned the classes from random weights, at half
+    the reported rate (twice as many images)."""
+    cfg = config_of("", "", LR, 0, iterations, batch, "")
     cfg.SOLVER.WARMUP_ITERS = iterations // 4
     cfg.SOLVER.STEPS = (iterations * 3 // 4,)
     trainer = MeasuringTrainer(cfg)
@@ -267,7 +266,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     add = parser.add_argument
     add("--first", type=int, default=160, help="iterations without a unit (%(default)s)")
-    add("--iterations", type=int, default=15, help="iterations of a case (%(default)s)")
+    add("--iterations", type=int, default=12, help="iterations of a case (%(default)s)")
     add("--batch", type=int, default=8, help="images; twice as many at first (%(default)s)")
     add("--seeds", type=int, default=3, help="trainings of a case (%(default)s)")
     add("--weights", type=Path, required=True, metavar="FILE", help="what is learned without a "

@@ -65,7 +65,7 @@ def test_a_unit_changes_the_network_unless_it_starts_at_zero(form):
 
 
 def test_the_cases_have_the_report_and_its_cure():
-    assert {("res5", BARE, 0.04), ("res5", BARE, 0.001), ("res5", CURE, 0.04)} <= set(CASES)
+    assert {("res5", BARE, LR), ("res5", BARE, LR / 10), ("res5", CURE, LR)} <= set(CASES)
     assert len(set(CASES)) == len(CASES)
 
 
