@@ -168,6 +168,8 @@ def list_of_configs() -> str:
         heads = cfg.MODEL.ROI_HEADS.NAME
         if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":
             heads = cfg.MODEL.SEM_SEG_HEAD.NAME
+        if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
+            heads = cfg.MODEL.META_ARCHITECTURE
         folder, _, file = name.partition("/")
         cells = [f"`{file}`", heads, ", ".join(cfg.DATASETS.TRAIN), str(cfg.SOLVER.MAX_ITER), about]
         folders.setdefault(folder, []).append("| " + " | ".join(cells) + " |")

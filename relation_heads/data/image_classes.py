@@ -96,7 +96,9 @@ def load_image_folder(folder: str) -> list[Record]:
     """
     return [
         {"file_name": file, "image_id": number, "label": label}
-        for number, (file, label) in enumerate(ImageFolder(folder).samples)
+        for number, (file, label) in enumerate(
+            ImageFolder(find_path(folder, os.path.isdir)).samples
+        )
     ]
 
 
@@ -111,7 +113,7 @@ def load_cub(folder: str, *, train: bool) -> list[Record]:
         FileNotFoundError: a file is missing.
         ValueError: a line is not an id and a value, or an image has no line in one of the files.
     """
-    root = Path(folder)
+    root = Path(find_path(folder, os.path.isdir))
     labels, parts = (_table(root / f"{f}.txt") for f in ("image_class_labels", "train_test_split"))
     records = []
     for image, file in _table(root / "images.txt").items():
