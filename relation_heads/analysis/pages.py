@@ -27,6 +27,7 @@ from . import (
     evaluators,
     export_files,
     growth_table,
+    insertions,
     mot,
     mutation,
     put_right,
@@ -58,6 +59,7 @@ and which one is its stock twin.
 TABLES: dict[str, Callable[[Any], str]] = {
     "cells": export_files.table_of,
     "objects": put_right.table,
+    "insertions": insertions.table,
     "co_occurrence": co_occurrence.table,
     "cases": evaluators.table,
     "audit": reliability.matrix,
@@ -166,6 +168,8 @@ def list_of_configs() -> str:
         heads = cfg.MODEL.ROI_HEADS.NAME
         if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":
             heads = cfg.MODEL.SEM_SEG_HEAD.NAME
+        if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
+            heads = cfg.MODEL.META_ARCHITECTURE
         folder, _, file = name.partition("/")
         cells = [f"`{file}`", heads, ", ".join(cfg.DATASETS.TRAIN), str(cfg.SOLVER.MAX_ITER), about]
         folders.setdefault(folder, []).append("| " + " | ".join(cells) + " |")

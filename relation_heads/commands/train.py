@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "already: its checkpoints are deleted")  # fmt: skip
     add("--eval-only", action="store_true", help="only evaluate MODEL.WEIGHTS")
     add_launch(parser)
+    add("--image-folder", action="append", default=[], nargs=2, metavar=("NAME", "FOLDER"),
+        help="register a folder with one folder of images for each class, for a classifier "
+        "(docs/classifiers.md); repeatable")  # fmt: skip
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
 
 

@@ -370,6 +370,19 @@ class GLORE_HEAD(Keys):
     DROPOUT: Share = 0.1
 
 
+class CLASSIFIER(Keys):
+    """Image classifiers, for MODEL.META_ARCHITECTURE ImageClassifier (docs/classifiers.md)."""
+
+    # Classes of the images.
+    NUM_CLASSES: Size = 1000
+    # Height and width of what the model sees, in pixels.
+    CROP_SIZE: Size = 224
+    # Short side of a test image, in pixels; the crop is its centre.
+    RESIZE: Size = 256
+    # In training a crop is a random part of the image, resized; the smallest, as a share of it.
+    MIN_AREA: Annotated[float, "(0, 1]"] = 0.08
+
+
 class EFFICIENTNET_LITE(Keys):
     """EfficientNet-Lite, for build_efficientnet_lite_backbone and
     build_efficientnet_lite_fpn_backbone."""
@@ -407,7 +420,7 @@ NODES: dict[str, type[Keys]] = {
     keys.__name__: keys
     for keys in (
         RELATION, SGRN, REASONING_RCNN, REASONING, CONTEXT_BLOCKS, REGION_FEATURES,
-        DUPLICATE_REMOVAL, GLORE_HEAD, EFFICIENTNET_LITE, TORCHVISION, LR_NET,
+        DUPLICATE_REMOVAL, GLORE_HEAD, CLASSIFIER, EFFICIENTNET_LITE, TORCHVISION, LR_NET,
     )
 }  # fmt: skip
 ADDED: dict[str, type[Keys]] = {"MODEL": MODEL, "DATALOADER": DATALOADER}

@@ -8,6 +8,7 @@
   `<datasets_root()>/ade20k`, made by `datasets/prepare_ade.py`.
 - `photos_voc_animals_{train,val}`, `photos_camvid_{train,val,test}`, `photos_vg500_{train,val}`: in
   `<datasets_root()>/photos`, made by `datasets/prepare_photos.py`.
+- `imagenet_{train,val}`, `cub200_{train,test}`: images with a class each, see `image_classes`.
 - those of the environment variable `RELATION_HEADS_DATASETS`, see `coco_format`.
 
 Registering reads no annotations. Names of classes are constants (Relational Scenes, VG3000) or in
@@ -24,6 +25,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .coco_format import datasets_root, load_coco, register_from_env
+from .image_classes import register_image_classes
 from .photos import COUNTS, METADATA
 from .scenes.scenes import CLASS_GROUPS, CLASSES, HFLIP_PAIRS
 from .visual_genome.images import published_classes
@@ -66,6 +68,7 @@ def register_builtin() -> None:
         folder = os.path.join(datasets_root(), folder)
         json_file = os.path.join(folder, "annotations", f"{file}.json")
         _register(name, json_file, folder, tool, **class_names(folder, file.rsplit("_", 1)[0]))
+    register_image_classes()
     register_from_env()
 
 

@@ -12,6 +12,7 @@ from detectron2.data.detection_utils import build_augmentation
 from detectron2.data.transforms import Augmentation, RandomCrop_CategoryAreaConstraint
 
 from ..command_line import explain, of_a_package, told
+from ..data.image_classes import ImageClassMapper
 from ..data.mapper import FlipAwareMapper, mirror_classes
 from ..data.region_mapper import RegionClassificationMapper
 from ..modeling.registered import classifies_given_boxes
@@ -47,10 +48,13 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> Callable[[dict[str, Any]], dic
         is_train: of the training loader, or of a test loader.
 
     Returns:
-        `RegionClassificationMapper` where boxes are given, in training `FlipAwareMapper` where
+        `ImageClassMapper` where images are classified, `RegionClassificationMapper` where boxes
+        are given, in training `FlipAwareMapper` where
         classes have mirror images or pixels are classified, None where Detectron2's own mapper
         will do.
     """
+    if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
+        return ImageClassMapper(cfg, is_train)
     if classifies_given_boxes(cfg):
         return RegionClassificationMapper(cfg, is_train)
     if is_train and mirror_classes(cfg.DATASETS.TRAIN):

@@ -114,10 +114,12 @@ def _unknown(key: str, name: str, registry: Iterable[tuple[str, Any]]) -> Iterat
 
 
 def _heads(cfg: CfgNode) -> Iterator[Problem]:
-    """What the heads say of their own keys, where they say something."""
-    heads = [roi_heads_class(cfg)]
-    name = cfg.MODEL.SEM_SEG_HEAD.NAME
-    if cfg.MODEL.META_ARCHITECTURE in SEMANTIC and name in SEM_SEG_HEADS_REGISTRY:
+    """What the model and its heads say of their own keys, where they say something."""
+    heads: list[Any] = [roi_heads_class(cfg)]
+    arch, name = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.SEM_SEG_HEAD.NAME
+    if arch in META_ARCH_REGISTRY:
+        heads.append(META_ARCH_REGISTRY.get(arch))
+    if arch in SEMANTIC and name in SEM_SEG_HEADS_REGISTRY:
         heads.append(SEM_SEG_HEADS_REGISTRY.get(name))
     for head in heads:
         if hasattr(head, "problems"):

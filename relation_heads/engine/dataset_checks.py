@@ -13,12 +13,14 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ..config.problems import Problem, did_you_mean
 from ..data.checks.format import class_findings, coco_findings
 from ..data.coco_format import class_names, read_coco
+from ..data.image_classes import EVALUATOR_TYPE as IMAGE_CLASSES
 from ..evaluation.cityscapes import provide_cityscapes_scripts
 from ..modeling.registered import classifies_given_boxes
 
 # Meta-architecture -> where it reads its number of classes.
 NUM_CLASSES = {
     "GeneralizedRCNN": "ROI_HEADS",
+    "ImageClassifier": "CLASSIFIER",
     "PanopticFPN": "ROI_HEADS",
     "RetinaNet": "RETINANET",
     "SemanticSegmentor": "SEM_SEG_HEAD",
@@ -41,6 +43,7 @@ def dataset_problems(cfg: CfgNode, eval_only: bool) -> Iterator[Problem]:
             hint = did_you_mean(name, DatasetCatalog)
             key = f"DATASETS.{'TEST' if name in test else 'TRAIN'}"
             yield Problem(f"{key}: the data set {name!r} is not registered{hint}")
+    yield from _image_classes(cfg, known)
     kind = "stuff" if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor" else "thing"
     classes = {name: names for name in known if (names := _classes(name, kind))}
     yield from _num_classes(cfg, classes)
@@ -62,6 +65,21 @@ def _cityscapes(test: Iterable[str]) -> Iterator[Problem]:
                 provide_cityscapes_scripts()
             except ModuleNotFoundError as error:
                 yield Problem(f"{name}: {error}")
+
+
+def _image_classes(cfg: CfgNode, names: Iterable[str]) -> Iterator[Problem]:
+    """Classes of images where objects are needed, or the other way round."""
+    arch = cfg.MODEL.META_ARCHITECTURE
+    if arch not in NUM_CLASSES:  # somebody's own, which may learn either
+        return
+    classifies = arch == "ImageClassifier"
+    for name in names:
+        if (MetadataCatalog.get(name).get("evaluator_type") == IMAGE_CLASSES) != classifies:
+            has, learns = ("objects", "classes of images")[:: 1 if classifies else -1]
+            yield Problem(
+                f"{name} has {has}, and MODEL.META_ARCHITECTURE {arch} learns {learns}: give "
+                f"{'a folder by --image-folder' if classifies else 'a data set with boxes'}."
+            )
 
 
 def _labels(cfg: CfgNode, name: str, read: Read) -> Iterator[Problem]:

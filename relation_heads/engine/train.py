@@ -14,6 +14,7 @@ from detectron2.engine import hooks
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
+from ..data.image_classes import register_image_folder
 from .checkpoint import LAST, saved_in
 from .setup import setup_cfg
 from .trainer import RelationTrainer
@@ -25,7 +26,8 @@ def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
     """What one process does.
 
     Args:
-        args: Detectron2's, and `dataset`, a list of (name, JSON file, image folder).
+        args: Detectron2's, `dataset`, a list of (name, JSON file, image folder), and
+            `image_folder`, a list of (name, folder).
 
     Returns:
         the evaluation results; None after a training without evaluation.
@@ -34,6 +36,8 @@ def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
         FileNotFoundError, KeyError, ValueError: of `setup_cfg`; weights do not fit the model; the
             folder has another training.
     """
+    for name, folder in args.image_folder:
+        register_image_folder(name, folder)
     cfg = setup_cfg(args)
     if args.eval_only:
         results = RelationTrainer.evaluate(cfg, resume=args.resume)
@@ -100,11 +104,14 @@ def summary(cfg: CfgNode, results: Mapping[str, Any]) -> list[str]:
         f"{task} {metric} {tasks[task][metric]:.1f} on {name}"
         for name, tasks in by_set.items()
         for task in tasks
-        for metric in ("AP", "AP50", "mIoU", "AP-class")
+        for metric in ("AP", "AP50", "mIoU", "AP-class", "top1", "top5")
         if metric in tasks[task]
     ]
+    following = f"relation-heads predict {model} IMAGE, or relation-heads evaluate {model}"
+    if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
+        following = f"a detector with the same MODEL.BACKBONE, and MODEL.WEIGHTS {model}"
     return [
         f"The model is {model}; its config is inside.",
         *([f"Its results: {', '.join(good)}."] if good else []),
-        f"Next: relation-heads predict {model} IMAGE, or relation-heads evaluate {model}.",
+        f"Next: {following}.",
     ]

@@ -1,10 +1,11 @@
 """The evaluator of a data set, by its metadata `evaluator_type` as in Detectron2's train_net.py.
 
-Four things differ. Region classification (ROI heads that classify given boxes) has an evaluator of
-its own for any data set. Data sets whose metadata has `class_groups` also get results by group. And
-`TEST.DETECTIONS_PER_IMAGE` above COCO's limit of 100 (LVIS: 300) is given to the evaluator, which
-would drop the detections beyond its limit silently. Boxes and masks of more than MANY_CLASSES
-classes are evaluated without the (class, image) pairs that are empty.
+Five things differ. Region classification (ROI heads that classify given boxes) has an evaluator of
+its own for any data set, and data sets of images with classes have one. Data sets whose metadata
+has `class_groups` also get results by group. `TEST.DETECTIONS_PER_IMAGE` above COCO's limit of 100
+(LVIS: 300) is given to the evaluator, which would drop the detections beyond its limit silently.
+And boxes and masks of more than MANY_CLASSES classes are evaluated without the (class, image) pairs
+that are empty.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 
+from ..data.image_classes import EVALUATOR_TYPE as IMAGE_CLASSES
 from ..modeling.registered import classifies_given_boxes
 from .cityscapes import provide_cityscapes_scripts
 from .grouped_coco import GroupedCOCOEvaluator
+from .image_classes import ImageClassEvaluator
 from .region_classification import RegionClassificationEvaluator
 from .sparse_coco import MAX_DETS
 from .sparse_evaluator import SparseCOCOEvaluator, training_counts
@@ -44,6 +47,7 @@ EVALUATOR_TYPES = (
     "pascal_voc",
     "cityscapes_instance",
     "cityscapes_sem_seg",
+    IMAGE_CLASSES,
 )
 
 
@@ -70,6 +74,8 @@ def build_evaluator(
             f"The data set {dataset_name} has evaluator_type {kind!r} in its metadata; "
             f"there are evaluators for {', '.join(EVALUATOR_TYPES)}."
         )
+    if kind == IMAGE_CLASSES:
+        return ImageClassEvaluator()
     if kind == "lvis":
         return LVISEvaluator(dataset_name, output_dir=folder, max_dets_per_image=_limit(cfg, 300))
     if kind == "pascal_voc":

@@ -7,6 +7,7 @@ from .c5_backbone import C5Backbone
 from .context_res5 import ContextRes5ROIHeads
 from .efficientnet_lite import EfficientNetLite
 from .glore_head import GloReFCNHead
+from .image_classifier import ImageClassifier
 from .region_classification import RegionClassificationROIHeads, Res5RegionClassificationROIHeads
 from .roi_heads import *  # noqa: F403  (their __all__)
 from .roi_heads import __all__ as _roi_heads
@@ -19,6 +20,7 @@ __all__ = [
     "ContextRes5ROIHeads",
     "EfficientNetLite",
     "GloReFCNHead",
+    "ImageClassifier",
     "Listened",
     "RegionClassificationROIHeads",
     "Res5RegionClassificationROIHeads",

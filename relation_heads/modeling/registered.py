@@ -13,8 +13,10 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN
 from detectron2.modeling.roi_heads import ROIHeads
 
-# Detectron2's meta-architectures that never look at MODEL.ROI_HEADS (RetinaNet, FCOS are dense).
-_WITHOUT_ROI_HEADS = (DenseDetector, ProposalNetwork, SemanticSegmentor)
+from .image_classifier import ImageClassifier
+
+# Meta-architectures that never look at MODEL.ROI_HEADS (RetinaNet, FCOS are dense).
+_WITHOUT_ROI_HEADS = (DenseDetector, ImageClassifier, ProposalNetwork, SemanticSegmentor)
 
 
 def roi_heads_class(cfg: CfgNode) -> type[ROIHeads] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 pytest.importorskip("detectron2")
@@ -24,7 +26,8 @@ PHOTOS = [
     "photos_camvid_train", "photos_camvid_val", "photos_camvid_test",
     "photos_vg500_train", "photos_vg500_val",
 ]  # fmt: skip
-ALL = (*NAMES, *PHOTOS, *CONVERTED)
+IMAGE_CLASSES = ["imagenet_train", "imagenet_val", "cub200_train", "cub200_test"]
+ALL = (*NAMES, *PHOTOS, *CONVERTED, *IMAGE_CLASSES)
 
 
 @pytest.fixture
@@ -50,6 +53,23 @@ def test_metadata_is_there_without_the_files(root, name):
     scenes, split = name.rsplit("_", 1)
     assert metadata.json_file == str(root / scenes / "annotations" / f"{split}.json")
     assert metadata.image_root == str(root / scenes / split)
+
+
+@pytest.mark.parametrize("name", IMAGE_CLASSES)
+def test_classes_of_images_are_known_when_the_folders_are_there(root, name):
+    metadata = MetadataCatalog.get(name)
+    assert metadata.evaluator_type == "image_classes" and not metadata.get("thing_classes")
+    with pytest.raises(FileNotFoundError, match=re.escape(metadata.image_root)):
+        DatasetCatalog.get(name)
+    for synset in ("n02", "n01"):
+        for split in ("train", "val"):
+            (root / "imagenet" / split / synset).mkdir(parents=True)
+    (root / "CUB_200_2011").mkdir()
+    (root / "CUB_200_2011" / "classes.txt").write_text("1 001.Albatross\n2 002.Wren\n")
+    unregister(name)
+    register_builtin()
+    expected = ["n01", "n02"] if name.startswith("imagenet") else ["001.Albatross", "002.Wren"]
+    assert MetadataCatalog.get(name).thing_classes == expected
 
 
 def test_missing_files_come_with_the_command_that_makes_them(root):
