@@ -124,9 +124,13 @@ class Regions:
 
     def split_keys(self, rows: Tensor) -> Sequence[Tensor]:
         """Cuts (N, ...) into B tensors (K_b, ...) that hold the keys only, in their order."""
-        if self.is_key is None:
+        return self.split_where(self.is_key, rows)
+
+    def split_where(self, mask: Tensor | None, rows: Tensor) -> Sequence[Tensor]:
+        """Cuts (N, ...) into B tensors that hold the rows of a mask (N,) only; None: all rows."""
+        if mask is None:
             return self.split(rows)
-        return [r[k] for r, k in zip(self.split(rows), self.split(self.is_key), strict=True)]
+        return [r[m] for r, m in zip(self.split(rows), self.split(mask), strict=True)]
 
 
 def _together(boxes: Sequence[Tensor]) -> Tensor:

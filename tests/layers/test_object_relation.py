@@ -68,6 +68,33 @@ def test_regions_that_ask_from_earlier_boxes_equal_the_slow_reference(geometry, 
     torch.testing.assert_close(module(features, regions), expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("implementation", ["simple", "fused"])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_wanted_rows_are_rows_of_the_whole_result(geometry, implementation):
+    module = make(geometry, implementation=implementation).double()
+    boxes, earlier = (random_boxes(10, seed).double().split([5, 2, 3]) for seed in (0, 1))
+    keys = [torch.tensor([True, False, True, True, False]), torch.ones(2) > 0, torch.ones(3) > 0]
+    regions = Regions.from_boxes(boxes, [SIZE] * 3, keys, earlier)
+    wanted = torch.tensor([False, True, True, False, True, False, False, True, False, True])
+    features = torch.randn(10, DIM, dtype=torch.float64, requires_grad=True)
+    cotangent = torch.randn(5, DIM, dtype=torch.float64)
+    inputs = [features, *module.parameters()]
+    expected, found = module(features, regions)[wanted], module(features, regions, wanted)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    for a, b in zip(
+        torch.autograd.grad(found, inputs, cotangent),
+        torch.autograd.grad(expected, inputs, cotangent),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("wanted", [torch.ones(4) > 0, torch.ones(5)], ids=["length", "type"])
+def test_a_wrong_mask_of_wanted_rows_is_named(wanted):
+    with pytest.raises(ValueError, match=r"wanted must be bool of shape \(5,\)"):
+        make()(torch.randn(5, DIM), make_regions([5]), wanted)
+
+
 @norms
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_gradients(geometry, norm):

@@ -23,9 +23,14 @@ from tests.modeling.common import (
     batch,
     box_regions,
     build,
+    build_heads,
+    calls,
     config,
     detections,
+    gradients,
     losses,
+    maps,
+    scattered,
 )
 
 OFF = ("MODEL.RELATION.NUM_RELATIONS", [0, 0])
@@ -64,6 +69,24 @@ def test_without_modules_equals_the_stock_head_bit_for_bit(stock, ours):
 def test_without_modules_only_the_sample_is_computed(ours):
     assert build(*ours, *OFF, settle=False).roi_heads.sampling == "regions"
     assert build(*ours, settle=False).roi_heads.sampling == "loss"
+
+
+@pytest.mark.parametrize("counts", [[1, 1], [2, 0], [0, 2]])
+@pytest.mark.parametrize("ours", [RELATION, (*RELATION, *MASK), (*C4_RELATION, *MASK)])
+def test_regions_outside_the_loss_answer_and_are_not_classified(ours, counts, monkeypatch):
+    opts = (*ours, "MODEL.RELATION.NUM_RELATIONS", counts)
+    heads = build_heads(*opts).double()
+    proposals = scattered((50, 40))  # of which 32 each are in the loss
+    results, rows = [], calls(heads.box_predictor)
+    for _ in range(2):
+        features = {n: x.detach().double().requires_grad_() for n, x in maps().items()}
+        grads = gradients(heads, proposals=proposals, features=features)
+        results.append({**grads, **{n: x.grad for n, x in features.items()}})
+        monkeypatch.setattr(heads, "_wanted", lambda proposals: None)
+    assert [len(x) for (x,), _ in rows] == [64, 98]
+    for name, expected in results[1].items():
+        atol = 1e-8 if ".gate." in name else 1e-10  # Detectron2's boxes are float32
+        torch.testing.assert_close(results[0][name], expected, rtol=1e-10, atol=atol)
 
 
 @relational

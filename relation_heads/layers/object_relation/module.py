@@ -205,42 +205,52 @@ class ObjectRelation(nn.Module):
         """How a pair of boxes is seen, see `geometry.relative_geometry`."""
         return {"geometry": self.geometry, "normalize_by": self.normalize_by}
 
-    def forward(self, features: Tensor, regions: Regions) -> Tensor:
+    def forward(
+        self, features: Tensor, regions: Regions, wanted: Tensor | None = None
+    ) -> Tensor:
         """
         Args:
             features: (N, D) f, images concatenated.
             regions: boxes, images and keys of the same N rows.
+            wanted: (N,) bool, the rows of the result that are computed; the others answer as keys
+                alone. None: all.
 
         Returns:
-            (N, D) f', eq. 6. A region of an image without keys comes back as it went in.
+            (N, D) f', eq. 6, of the wanted rows. A region of an image without keys comes back as it
+            went in.
         """
         relation = [
             self._relate(*image).flatten(1)  # (Nq, D)
-            for image in self._images(features, regions)
+            for image in self._images(features, regions, wanted)
         ]
-        return features + torch.cat(relation)  # (N, D), eq. 6
+        own = features if wanted is None else features[wanted]
+        return own + torch.cat(relation)  # (N, D), eq. 6
 
     def weights(self, features: Tensor, regions: Regions) -> list[Tensor]:
         """The relation weights w of eq. 3: B tensors (H, Nq, Nk); arguments as in `forward`."""
         return [
-            relation_weights(query, self._by_head(self.key(keys)), self._log_gate(*boxes))
-            for query, keys, _, *boxes in self._images(features, regions)
+            relation_weights(
+                self._by_head(self.query(queries)),
+                self._by_head(self.key(keys)),
+                self._log_gate(*boxes),
+            )
+            for queries, keys, _, *boxes in self._images(features, regions)
         ]
 
     def _relate(
-        self, query: Tensor, keys: Tensor, values: Tensor, query_boxes: Tensor, key_boxes: Tensor
+        self, queries: Tensor, keys: Tensor, values: Tensor, query_boxes: Tensor, key_boxes: Tensor
     ) -> Tensor:
-        """Eq. 2 for one image: (Nq, H, d_k), what enters W_K and W_V (Nk, D) to (Nq, H, d_v)."""
+        """Eq. 2 for one image: what enters W_Q (Nq, D), W_K and W_V (Nk, D) to (Nq, H, d_v)."""
         implementation: str = self.implementation
         if torch.jit.is_tracing() or torch.compiler.is_compiling():
             implementation = "simple"
         elif implementation == "auto":
-            implementation = "fused" if len(query) * len(keys) > FEW_PAIRS else "simple"
+            implementation = "fused" if len(queries) * len(keys) > FEW_PAIRS else "simple"
         if implementation == "fused" and self.has_gate:
             projected = [linear_by_channel(self.key, keys), linear_by_channel(self.value, values)]
         else:
             projected = [self.key(keys), self.value(values)]
-        key, value = map(self._by_head, projected)
+        query, key, value = map(self._by_head, (self.query(queries), *projected))
         if implementation == "simple":
             weights = relation_weights(query, key, self._log_gate(query_boxes, key_boxes))
             return torch.einsum("hnm,mhd->nhd", weights.to(value.dtype), value)
@@ -262,20 +272,25 @@ class ObjectRelation(nn.Module):
         return bias_of(embedding, self.gate.weight, self.gate.bias)
 
     def _images(
-        self, features: Tensor, regions: Regions
+        self, features: Tensor, regions: Regions, wanted: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
-        """Of each image W_Q f (Nq, H, d_k), what enters W_K and W_V (Nk, D each), both boxes."""
+        """Of each image what enters W_Q (Nq, D), W_K and W_V (Nk, D each), both boxes."""
         if not torch.jit.is_tracing() and features.shape != (regions.boxes.shape[0], self.dim):
             raise ValueError(
                 f"features must be ({len(regions)}, {self.dim}) for these regions, "
                 f"got {tuple(features.shape)}."
             )
+        if wanted is not None and (wanted.dtype, wanted.shape) != (torch.bool, features.shape[:1]):
+            raise ValueError(
+                f"wanted must be bool of shape ({len(regions)},), got {wanted.dtype} of shape "
+                f"{tuple(wanted.shape)}."
+            )
         appearance, values = self._entering(features, regions)
         return zip(
-            regions.split(self._by_head(self.query(appearance))),
+            regions.split_where(wanted, appearance),
             regions.split_keys(appearance),
             regions.split_keys(values),
-            regions.split(regions.asking),
+            regions.split_where(wanted, regions.asking),
             regions.split_keys(regions.boxes),
             strict=True,
         )

@@ -161,16 +161,38 @@ class Relational(RegionSampling):
     def _told_shared(
         self, box_head: nn.Module, pooled: Tensor, proposals: list[Instances]
     ) -> Tensor:
-        """x (N, D) of a box head that the mechanism's classifications share, or have each."""
+        """x (N, D) of a box head that the mechanism's classifications share, or have each; of the
+        rows `_wanted`."""
+        wanted = self._wanted(proposals)
         if getattr(self.mechanism, "box_head", None) is None:
-            return self.mechanism.shared(told(box_head, pooled, proposals))
-        return told(box_head, self.mechanism.shared(pooled), proposals)
+            return self.mechanism.shared(told(box_head, pooled, proposals, wanted))
+        return told(box_head, self.mechanism.shared(pooled), proposals, wanted)
+
+    def _wanted(self, proposals: list[Instances]) -> list[Tensor] | None:
+        """Of each image (R,) bool, the regions that are read behind the box head; None for all. In
+        training these are the regions of the loss, where the box head alone listens to others."""
+        reads_all = (
+            not self.training
+            or self.sampling != "loss"
+            or type(self.mechanism) is not Mechanism
+            or self.end.sampling is not None
+            or len(self._box_heads()) > 1  # the next stage of Cascade R-CNN refines all boxes
+            or getattr(self, "train_on_pred_boxes", False)  # which moves all boxes
+        )
+        return None if reads_all else [p.gt_classes >= 0 for p in proposals]
+
+    def _classified(self, x: Tensor, proposals: list[Instances]) -> Classified:
+        """x of the rows `_wanted` by the base predictor."""
+        wanted = self._wanted(proposals)
+        if wanted is not None:
+            proposals = [p[rows] for p, rows in zip(proposals, wanted, strict=True)]
+        return classify(x, self.box_predictor, proposals)
 
     def _base(
         self, maps: Maps, proposals: list[Instances], targets: list[Instances] | None
     ) -> tuple[Classified, Losses]:
         """The base classification, and in training the losses of what comes before it."""
-        return classify(self._embed(maps, proposals), self.box_predictor, proposals), {}
+        return self._classified(self._embed(maps, proposals), proposals), {}
 
     def _reasoned(
         self, base: Classified, maps: Maps, targets: list[Instances] | None
@@ -220,11 +242,18 @@ def at_test_time(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def told(box_head: nn.Module, pooled: Tensor, proposals: list[Instances]) -> Tensor:
-    """x (N, D) of a box head, which is told the regions if it listens to them."""
+def told(
+    box_head: nn.Module,
+    pooled: Tensor,
+    proposals: list[Instances],
+    wanted: list[Tensor] | None = None,
+) -> Tensor:
+    """x (N, D) of a box head, which is told the regions if it listens to them, and which of them
+    are wanted if not all are."""
     if isinstance(box_head, ListensToRegions):
         regions = regions_of(proposals, between_stages=box_head.between_stages)
-        return box_head(pooled, regions).flatten(1)
+        rows = () if wanted is None else (torch.cat(wanted),)
+        return box_head(pooled, regions, *rows).flatten(1)
     return box_head(pooled).flatten(1)
 
 
@@ -282,7 +311,8 @@ class Res5RelationalROIHeads(Relational, _BoxHeadAfterRes5):
     def _mean(self, res5: Tensor, proposals: list[Instances]) -> Tensor:
         """(N, D, h, w) to x (N, D)."""
         x = res5.mean(dim=[2, 3])
-        x = x if self.box_head is None else told(self.box_head, x, proposals)
+        if self.box_head is not None:
+            x = told(self.box_head, x, proposals, self._wanted(proposals))
         return self.mechanism.shared(x)
 
     def _embed(
@@ -308,7 +338,7 @@ class Res5RelationalROIHeads(Relational, _BoxHeadAfterRes5):
         if self.training:
             proposals = self.label_and_sample_proposals(proposals, targets)
         res5 = self._res5(features, proposals)
-        base = classify(self._mean(res5, proposals), self.box_predictor, proposals)
+        base = self._classified(self._mean(res5, proposals), proposals)
         found = self._conclude(base, features, targets)
         if not self.training:
             return self.forward_with_given_boxes(features, found), {}

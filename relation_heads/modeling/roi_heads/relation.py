@@ -105,18 +105,12 @@ def _arguments(cfg: CfgNode, dim: int) -> dict[str, Any]:
     }
 
 
-def _related(x: Tensor, modules: nn.ModuleList, regions: Regions) -> Tensor:
-    """x (N, D) after each of the modules."""
-    for module in modules:
-        seen = watched()
-        if seen:
-            seen.listened.append(Listened(module, regions, module.weights(x, regions)))
-        x = module(x, regions)
-    return x
-
-
 class _Relations(ListensToRegions):
-    """Mix-in: modules `relation1`, `relation2`. Without any, no other region is looked at."""
+    """Mix-in: modules `relation1`, `relation2`. Without any, no other region is looked at.
+
+    Whoever reads some rows only names them as `wanted`. All rows answer in every module, so that
+    the last one alone, and what follows it, has less to do.
+    """
 
     def _init_relations(
         self,
@@ -129,6 +123,18 @@ class _Relations(ListensToRegions):
         if any(len(stage) for stage in relations):
             self.sampling, self.gt_as_keys = sampling, gt_as_keys
             self.between_stages = between_stages
+
+    def _related(
+        self, x: Tensor, modules: nn.ModuleList, regions: Regions, wanted: Tensor | None
+    ) -> Tensor:
+        """x (N, D) after each of the modules; after the last of all, the wanted rows."""
+        last = [*self.relation1, *self.relation2][-1:]
+        for module in modules:
+            seen = watched()
+            if seen:
+                seen.listened.append(Listened(module, regions, module.weights(x, regions)))
+            x = module(x, regions, wanted if module in last else None)
+        return x
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
@@ -170,14 +176,17 @@ class RelationBoxHead(_Relations, FastRCNNConvFCHead):
         on = ["relation modules"] if self.sampling else []
         return as_stock(self, on, ("relation1", "relation2"))
 
-    def forward(self, x: Tensor, regions: Regions | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, regions: Regions | None = None, wanted: Tensor | None = None
+    ) -> Tensor:
         """
         Args:
             x: (N, C, h, w) pooled features.
             regions: of the same N rows.
+            wanted: see `ListensToRegions`.
 
         Returns:
-            (N, FC_DIM) box features.
+            (N, FC_DIM) box features, of the wanted rows.
         """
         if regions is None:
             raise ValueError(
@@ -187,7 +196,7 @@ class RelationBoxHead(_Relations, FastRCNNConvFCHead):
         after = {"fc1": self.relation1, "fc2": self.relation2}
         for name, layer in self.named_children():
             if layer not in after.values():
-                x = _related(layer(x), after.get(name, ()), regions)
+                x = self._related(layer(x), after.get(name, ()), regions, wanted)
         return x
 
 
@@ -214,11 +223,11 @@ class PooledRelations(_Relations, nn.Module):
     def from_config(cls, cfg: CfgNode, dim: int) -> dict[str, Any]:
         return _arguments(cfg, dim)
 
-    def forward(self, x: Tensor, regions: Regions) -> Tensor:
-        """(N, D) to (N, D)."""
+    def forward(self, x: Tensor, regions: Regions, wanted: Tensor | None = None) -> Tensor:
+        """(N, D) to (N, D), of the wanted rows, see `ListensToRegions`."""
         for stage in (self.relation1, self.relation2):
             # Without modules the ReLU changes nothing: means of ReLUs are not negative.
-            x = torch.relu(_related(x, stage, regions))
+            x = torch.relu(self._related(x, stage, regions, wanted))
         return x
 
 

@@ -193,7 +193,8 @@ class Shapes:
 
 class ListensToRegions:
     """Which other regions something is told of. Box heads with this base are called with
-    (pooled, regions).
+    (pooled, regions), and in training where some rows only are read, with a third argument: the
+    mask (N,) of these rows, which alone they give back.
 
     Attributes:
         sampling: see `RegionSampling`; None where it looks at single regions only, so that
