@@ -205,9 +205,7 @@ class ObjectRelation(nn.Module):
         """How a pair of boxes is seen, see `geometry.relative_geometry`."""
         return {"geometry": self.geometry, "normalize_by": self.normalize_by}
 
-    def forward(
-        self, features: Tensor, regions: Regions, wanted: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, features: Tensor, regions: Regions, wanted: Tensor | None = None) -> Tensor:
         """
         Args:
             features: (N, D) f, images concatenated.
