@@ -1,12 +1,13 @@
 """ROI heads whose regions see one another; importing this registers them.
 
-`heads.py`: Detectron2's heads around a mechanism (`seam.py`) and an end (`end.py`). `relation.py`,
-`sgrn.py`, `reasoning_rcnn.py` and `reasoning.py` are the mechanisms. `names.py`: what a config can
-ask for.
+`heads.py`, `cascade.py`: Detectron2's heads around a mechanism (`seam.py`) and an end (`end.py`).
+`relation.py`, `sgrn.py`, `reasoning_rcnn.py` and `reasoning.py` are the mechanisms. `names.py`:
+what a config can ask for.
 """
 
+from .cascade import CascadeRelationalROIHeads
 from .end import End
-from .heads import CascadeRelationalROIHeads, RelationalROIHeads, Res5RelationalROIHeads
+from .heads import RelationalROIHeads, Res5RelationalROIHeads
 from .names import (
     CascadeDuplicateRemovalROIHeads,
     CascadeReasoningRCNNROIHeads,

@@ -1,4 +1,5 @@
-"""Detectron2's ROI heads around a `Mechanism`: FPN (DC5, C5), C4 and Cascade, each once.
+"""Detectron2's ROI heads around a `Mechanism`: FPN (DC5, C5) and C4, each once; `cascade.py` has
+Cascade R-CNN's.
 
 The way of a proposal: `_forward_box` (or `forward` in C4 models) embeds it, the base predictor
 classifies it, and `_conclude` gives this classification to the mechanism (`seam.py`) and what comes
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,6 @@ from detectron2.modeling.roi_heads import (
     StandardROIHeads,
     select_foreground_proposals,
 )
-from detectron2.modeling.roi_heads.cascade_rcnn import _ScaleGradient
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
@@ -35,7 +34,6 @@ from ..region_pooler import LearnedRegionPooler, learned_poolers, pooler_problem
 from ..scripting import as_stock
 from ..watch import watched
 from .end import End
-from .refine import refined_proposals
 from .relation import PooledRelations, has_relations, relation_problems, same_sampling
 from .sampling import RegionSampling
 from .seam import (
@@ -346,71 +344,3 @@ class Res5RelationalROIHeads(Relational, _BoxHeadAfterRes5):
             proposals, foreground = select_foreground_proposals(proposals, self.num_classes)
             found.update(self.mask_head(res5[torch.cat(foreground)], proposals))
         return [], {**found, **self._losses_beside(features, given, targets)}
-
-
-class CascadeRelationalROIHeads(Relational, CascadeROIHeads):
-    """Cascade R-CNN: the box head of every stage may listen to regions, the mechanism follows the
-    last stage and takes its place in the mean over stages."""
-
-    @classmethod
-    def _adapted(cls, cfg: CfgNode, args: dict[str, Any]) -> dict[str, Any]:
-        return {"box_predictors": [for_many_classes(p, cfg) for p in args["box_predictors"]]}
-
-    def _box_heads(self) -> list[nn.Module]:
-        return list(self.box_head)
-
-    def _embed(
-        self,
-        maps: Maps,
-        proposals: list[Instances],
-        box_head: nn.Module | None = None,
-        stage: int = -1,
-    ) -> Tensor:
-        pooled = self.box_pooler(
-            [maps[f] for f in self.box_in_features], [p.proposal_boxes for p in proposals]
-        )
-        if self.training:
-            pooled = _ScaleGradient.apply(pooled, 1.0 / self.num_cascade_stages)
-        head = self.box_head[stage] if box_head is None else box_head
-        is_last = stage in (-1, self.num_cascade_stages - 1)  # which the mechanism follows
-        return (self._told_shared if is_last else told)(head, pooled, proposals)
-
-    forward = RelationalROIHeads.forward
-
-    def _forward_box(
-        self, features: Maps, proposals: list[Instances], targets: list[Instances] | None = None
-    ) -> Losses | list[Instances]:
-        """See `CascadeROIHeads._forward_box`."""
-        base, losses = self._base(features, proposals, targets)
-        found = self._conclude(base, features, targets)
-        return {**losses, **found} if self.training else found
-
-    def _base(
-        self, maps: Maps, proposals: list[Instances], targets: list[Instances] | None
-    ) -> tuple[Classified, Losses]:
-        """Of the last stage; the losses of the stages before it."""
-        losses, earlier = {}, ()
-        for k, predictor in enumerate(self.box_predictor):
-            x = self._embed(maps, proposals, stage=k)
-            base = replace(classify(x, predictor, proposals), name=f"stage{k}", earlier=earlier)
-            if k + 1 == self.num_cascade_stages:
-                break
-            if self.training:
-                losses.update(base.losses())
-            base, proposals = self._refined(base, k + 1, targets)
-            earlier = (*base.earlier, replace(base, earlier=()))
-        return base, losses
-
-    def _refined(
-        self, base: Classified, stage: int, targets: list[Instances] | None
-    ) -> tuple[Classified, list[Instances]]:
-        """The proposals of the next stage, and the classification of the same rows. What was
-        outside the loss stays outside."""
-        proposals = refined_proposals(base.boxes(), base.proposals, training=self.training)
-        if not self.training:
-            return base, proposals
-        base = base.select([p.row for p in proposals])
-        self._match_and_label_boxes(proposals, stage, targets)
-        for new, old in zip(proposals, base.proposals, strict=True):
-            new.gt_classes[old.gt_classes < 0] = -1
-        return base, proposals

@@ -6,7 +6,8 @@ Relation modules are no mechanism but a box head, so that they combine with each
 
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 
-from .heads import CascadeRelationalROIHeads, RelationalROIHeads, Res5RelationalROIHeads
+from .cascade import CascadeRelationalROIHeads
+from .heads import RelationalROIHeads, Res5RelationalROIHeads
 from .reasoning import ReasoningMechanism
 from .reasoning_rcnn import ReasoningRCNNMechanism
 from .relation import WithRelations

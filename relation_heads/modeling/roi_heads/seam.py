@@ -3,7 +3,7 @@
     proposals -> embed -> x -> base predictor -> [Mechanism] -> end of the head
                                   Classified     Classified, losses
 
-The heads (`heads.py`: FPN, C4, Cascade) hold one mechanism and one end and never look inside them.
+The heads (`heads.py`: FPN, C4; `cascade.py`) hold one mechanism and one end and never look inside.
 A new mechanism is one class in one file, see `examples/own_mechanism.py`.
 
 Shapes: N regions of all images, R of one, D channels, C classes.
