@@ -48,8 +48,9 @@ def steps(
     asked = random_proposals(test_regions, generator).to(device)
 
     def train() -> None:
+        maps = {key: x.detach().requires_grad_() for key, x in features.items()}
         with EventStorage():
-            _, losses = heads.train()(None, features, [seen], [targets])
+            _, losses = heads.train()(None, maps, [seen], [targets])
         sum(losses.values()).backward()
         heads.zero_grad(set_to_none=True)
 

@@ -5,8 +5,8 @@
         VG3000-Detection/faster_rcnn_R_101_FPN_sgrn_1x.yaml --train-regions 512 --test-regions 1000
 
 One image of 800 x 1216 pixels: random feature maps, boxes and objects, the same for all. A training
-step is forward and backward of the ROI heads with all their losses; peak memory is of tensors,
-without parameters and feature maps. Ratios are to the first config.
+step is forward and backward of the ROI heads with all their losses, down to the feature maps; peak
+memory is of tensors, without parameters and feature maps. Ratios are to the first config.
 """
 
 from __future__ import annotations
