@@ -133,7 +133,8 @@ class _Relations(ListensToRegions):
             seen = watched()
             if seen:
                 seen.listened.append(Listened(module, regions, module.weights(x, regions)))
-            x = module(x, regions, wanted if module in last else None)
+            rows = (wanted,) if wanted is not None and module in last else ()
+            x = module(x, regions, *rows)
         return x
 
 
