@@ -69,21 +69,24 @@ class Probes:
         self.numbers[name][self.growth.iterations[-1]].append(number.detach())
 
     def _relation(self, name: str, module: nn.Module, args: Any, output: Tensor) -> None:
-        self.growth.add(f"{name}:f", args[0])
-        self.growth.add(f"{name}:residual", (output - args[0]).detach())
+        features, _, *wanted = args
+        own = features[wanted[0]] if wanted else features
+        self.growth.add(f"{name}:f", features)
+        self.growth.add(f"{name}:residual", (output - own).detach())
 
     def _relate(
         self,
         name: str,
         module: ObjectRelation,
-        query: Tensor,
+        queries: Tensor,
         keys: Tensor,
         values: Tensor,
         query_boxes: Tensor,
         key_boxes: Tensor,
     ) -> Tensor:
         """`ObjectRelation._relate` in its simple form, with logits that can be looked at."""
-        key, value = module._by_head(module.key(keys)), module._by_head(module.value(values))
+        projected = module.query(queries), module.key(keys), module.value(values)
+        query, key, value = map(module._by_head, projected)
         logits = appearance_logits(query, key)
         log_gate = module._log_gate(query_boxes, key_boxes)
         if logits.numel():

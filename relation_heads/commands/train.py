@@ -20,7 +20,7 @@ import sys
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Detectron2's arguments (`detectron2.engine.default_argument_parser`), and `--dataset`."""
+    """Detectron2's arguments (`detectron2.engine.default_argument_parser`), and data sets."""
     add = parser.add_argument
     add("--config-file", default="", metavar="FILE", help="a path or a name, see above")
     add("--schedule", default="", metavar="FILE", help="a config that is merged after it: a path "
@@ -31,9 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "already: its checkpoints are deleted")  # fmt: skip
     add("--eval-only", action="store_true", help="only evaluate MODEL.WEIGHTS")
     add_launch(parser)
-    add("--image-folder", action="append", default=[], nargs=2, metavar=("NAME", "FOLDER"),
-        help="register a folder with one folder of images for each class, for a classifier "
-        "(docs/classifiers.md); repeatable")  # fmt: skip
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
 
 
@@ -51,6 +48,9 @@ def add_launch(parser: argparse.ArgumentParser) -> None:
         help="register a dataset in COCO format under NAME, for use in DATASETS.TRAIN and "
         "DATASETS.TEST; repeatable. Relative paths are also looked up under "
         "$DETECTRON2_DATASETS")  # fmt: skip
+    add("--image-folder", action="append", default=[], nargs=2, metavar=("NAME", "FOLDER"),
+        help="register a folder with one folder of images for each class, for a classifier "
+        "(docs/classifiers.md); repeatable")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:

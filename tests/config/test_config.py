@@ -69,7 +69,7 @@ def test_the_rest_is_detectron2s_default():
     ours, stock = get_cfg(), get_detectron2_cfg()
     ours_alone = ("RELATION", "SGRN", "REASONING", "REASONING_RCNN", "CONTEXT_BLOCKS")
     others = ("DUPLICATE_REMOVAL", "EFFICIENTNET_LITE", "TORCHVISION", "LR_NET", "TRAIN_ONLY")
-    for name in (*ours_alone, "GLORE_HEAD", "REGION_FEATURES", *others):
+    for name in (*ours_alone, "GLORE_HEAD", "REGION_FEATURES", "CLASSIFIER", *others):
         del ours.MODEL[name]
     for name in ("MAX_BROKEN", "CACHE_MAPS"):
         del ours.DATALOADER[name]

@@ -65,7 +65,7 @@ def test_four_processes_on_two_machines_train_one_model(tmp_path, monkeypatch):
     config.write_text(tiny_cfg(["pictures"], [], 3, tmp_path / "out", opts, base=get_cfg()).dump())
     args = argparse.Namespace(
         config_file=str(config), schedule="", opts=[], resume=False, overwrite=False,
-        eval_only=False, num_gpus=2, num_machines=2, machine_rank=0,
+        eval_only=False, image_folder=[], num_gpus=2, num_machines=2, machine_rank=0,
         dist_url=f"tcp://127.0.0.1:{processes._free_port()}",
         dataset=[("pictures", str(coco.json_file), str(coco.image_root))],
     )  # fmt: skip

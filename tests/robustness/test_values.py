@@ -141,6 +141,12 @@ RULES = {
         "VARIANT": ([0, 1, 2], [3, -1, "lite0"]),
         "OUT_FEATURES": STAGES,
     },
+    "MODEL.CLASSIFIER": {
+        "NUM_CLASSES": SIZE,
+        "CROP_SIZE": SIZE,
+        "RESIZE": SIZE,
+        "MIN_AREA": ([0.001, 1, 1.0], [0, 0.0, -0.1, 1.1]),
+    },
     "MODEL.LR_NET": {
         "DEPTH": ([26, 50], [27, 101, "50"]),
         "NORM": (["", "BN", "SyncBN", "FrozenBN", "LN"], ["GN", "bn"]),

@@ -128,6 +128,7 @@ def test_the_arguments_are_those_of_detectron2(monkeypatch):
     load_tool("train_net").parse_args([])
     (ours,) = map(actions, parsers)
     ours.pop(("--dataset", "dataset"))
+    ours.pop(("--image-folder", "image_folder"))
     for name in ("debug", "overwrite", "schedule"):
         ours.pop((f"--{name}", name))
     stock = actions(default_argument_parser())
